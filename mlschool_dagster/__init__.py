@@ -1,0 +1,10 @@
+"""The whole life of a machine learning model as Dagster assets.
+
+The rooms of this package, and the one direction in which they may depend on each other::
+
+    definitions -> automation -> assets -> resources
+        -> {targets, serving, monitoring, simulation} -> {capture, modeling}
+
+``local`` starts the platform's processes on one machine; it stands outside the package's graph.
+``errors`` is the one module that every room may import.
+"""

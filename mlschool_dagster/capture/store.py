@@ -1,0 +1,101 @@
+"""What every capture store can do, and how one is opened by URI."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from mlschool_dagster.capture.records import Capture, Label
+from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What has landed since a cursor: the windows touched, and the cursor to ask with next time.
+
+    The cursor is opaque to callers: a sequence number for a database, a listing's position for an
+    object store.
+    """
+
+    windows: frozenset[Window]
+    cursor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """The state of one window: its row counts, and a token for each that changes when rows land.
+
+    Probes (`SMOKE_TEST_PREFIX`) are not counted.
+    """
+
+    captures: int
+    captures_token: str
+    labels: int
+    labels_token: str
+
+
+class CaptureStore(Protocol):
+    """A durable store of captures and labels, safe for many readers and writers at once.
+
+    Reading never blocks appending. Probes are kept but left out of everything that is read here.
+    """
+
+    def append(self, captures: Sequence[Capture]) -> frozenset[str]:
+        """Keep `captures`; durable on return.
+
+        A capture whose event id is known with the same inputs is a repetition and changes nothing.
+
+        Returns:
+            The event ids refused because they already belong to a capture with other inputs.
+        """
+
+    def append_labels(self, labels: Iterable[Label]) -> int:
+        """Keep `labels` in bounded batches; durable on return. Returns how many were written."""
+
+    def read(self, window: Window) -> "pd.DataFrame":
+        """The window's captures in order of arrival.
+
+        Columns: ``event_id``, ``captured_at`` (datetime64, UTC), ``endpoint``, ``model_version``,
+        ``inputs`` (dict), ``prediction``, ``confidence``, ``probabilities`` (dict).
+        """
+
+    def read_labels(self, window: Window) -> "pd.DataFrame":
+        """The newest label of each of the window's captures that has one.
+
+        Columns: ``event_id``, ``label``, ``labelled_at`` (datetime64, UTC), ``source``.
+        """
+
+    def unlabelled(self) -> Iterator[Capture]:
+        """Every capture without a label, in order of arrival, streamed in bounded memory."""
+
+    def windows(self) -> dict[Window, int]:
+        """Every window with captures and how many it holds, oldest first."""
+
+    def revision(self, window: Window) -> Revision:
+        """The present state of `window`."""
+
+    def captures_since(self, cursor: str | None) -> Changes:
+        """Windows in which captures landed after `cursor` (None: since the beginning)."""
+
+    def labels_since(self, cursor: str | None) -> Changes:
+        """Windows whose captures were labelled after `cursor` (None: since the beginning)."""
+
+    def close(self) -> None:
+        """Let go of the store's connections."""
+
+
+def open_store(uri: str) -> CaptureStore:
+    """The capture store at `uri` (``sqlite:///path``), created if it does not exist.
+
+    Raises:
+        UserError: no store is known for the URI's scheme, or it cannot be opened.
+    """
+    scheme, separator, location = uri.partition("://")
+    if not separator or scheme != "sqlite":
+        raise UserError(f"No capture store is known for {scheme!r}; use sqlite:///path/to/file.")
+    from mlschool_dagster.capture.sqlite import SqliteStore
+
+    return SqliteStore(location.removeprefix("/") if location.startswith("//") else location)

@@ -1,0 +1,152 @@
+"""The data spec: the one declarative statement of what a data set is.
+
+A spec is a YAML file (see ``data/penguins.yaml``). Everything that needs to know a column reads it
+from here: contract, features, request validation, simulated traffic, monitoring.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mlschool_dagster.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class NumericColumn:
+    """A measured quantity: its unit and the closed range in which a value is plausible."""
+
+    name: str
+    description: str
+    minimum: float
+    maximum: float
+    unit: str = ""
+    nullable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CategoricalColumn:
+    """A quality with a known set of values.
+
+    ``allow_unknown`` lets a request carry a value outside ``categories``; the model then sees none
+    of the known ones.
+    """
+
+    name: str
+    description: str
+    categories: tuple[str, ...]
+    nullable: bool = False
+    allow_unknown: bool = False
+
+
+Column = NumericColumn | CategoricalColumn
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the model predicts: one of ``classes``, in the order of the model's outputs."""
+
+    name: str
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What a data set as a whole must satisfy before anything is trained on it.
+
+    Shares are fractions of rows in [0, 1]; the missing share holds for each nullable column.
+    """
+
+    minimum_rows: int
+    maximum_missing_share: float
+    maximum_duplicate_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class DataSpec:
+    """A data set: its name (also the registered model's), columns in order, target and contract."""
+
+    name: str
+    description: str
+    columns: tuple[Column, ...]
+    target: Target
+    contract: Contract
+
+    @property
+    def numeric(self) -> tuple[NumericColumn, ...]:
+        """The numeric input columns, in order."""
+        return tuple(c for c in self.columns if isinstance(c, NumericColumn))
+
+    @property
+    def categorical(self) -> tuple[CategoricalColumn, ...]:
+        """The categorical input columns, in order."""
+        return tuple(c for c in self.columns if isinstance(c, CategoricalColumn))
+
+    @property
+    def input_names(self) -> list[str]:
+        """Names of the input columns, in order."""
+        return [c.name for c in self.columns]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as JSON-compatible data; `DataSpec.from_dict` reads it back."""
+        document = asdict(self)
+        for column, entry in zip(self.columns, document["columns"], strict=True):
+            entry["type"] = "numeric" if isinstance(column, NumericColumn) else "categorical"
+        return document
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> "DataSpec":
+        """A spec from plain data.
+
+        Raises:
+            UserError: an entry is missing, unknown or contradictory.
+        """
+        try:
+            target = document["target"]
+            spec = cls(
+                name=document["name"],
+                description=document["description"],
+                columns=tuple(_column(entry) for entry in document["columns"]),
+                target=Target(target["name"], tuple(target["classes"])),
+                contract=Contract(**document["contract"]),
+            )
+        except KeyError as error:
+            raise UserError(f"The data spec lacks the entry {error}; add it.") from None
+        except TypeError as error:
+            raise UserError(f"The data spec has an entry that does not fit: {error}.") from None
+        names = [*spec.input_names, spec.target.name]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise UserError(f"The data spec names {', '.join(repeated)} twice; name each once.")
+        return spec
+
+
+def _column(entry: Mapping[str, Any]) -> Column:
+    fields = {key: value for key, value in entry.items() if key != "type"}
+    if entry["type"] == "numeric":
+        return NumericColumn(**fields)
+    if entry["type"] == "categorical":
+        return CategoricalColumn(**{**fields, "categories": tuple(fields["categories"])})
+    raise UserError(
+        f"The data spec gives column {entry.get('name')!r} the type {entry['type']!r}; "
+        "use 'numeric' or 'categorical'."
+    )
+
+
+def load_spec(path: Path) -> DataSpec:
+    """The spec written in the YAML file at `path`.
+
+    Raises:
+        UserError: the file is missing, not YAML, or not a spec.
+    """
+    import yaml
+
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"The data spec {path} cannot be read: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"The data spec {path} is not valid YAML: {error}.") from None
+    if not isinstance(document, dict):
+        raise UserError(f"The data spec {path} must be a mapping with name, columns and target.")
+    return DataSpec.from_dict(document)
