@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from mlschool_dagster.capture.records import Capture, Label
@@ -88,7 +89,9 @@ class CaptureStore(Protocol):
 
 
 def open_store(uri: str) -> CaptureStore:
-    """The capture store at `uri` (``sqlite:///path``), created if it does not exist.
+    """The capture store at `uri`, created if it does not exist.
+
+    ``sqlite:///relative/path`` or ``sqlite:////absolute/path``, as SQLAlchemy writes them.
 
     Raises:
         UserError: no store is known for the URI's scheme, or it cannot be opened.
@@ -98,4 +101,4 @@ def open_store(uri: str) -> CaptureStore:
         raise UserError(f"No capture store is known for {scheme!r}; use sqlite:///path/to/file.")
     from mlschool_dagster.capture.sqlite import SqliteStore
 
-    return SqliteStore(location.removeprefix("/") if location.startswith("//") else location)
+    return SqliteStore(Path(location[1:]))
