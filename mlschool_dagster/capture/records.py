@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 InputValue = float | int | str | bool | None
 
 SMOKE_TEST_PREFIX = "smoke-test-"
-"""Event ids with this prefix are the platform's own probes: captured, but never counted as traffic."""
+"""Event ids with this prefix are the platform's own probes: kept, but never counted as traffic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Capture:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """The ground truth of one capture, as told by ``source``; the newest label of an event counts."""
+    """The ground truth of one capture, told by ``source``; an event's newest label counts."""
 
     event_id: str
     label: str
