@@ -1,0 +1,123 @@
+"""A compiled model imputes, scales, encodes and predicts by its arrays alone."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlschool_dagster.errors import UserError
+from mlschool_dagster.modeling.compiled import CompiledModel, DenseLayer
+from mlschool_dagster_tests.serving.tiny_model import ROW, tiny_model
+
+
+def test_features_are_scaled_numbers_then_one_hot_categories() -> None:
+    features = tiny_model().features([ROW])[0]
+    expected = [(48.6 - 43.9) / 5.4, (16 - 17.2) / 2, (230 - 200.9) / 14, (5800 - 4201.8) / 801]
+    np.testing.assert_allclose(features, [*expected, 1, 0, 0, 0, 1])
+
+
+@pytest.mark.parametrize("null", [None, float("nan")])
+def test_null_is_imputed_as_in_training(null: float | None) -> None:
+    model = replace(
+        tiny_model(),
+        numeric_fill=np.array([40.0, 17, 200, 4000]),
+        categorical_fill=("Dream", "MALE"),
+    )
+    blank = model.features([dict.fromkeys(ROW, null)])
+    filled = dict(zip(("culmen_length_mm", "culmen_depth_mm"), (40.0, 17.0), strict=True))
+    filled |= {"flipper_length_mm": 200.0, "body_mass_g": 4000.0}
+    np.testing.assert_array_equal(
+        blank, model.features([{**filled, "island": "Dream", "sex": "MALE"}])
+    )
+
+
+def test_an_unknown_category_is_none_of_the_known_ones() -> None:
+    features = tiny_model().features([{**ROW, "island": "Anvers"}])[0]
+    np.testing.assert_array_equal(features[4:7], [0, 0, 0])
+
+
+@pytest.mark.parametrize("activation", ["linear", "relu", "sigmoid", "tanh"])
+def test_layers_are_applied_in_order(activation: str) -> None:
+    model = tiny_model()
+    first, head = model.layers
+    model = replace(model, layers=(replace(first, activation=activation), head))
+    hidden = model.features([ROW]) @ first.kernel + first.bias
+    hidden = {
+        "linear": hidden,
+        "relu": np.where(hidden > 0, hidden, 0),
+        "sigmoid": 1 / (1 + np.exp(-hidden)),
+        "tanh": np.tanh(hidden),
+    }[activation]
+    logits = np.exp(hidden @ head.kernel + head.bias)
+    np.testing.assert_allclose(model.probabilities([ROW]), logits / logits.sum(), rtol=1e-12)
+
+
+def test_rows_do_not_influence_each_other() -> None:
+    model = tiny_model()
+    rows = [{**ROW, "body_mass_g": mass} for mass in (3000, None, 6000, 4500)]
+    together = model.probabilities(rows)
+    assert together.shape == (4, 3)
+    np.testing.assert_allclose(together.sum(axis=1), 1.0)
+    np.testing.assert_allclose(together, np.vstack([model.probabilities([row]) for row in rows]))
+
+
+def test_extreme_activations_stay_finite() -> None:
+    model = tiny_model()
+    first, head = model.layers
+    huge = (
+        DenseLayer(first.kernel * 1e6, first.bias, "sigmoid"),
+        replace(head, kernel=head.kernel * 1e6),
+    )
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        assert np.isfinite(replace(model, layers=huge).probabilities([ROW])).all()
+
+
+def test_a_saved_model_predicts_the_same(tmp_path: Path) -> None:
+    tiny_model().save(tmp_path / "version")
+    loaded = CompiledModel.load(tmp_path / "version")
+    assert loaded.spec == tiny_model().spec
+    np.testing.assert_array_equal(loaded.probabilities([ROW]), tiny_model().probabilities([ROW]))
+
+
+def test_arrays_that_do_not_fit_are_refused() -> None:
+    model = tiny_model()
+    with pytest.raises(ValueError, match="one value per numeric column"):
+        replace(model, numeric_mean=np.zeros(3))
+    with pytest.raises(ValueError, match="softmax"):
+        replace(model, layers=(model.layers[0], replace(model.layers[1], activation="relu")))
+    with pytest.raises(ValueError, match="kernels that fit"):
+        replace(model, layers=model.layers[1:])
+
+
+def test_a_missing_or_damaged_folder_is_told_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        CompiledModel.load(tmp_path / "nothing")
+    folder = tmp_path / "damaged"
+    tiny_model().save(folder)
+    arrays = (folder / "compiled.npz").read_bytes()
+    for damage in (b"", b"no archive", arrays[: len(arrays) // 2]):
+        (folder / "compiled.npz").write_bytes(damage)
+        with pytest.raises(UserError, match="damaged"):
+            CompiledModel.load(folder)
+    (folder / "compiled.npz").write_bytes(arrays)
+    (folder / "spec.json").write_text(json.dumps({"name": "nothing else"}))
+    with pytest.raises(UserError, match="damaged"):
+        CompiledModel.load(folder)
+
+
+def test_loading_needs_no_training_library(tmp_path: Path) -> None:
+    tiny_model().save(tmp_path)
+    code = (
+        "import sys; from pathlib import Path; "
+        "from mlschool_dagster.modeling.compiled import CompiledModel; "
+        f"CompiledModel.load(Path({str(tmp_path)!r})); "
+        "print({'keras', 'jax', 'sklearn', 'pandas', 'scipy'} & set(sys.modules))"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert printed.stdout.strip() == "set()"
