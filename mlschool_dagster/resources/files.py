@@ -1,0 +1,32 @@
+"""The platform's own files: frozen data, frozen windows, reports."""
+
+from pathlib import Path
+
+import dagster as dg
+from pydantic import Field
+
+from mlschool_dagster.capture.windows import Window
+
+
+class PlatformFiles(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """One folder for what assets keep outside MLflow, and how a browser reaches it."""
+
+    root: str = Field(description="Folder that holds frozen data, windows and reports.")
+    url: str = Field(
+        default="", description="Address under which that folder is served; empty: it is not."
+    )
+    compilation_cache: str = Field(description="Folder of JAX's persistent compilation cache.")
+
+    def dataset(self, name: str) -> Path:
+        """Where the data set `name` is kept as it was last read."""
+        return Path(self.root) / "data" / f"{name}.parquet"
+
+    def window(self, window: Window, name: str) -> Path:
+        """Where the file `name` of a window is kept."""
+        return Path(self.root) / "windows" / f"{window.start:%Y-%m-%dT%H}" / name
+
+    def link(self, path: Path) -> dg.MetadataValue:
+        """A link that opens `path` in the browser, or its path when the folder is not served."""
+        if not self.url:
+            return dg.MetadataValue.path(path)
+        return dg.MetadataValue.url(f"{self.url}/{path.relative_to(self.root).as_posix()}")
