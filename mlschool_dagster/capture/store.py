@@ -39,22 +39,30 @@ class Revision:
 
 
 class CaptureStore(Protocol):
-    """A durable store of captures and labels, safe for many readers and writers at once.
+    """A durable store of captures and labels, safe for many threads and processes at once.
 
     Reading never blocks appending. Probes are kept but left out of everything that is read here.
+    Cursors and tokens belong to one store: one that replaces it is read from its beginning.
     """
 
     def append(self, captures: Sequence[Capture]) -> frozenset[str]:
-        """Keep `captures`; durable on return.
+        """Keep all of `captures` or none of them; durable on return.
 
         A capture whose event id is known with the same inputs is a repetition and changes nothing.
 
         Returns:
-            The event ids refused because they already belong to a capture with other inputs.
+            The event ids that already belong to a capture with other inputs. If there is one,
+            nothing was kept.
         """
 
     def append_labels(self, labels: Iterable[Label]) -> int:
-        """Keep `labels` in bounded batches; durable on return. Returns how many were written."""
+        """Keep `labels` in bounded batches; durable on return.
+
+        A label may come before its capture. The very same label again changes nothing.
+
+        Returns:
+            How many were written.
+        """
 
     def read(self, window: Window) -> "pd.DataFrame":
         """The window's captures in order of arrival.
@@ -64,13 +72,16 @@ class CaptureStore(Protocol):
         """
 
     def read_labels(self, window: Window) -> "pd.DataFrame":
-        """The newest label of each of the window's captures that has one.
+        """The newest label (by ``labelled_at``) of each of the window's captures that has one.
 
         Columns: ``event_id``, ``label``, ``labelled_at`` (datetime64, UTC), ``source``.
         """
 
     def unlabelled(self) -> Iterator[Capture]:
-        """Every capture without a label, in order of arrival, streamed in bounded memory."""
+        """Every capture without a label, in order of arrival, streamed in bounded memory.
+
+        Captures that land while it is read are left for the next time.
+        """
 
     def windows(self) -> dict[Window, int]:
         """Every window with captures and how many it holds, oldest first."""
@@ -99,6 +110,8 @@ def open_store(uri: str) -> CaptureStore:
     scheme, separator, location = uri.partition("://")
     if not separator or scheme != "sqlite":
         raise UserError(f"No capture store is known for {scheme!r}; use sqlite:///path/to/file.")
+    if not location.strip("/"):
+        raise UserError(f"The capture store {uri} names no file; use sqlite:///path/to/file.")
     from mlschool_dagster.capture.sqlite import SqliteStore
 
     return SqliteStore(Path(location[1:]))

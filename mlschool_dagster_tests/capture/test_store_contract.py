@@ -1,0 +1,380 @@
+"""What every capture store promises, whatever keeps its data."""
+
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from datetime import timedelta
+from multiprocessing import get_context
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX, Capture, Label
+from mlschool_dagster.capture.store import CaptureStore, Revision, open_store
+from mlschool_dagster.capture.windows import Window
+from mlschool_dagster_tests.capture.samples import (
+    NOON,
+    WINDOW,
+    append_and_acknowledge,
+    append_many,
+    capture,
+    label,
+    label_all,
+)
+
+SPAWN = get_context("spawn")
+HOUR = timedelta(hours=1)
+NEXT_WINDOW = Window(WINDOW.end)
+
+
+def sqlite_uri(folder: Path) -> str:
+    return f"sqlite:///{folder / 'captures.db'}"
+
+
+STORES: list[Callable[[Path], str]] = [sqlite_uri]
+every_store = pytest.mark.parametrize("fresh_uri", STORES, ids=lambda make: make.__name__)
+
+
+@pytest.fixture(params=STORES, ids=lambda make: make.__name__)
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(request.param(tmp_path))
+
+
+@pytest.fixture
+def store(uri: str) -> Iterator[CaptureStore]:
+    store = open_store(uri)
+    yield store
+    store.close()
+
+
+def event_ids(store: CaptureStore, window: Window = WINDOW) -> list[str]:
+    return list(store.read(window)["event_id"])
+
+
+def test_a_capture_is_read_as_it_was_appended(store: CaptureStore) -> None:
+    written = capture("a", timedelta(minutes=59, microseconds=7))
+    assert store.append([written]) == frozenset()
+    frame = store.read(WINDOW)
+    assert list(frame.columns) == [field.name for field in fields(Capture)]
+    assert Capture(*next(frame.itertuples(index=False))) == written
+
+
+def test_a_window_is_closed_at_its_start_and_open_at_its_end(store: CaptureStore) -> None:
+    last = HOUR - timedelta(microseconds=1)
+    store.append([capture("end", HOUR), capture("last", last), capture("start")])
+    assert event_ids(store) == ["last", "start"]
+    assert event_ids(store, NEXT_WINDOW) == ["end"]
+    assert store.windows() == {WINDOW: 2, NEXT_WINDOW: 1}
+    assert list(store.windows()) == [WINDOW, NEXT_WINDOW]
+
+
+def test_an_empty_window_has_the_columns_and_types_of_a_full_one(store: CaptureStore) -> None:
+    empty, no_labels = store.read(WINDOW), store.read_labels(WINDOW)
+    store.append([capture("a")])
+    store.append_labels([label("a")])
+    pd.testing.assert_series_equal(empty.dtypes, store.read(WINDOW).dtypes)
+    pd.testing.assert_series_equal(no_labels.dtypes, store.read_labels(WINDOW).dtypes)
+    assert isinstance(empty["captured_at"].dtype, pd.DatetimeTZDtype)
+    assert len(empty) == len(no_labels) == 0
+
+
+def test_an_empty_store_answers_everything(store: CaptureStore) -> None:
+    assert store.windows() == {}
+    assert list(store.unlabelled()) == []
+    assert (store.revision(WINDOW).captures, store.revision(WINDOW).labels) == (0, 0)
+    assert store.captures_since(None).windows == store.labels_since(None).windows == frozenset()
+    assert store.append([]) == frozenset()
+    assert store.append_labels([]) == 0
+
+
+def test_a_repetition_changes_nothing(store: CaptureStore) -> None:
+    store.append([capture("a")])
+    before = store.revision(WINDOW)
+    assert store.append([capture("a", HOUR)]) == frozenset()
+    assert store.revision(WINDOW) == before
+    assert event_ids(store) == ["a"]
+
+
+def test_a_known_event_id_with_other_inputs_is_refused_with_its_whole_batch(
+    store: CaptureStore,
+) -> None:
+    store.append([capture("a")])
+    assert store.append([capture("b"), capture("a", mass=None), capture("c")]) == {"a"}
+    assert store.append([capture("d"), capture("d", mass=1)]) == {"d"}
+    assert event_ids(store) == ["a"]
+    assert store.append([capture("b"), capture("d")]) == frozenset()
+
+
+def test_labels_are_joined_by_event_and_the_newest_counts(store: CaptureStore) -> None:
+    store.append([capture("a"), capture("b"), capture("c"), capture("elsewhere", HOUR)])
+    newer = label("a", "Adelie", after=HOUR)
+    assert store.append_labels([newer, label("a"), label("elsewhere"), label("c")]) == 4
+    labels = store.read_labels(WINDOW)
+    assert dict(zip(labels["event_id"], labels["label"], strict=True)) == {
+        "a": "Adelie",
+        "c": "Gentoo",
+    }
+    assert labels["labelled_at"][0] == newer.labelled_at
+    assert labels["source"][0] == "expert"
+    assert [c.event_id for c in store.unlabelled()] == ["b"]
+    assert store.revision(WINDOW).labels == 2
+
+
+def test_the_same_label_again_changes_nothing(store: CaptureStore) -> None:
+    store.append([capture("a")])
+    store.append_labels([label("a")])
+    before = store.revision(WINDOW)
+    assert store.append_labels([label("a")]) == 0
+    assert store.revision(WINDOW) == before
+
+
+def test_a_label_may_come_before_its_capture(store: CaptureStore) -> None:
+    store.append_labels([label("a")])
+    cursor = store.labels_since(None).cursor
+    assert store.labels_since(None).windows == frozenset()
+    store.append([capture("a")])
+    assert store.captures_since(None).windows == {WINDOW}
+    assert list(store.read_labels(WINDOW)["event_id"]) == ["a"]
+    assert store.labels_since(cursor).windows == frozenset()
+
+
+def test_a_revision_changes_exactly_when_its_window_does(store: CaptureStore) -> None:
+    store.append([capture("a")])
+    first = store.revision(WINDOW)
+    store.append([capture("elsewhere", HOUR)])
+    store.append_labels([label("elsewhere")])
+    assert store.revision(WINDOW) == first
+    store.append([capture("b")])
+    second = store.revision(WINDOW)
+    assert (second.captures, second.labels) == (2, 0)
+    assert second.captures_token != first.captures_token
+    assert second.labels_token == first.labels_token
+    store.append_labels([label("a")])
+    third = store.revision(WINDOW)
+    assert third.labels_token != second.labels_token
+    assert third.captures_token == second.captures_token
+
+
+def test_a_cursor_tells_only_what_landed_after_it(store: CaptureStore) -> None:
+    store.append([capture("a")])
+    store.append_labels([label("a")])
+    captures, labels = store.captures_since(None), store.labels_since(None)
+    assert captures.windows == labels.windows == {WINDOW}
+    assert store.captures_since(captures.cursor) == type(captures)(frozenset(), captures.cursor)
+    store.append([capture("b", HOUR), capture("late")])
+    assert store.captures_since(captures.cursor).windows == {WINDOW, NEXT_WINDOW}
+    store.append_labels([label("b")])
+    assert store.labels_since(labels.cursor).windows == {NEXT_WINDOW}
+
+
+def test_probes_are_kept_but_are_no_traffic(store: CaptureStore) -> None:
+    probe = f"{SMOKE_TEST_PREFIX}1"
+    store.append([capture(probe)])
+    assert store.append([capture(probe, mass=None)]) == {probe}
+    assert event_ids(store) == []
+    assert store.windows() == {}
+    assert list(store.unlabelled()) == []
+    assert store.revision(WINDOW).captures == 0
+    assert store.captures_since(None).windows == frozenset()
+    store.append_labels([label(probe)])
+    assert store.labels_since(None).windows == frozenset()
+    assert store.revision(WINDOW).labels == 0
+    assert len(store.read_labels(WINDOW)) == 0
+
+
+def test_what_is_unlabelled_can_be_labelled_while_it_is_read(store: CaptureStore) -> None:
+    store.append([capture(str(i)) for i in range(2500)])
+
+    def labels() -> Iterator[Label]:
+        for number, unlabelled in enumerate(store.unlabelled()):
+            store.append([capture(f"meanwhile-{number}")])
+            yield label(unlabelled.event_id)
+
+    assert store.append_labels(labels()) == 2500
+    assert store.revision(WINDOW).labels == 2500
+    assert len(list(store.unlabelled())) == 2500
+
+
+def test_everything_is_there_after_reopening(uri: str) -> None:
+    store = open_store(uri)
+    store.append([capture("a"), capture("b", HOUR)])
+    store.append_labels([label("a")])
+    captures, labels = store.captures_since(None), store.labels_since(None)
+    revision = store.revision(WINDOW)
+    store.close()
+    again = open_store(uri)
+    assert event_ids(again) == ["a"]
+    assert again.revision(WINDOW) == revision
+    assert again.captures_since(captures.cursor).windows == frozenset()
+    assert again.labels_since(labels.cursor).windows == frozenset()
+    again.close()
+
+
+@every_store
+def test_a_cursor_of_another_store_hides_nothing(
+    fresh_uri: Callable[[Path], str], tmp_path: Path
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    tokens = []
+    for folder in (old, new):
+        folder.mkdir()
+        store = open_store(fresh_uri(folder))
+        store.append([capture("a")])
+        tokens.append((store.captures_since(None).cursor, store.revision(WINDOW).captures_token))
+        if folder == new:
+            assert store.captures_since(tokens[0][0]).windows == {WINDOW}
+        store.close()
+    assert tokens[0][1] != tokens[1][1]
+
+
+EVENTS = st.sampled_from(["a", "b", "c", "d", f"{SMOKE_TEST_PREFIX}e"])
+APPENDS = st.builds(
+    lambda events: ("append", events),
+    st.lists(st.tuples(EVENTS, st.sampled_from([0, 1]), st.sampled_from([1, 2])), max_size=4),
+)
+LABELS = st.builds(lambda events: ("label", events), st.lists(EVENTS, max_size=3))
+
+
+@every_store
+@settings(max_examples=40, deadline=None)
+@given(steps=st.lists(APPENDS | LABELS, max_size=8))
+def test_any_history_of_appends_and_labels_is_told_completely(
+    fresh_uri: Callable[[Path], str], steps: list[tuple[str, list[object]]]
+) -> None:
+    known: dict[str, tuple[int, int]] = {}
+    labelled: set[str] = set()
+    cursor = label_cursor = None
+    with tempfile.TemporaryDirectory() as folder:
+        store = open_store(fresh_uri(Path(folder)))
+        for kind, events in steps:
+            touched: set[int] = set()
+            if kind == "append":
+                before = dict(known)
+                rows: list[tuple[str, int, int]] = events  # type: ignore[assignment]
+                for event, hour, mass in rows:
+                    known.setdefault(event, (hour, mass))
+                conflicts = {event for event, _, mass in rows if known[event][1] != mass}
+                if conflicts:
+                    known = before
+                touched = {
+                    known[event][0] for event in known.keys() - before.keys() if _counts(event)
+                }
+                written = [capture(event, hour * HOUR, mass) for event, hour, mass in rows]
+                assert store.append(written) == conflicts
+            else:
+                names: list[str] = events  # type: ignore[assignment]
+                new = set(names) - labelled
+                labelled |= new
+                assert store.append_labels(label(name) for name in names) == len(new)
+                landed = store.labels_since(label_cursor)
+                label_cursor = landed.cursor
+                assert landed.windows == _windows(
+                    {known[name][0] for name in new if name in known and _counts(name)}
+                )
+            changes = store.captures_since(cursor)
+            cursor = changes.cursor
+            assert changes.windows == _windows(touched)
+        for hour in (0, 1):
+            expected = {event for event in known if known[event][0] == hour and _counts(event)}
+            window = Window.of(NOON + hour * HOUR)
+            assert sorted(event_ids(store, window)) == sorted(expected)
+            assert set(store.read_labels(window)["event_id"]) == expected & labelled
+        store.close()
+
+
+def _counts(event: str) -> bool:
+    return not event.startswith(SMOKE_TEST_PREFIX)
+
+
+def _windows(hours: set[int]) -> set[Window]:
+    return {Window.of(NOON + hour * HOUR) for hour in hours}
+
+
+def test_several_threads_share_one_store(store: CaptureStore) -> None:
+    def work(thread: int) -> None:
+        for number in range(20):
+            store.append([capture(f"{thread}-{number}")])
+            store.revision(WINDOW)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, range(4)))
+    assert len(set(event_ids(store))) == len(store.read(WINDOW)) == 80
+
+
+def test_processes_write_label_and_follow_at_once_without_loss(uri: str) -> None:
+    """Four writers and a labeller meet a fresh store; a reader follows them by cursor."""
+    writers, batches, size = 4, 40, 5
+    expected = writers * batches * size
+    processes = [
+        SPAWN.Process(target=append_many, args=(uri, f"writer{n}", batches, size))
+        for n in range(writers)
+    ]
+    processes.append(SPAWN.Process(target=label_all, args=(uri, expected)))
+    for process in processes:
+        process.start()
+    store = open_store(uri)
+    seen: dict[Window, Revision] = {}
+    cursor: str | None = None
+    while any(process.is_alive() for process in processes):
+        cursor = _follow(store, cursor, seen)
+    cursor = _follow(store, cursor, seen)
+    assert [process.exitcode for process in processes] == [0] * len(processes)
+    counted = {window: revision.captures for window, revision in seen.items()}
+    assert counted == store.windows() == {WINDOW: expected // 2, NEXT_WINDOW: expected // 2}
+    found = event_ids(store) + event_ids(store, NEXT_WINDOW)
+    assert len(found) == len(set(found)) == expected
+    labelled = sum(len(store.read_labels(window)) for window in (WINDOW, NEXT_WINDOW))
+    assert labelled == expected
+    store.close()
+
+
+def _follow(store: CaptureStore, cursor: str | None, seen: dict[Window, Revision]) -> str:
+    changes = store.captures_since(cursor)
+    for window in changes.windows:
+        seen[window] = store.revision(window)
+    return changes.cursor
+
+
+def test_what_was_acknowledged_survives_a_killed_writer(uri: str, tmp_path: Path) -> None:
+    notes = tmp_path / "acknowledged"
+    writer = SPAWN.Process(target=append_and_acknowledge, args=(uri, notes))
+    writer.start()
+    deadline = time.monotonic() + 30
+    while not notes.exists() or len(notes.read_text().splitlines()) < 50:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert writer.pid is not None
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.join()
+    store = open_store(uri)
+    acknowledged = notes.read_text().splitlines()
+    kept = event_ids(store)
+    assert kept[: len(acknowledged)] == acknowledged
+    assert len(kept) <= len(acknowledged) + 1
+    assert store.append([capture("after")]) == frozenset()
+    store.close()
+
+
+def test_reading_does_not_hold_up_appending(store: CaptureStore) -> None:
+    store.append([capture(str(i)) for i in range(3000)])
+    pending = store.unlabelled()
+    next(pending)
+    appended = threading.Event()
+
+    def append() -> None:
+        store.append([capture("new")])
+        appended.set()
+
+    thread = threading.Thread(target=append)
+    thread.start()
+    assert appended.wait(5)
+    thread.join()
+    assert sum(1 for _ in pending) == 2999
