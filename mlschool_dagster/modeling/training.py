@@ -1,0 +1,264 @@
+"""Cross-validation and the final fit, trained side by side in one compiled program."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlschool_dagster.errors import UserError
+from mlschool_dagster.modeling.features import input_frame, new_transformer
+from mlschool_dagster.modeling.network import build_network, import_keras, initial_weights
+from mlschool_dagster.modeling.spec import DataSpec
+
+if TYPE_CHECKING:
+    import keras
+    import pandas as pd
+    from sklearn.compose import ColumnTransformer
+
+Floats = npt.NDArray[np.floating[Any]]
+
+OPTIMIZERS = ("adam", "adamw", "nadam", "rmsprop", "sgd")
+"""The Keras optimizers that training can be configured with."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a model is trained.
+
+    ``hidden_layers`` are units per hidden layer, ``optimizer`` is one of `OPTIMIZERS`, ``folds``
+    the number of stratified cross-validation folds. Equal ``seed``, data and configuration give
+    equal weights.
+
+    Raises:
+        UserError: a value is out of its range.
+    """
+
+    hidden_layers: tuple[int, ...] = (10, 8)
+    epochs: int = 50
+    batch_size: int = 32
+    learning_rate: float = 0.01
+    optimizer: str = "adam"
+    folds: int = 5
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained, before any work is done."""
+        rules = {
+            "hidden_layers": (all(n >= 1 for n in self.hidden_layers), "positive unit counts"),
+            "epochs": (self.epochs >= 1, "at least 1"),
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "learning_rate": (0 < self.learning_rate < math.inf, "a positive number"),
+            "optimizer": (self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
+            "folds": (self.folds >= 2, "at least 2"),
+            "seed": (0 <= self.seed < 2**32, "between 0 and 4294967295"),
+        }
+        for name, (holds, expected) in rules.items():
+            if not holds:
+                value = getattr(self, name)
+                raise UserError(f"The training config has {name} = {value!r}; use {expected}.")
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """Loss (mean cross-entropy, nats) and accuracy after each epoch; each of shape (epochs,).
+
+    The validation curves are NaN for the final fit, which holds no rows back.
+    """
+
+    loss: Floats
+    accuracy: Floats
+    validation_loss: Floats
+    validation_accuracy: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingResult:
+    """What training gave, aligned with the rows of the frame it was given.
+
+    Attributes:
+        config: how it was trained.
+        curves: one per fold.
+        final_curves: those of the final fit, on all rows.
+        fold_of_row: (rows,), the fold in which each row was held out.
+        probabilities: (rows, classes), predicted for each row by the fold that held it out.
+        model: the final Keras model, from transformed features to probabilities.
+        transformer: the final transformer, fitted on all rows.
+    """
+
+    config: TrainingConfig
+    curves: tuple[Curves, ...]
+    final_curves: Curves
+    fold_of_row: npt.NDArray[np.intp]
+    probabilities: Floats
+    model: "keras.Sequential"
+    transformer: "ColumnTransformer"
+
+
+def train(
+    frame: "pd.DataFrame",
+    spec: DataSpec,
+    config: TrainingConfig,
+    progress: Callable[[str], None] = lambda message: None,
+    compile_cache: Path | None = None,
+) -> TrainingResult:
+    """Cross-validate on stratified folds and fit the final model on all rows of `frame`.
+
+    Transformers are fitted anew inside each fold. All networks train side by side as one program
+    over Keras's stateless API. `progress` is told what happens, in sentences. Compiled programs are
+    kept in the folder `compile_cache`, if given, and found again by later processes.
+
+    Raises:
+        UserError: a class is unknown or has fewer rows than there are folds.
+    """
+    targets = _target_codes(frame, spec, config)
+    held_out = _folds(targets, config)
+    keras = import_keras()
+    if compile_cache is not None:
+        _keep_compiled_programs(compile_cache)
+
+    inputs = input_frame(frame, spec)
+    training = np.vstack([~held_out, np.ones_like(held_out[:1])])
+    transformers = [new_transformer(spec).fit(inputs[rows]) for rows in training]
+    features = np.stack([t.transform(inputs) for t in transformers]).astype(np.float32)
+
+    network = build_network(features.shape[2], config.hidden_layers, len(spec.target.classes))
+    optimizer = keras.optimizers.get(
+        {"class_name": config.optimizer, "config": {"learning_rate": config.learning_rate}}
+    )
+    optimizer.build(network.trainable_variables)
+    seeds = np.random.SeedSequence(config.seed).spawn(len(training))
+    starts = [initial_weights(network, np.random.default_rng(seed)) for seed in seeds]
+    progress(
+        f"Training {config.folds} folds and the final model side by side for {config.epochs} "
+        f"epochs on {len(frame)} rows."
+    )
+    program = _program(keras, network, optimizer, config)
+    weights, curves, probabilities = program(
+        [np.stack(start) for start in zip(*starts, strict=True)],
+        np.array([seed.generate_state(1)[0] for seed in seeds], dtype=np.uint32),
+        features,
+        training,
+        targets,
+    )
+    for variable, value in zip(network.trainable_variables, weights, strict=True):
+        variable.assign(np.asarray(value)[-1])
+
+    histories = [Curves(*rows) for rows in np.stack(curves, axis=1).astype(np.float64)]
+    fold_of_row = held_out.argmax(axis=0)
+    for number, history in enumerate(histories[:-1], start=1):
+        accuracy = history.validation_accuracy[-1]
+        progress(f"Fold {number} of {config.folds}: accuracy {accuracy:.4f} on rows held out.")
+    return TrainingResult(
+        config=config,
+        curves=tuple(histories[:-1]),
+        final_curves=histories[-1],
+        fold_of_row=fold_of_row,
+        probabilities=np.asarray(probabilities)[fold_of_row, np.arange(len(frame))],
+        model=network,
+        transformer=transformers[-1],
+    )
+
+
+def _target_codes(
+    frame: "pd.DataFrame", spec: DataSpec, config: TrainingConfig
+) -> npt.NDArray[np.int32]:
+    """The position of each row's class among the spec's classes."""
+    name, classes = spec.target.name, spec.target.classes
+    unknown = ~frame[name].isin(classes)
+    if unknown.any():
+        raise UserError(
+            f"Column {name} has {int(unknown.sum())} rows without one of the classes "
+            f"{', '.join(classes)}; label or remove them."
+        )
+    counts = {label: int((frame[name] == label).sum()) for label in classes}
+    rarest = min(counts, key=lambda label: counts[label])
+    if counts[rarest] < config.folds:
+        raise UserError(
+            f"Class {rarest} has {counts[rarest]} rows, too few for {config.folds} folds; "
+            "use fewer folds or more data."
+        )
+    return frame[name].map({label: code for code, label in enumerate(classes)}).to_numpy(np.int32)
+
+
+def _folds(targets: npt.NDArray[np.int32], config: TrainingConfig) -> npt.NDArray[np.bool_]:
+    """Which rows each fold holds out, shape (folds, rows)."""
+    from sklearn.model_selection import StratifiedKFold
+
+    splitter = StratifiedKFold(config.folds, shuffle=True, random_state=config.seed)
+    held_out = np.zeros((config.folds, len(targets)), dtype=bool)
+    for fold, (_, rows) in enumerate(splitter.split(targets, targets)):
+        held_out[fold, rows] = True
+    return held_out
+
+
+def _keep_compiled_programs(folder: Path) -> None:
+    import jax
+
+    folder.mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # By default JAX keeps only what took a second to compile.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _program(keras: Any, network: Any, optimizer: Any, config: TrainingConfig) -> Any:
+    """The compiled training of several networks at once.
+
+    It takes weights (each networks × its shape), seeds (networks,), features (networks × rows ×
+    features), which rows to train on (networks × rows) and target codes (rows,). It gives the
+    weights after training, the four arrays of `Curves` (networks × epochs), and the probabilities
+    for all rows (networks × rows × classes).
+    """
+    import jax
+    import jax.numpy as jnp
+
+    start_of_optimizer = [variable.value for variable in optimizer.variables]
+    entropy = keras.losses.SparseCategoricalCrossentropy(reduction=None)
+
+    def predict(weights: Any, x: Any) -> Any:
+        return network.stateless_call(weights, [], x)[0]
+
+    def batch_loss(weights: Any, x: Any, y: Any, counts: Any) -> Any:
+        return jnp.sum(entropy(y, predict(weights, x)) * counts) / jnp.maximum(counts.sum(), 1)
+
+    def fit(weights: Any, seed: Any, x: Any, training: Any, y: Any) -> Any:
+        rows = len(y)
+        steps = math.ceil(rows / config.batch_size)
+        padding = steps * config.batch_size - rows
+
+        def step(state: Any, batch: Any) -> tuple[Any, None]:
+            chosen, counts = batch
+            gradients = jax.grad(batch_loss)(state[0], x[chosen], y[chosen], counts)
+            updated = optimizer.stateless_apply(state[1], gradients, state[0])
+            # A fold with fewer rows has fewer batches: the empty ones must leave no trace, not even
+            # in the optimizer's moments.
+            present = counts.any()
+            return jax.tree.map(lambda new, old: jnp.where(present, new, old), updated, state), None
+
+        def epoch(state: Any, key: Any) -> tuple[Any, Any]:
+            # The rows to train on come first, in random order.
+            order = jnp.argsort(jnp.where(training, jax.random.uniform(key, (rows,)), 2.0))
+            batches = jnp.pad(order, (0, padding)).reshape(steps, config.batch_size)
+            counts = (jnp.arange(rows + padding) < training.sum()).reshape(batches.shape)
+            state, _ = jax.lax.scan(step, state, (batches, counts.astype(x.dtype)))
+            return state, evaluate(state[0])
+
+        def evaluate(weights: Any) -> Any:
+            probabilities = predict(weights, x)
+            losses = entropy(y, probabilities)
+            hits = probabilities.argmax(axis=1) == y
+            return [
+                jnp.sum(values * part) / part.sum()
+                for part in (training, ~training)
+                for values in (losses, hits)
+            ]
+
+        keys = jax.random.split(jax.random.key(seed), config.epochs)
+        (weights, _), curves = jax.lax.scan(epoch, (weights, start_of_optimizer), keys)
+        return weights, curves, predict(weights, x)
+
+    return jax.jit(jax.vmap(fit, in_axes=(0, 0, 0, 0, None)))
