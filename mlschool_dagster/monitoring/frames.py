@@ -1,0 +1,54 @@
+"""A window's captures as one flat table, shaped like the reference that a version is packaged with.
+
+Both tables have the spec's inputs, ``prediction``, ``confidence`` and one ``probability_<class>``
+column a class; the reference also has the target.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from mlschool_dagster.modeling.spec import DataSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PREDICTION = "prediction"
+CONFIDENCE = "confidence"
+
+
+def probability_column(label: str) -> str:
+    """The name of the column with the predicted probability of class `label`."""
+    return f"probability_{label}"
+
+
+def current_frame(captures: "pd.DataFrame", spec: DataSpec) -> "pd.DataFrame":
+    """The captures of a window (as `CaptureStore.read` gives them), one row an event, flattened.
+
+    Columns: ``event_id``, ``captured_at``, ``endpoint``, ``model_version``; the spec's inputs,
+    numeric ones as float, categorical ones as string or None; ``prediction``, ``confidence``,
+    ``probability_<class>``. What was received for a numeric column and is no number is missing.
+    """
+    import pandas as pd
+
+    inputs = pd.DataFrame.from_records(captures["inputs"].tolist(), columns=spec.input_names)
+    probabilities = pd.DataFrame.from_records(
+        captures["probabilities"].tolist(), columns=list(spec.target.classes)
+    )
+    columns: dict[str, pd.Series] = {
+        name: captures[name].reset_index(drop=True)
+        for name in ("event_id", "captured_at", "endpoint", "model_version")
+    }
+    for numeric in spec.numeric:
+        columns[numeric.name] = pd.to_numeric(inputs[numeric.name], errors="coerce").astype(float)
+    for categorical in spec.categorical:
+        columns[categorical.name] = _text(inputs[categorical.name])
+    columns[PREDICTION] = captures[PREDICTION].reset_index(drop=True)
+    columns[CONFIDENCE] = captures[CONFIDENCE].reset_index(drop=True).astype(float)
+    for label in spec.target.classes:
+        columns[probability_column(label)] = probabilities[label].astype(float)
+    return pd.DataFrame(columns)
+
+
+def _text(values: "pd.Series[Any]") -> "pd.Series[Any]":
+    text = values.map(str, na_action="ignore").astype(object)
+    text[text.isna()] = None
+    return text
