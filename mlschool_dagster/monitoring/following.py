@@ -1,0 +1,259 @@
+"""Following a store: which windows need a report now, so that each event is in a report, once.
+
+`follow` is the mind of a sensor, free of any scheduler: given what it remembered, what has landed
+since, what the reports cover and which runs exist, it says which runs to request and what to
+remember. It relies on three properties instead of on its own memory being up to date:
+
+- A report covers a revision *token* of its window, told by the report itself. A window is done when
+  its newest report covers its present token, and only then.
+- The runs of a window are looked up, not remembered. A process that dies after requesting runs and
+  before saving its memory finds them again.
+- A run key is never requested twice for two different purposes: schedulers drop a key they have
+  seen for ever, even if its run failed. So a key names window, token and attempt.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Protocol
+
+from mlschool_dagster.capture.store import Changes
+from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.errors import UserError
+
+STATE_VERSION = 1
+
+
+class RunStatus(StrEnum):
+    """Where a run stands.
+
+    ``QUEUED`` waits in a queue that outlives its processes; ``STARTED`` is anything from created to
+    running, and may have died unnoticed; ``FAILED`` also holds for one that was cancelled.
+    """
+
+    QUEUED = "queued"
+    STARTED = "started"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run that reports on a window; ``since`` is when it took its present status.
+
+    ``key`` is the `RunRequest.key` that this follower requested it with, None for any other run.
+    """
+
+    key: str | None
+    status: RunStatus
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """A report wanted for `window`; ``key`` differs for every token and attempt."""
+
+    window: Window
+    token: str
+    attempt: int
+
+    @property
+    def key(self) -> str:
+        """The run key, as in ``2026-11-20-23:00@17#1``."""
+        return f"{self.window.key}@{self.token}#{self.attempt}"
+
+
+class Followed(Protocol):
+    """What is being followed; the answers must be the present ones at each call."""
+
+    def changes(self, cursor: str | None) -> Changes:
+        """The windows in which something landed after `cursor`."""
+
+    def token(self, window: Window) -> str:
+        """The present revision token of `window`; it never returns to an earlier value."""
+
+    def coverage(self, window: Window) -> str | None:
+        """The token that the window's newest report covers, None without a report."""
+
+    def runs(self, window: Window) -> Sequence[Run]:
+        """The runs that report on `window`, newest first, at least the newest twenty."""
+
+
+@dataclass(frozen=True, slots=True)
+class FollowingConfig:
+    """How patient to be.
+
+    After a failure the next attempt waits ``backoff``, doubled with every further failure in a row
+    up to ``maximum_backoff``; after ``max_attempts`` for the same token the window rests until
+    something lands in it. A run started longer than ``stale_after`` ago is taken for dead with its
+    machine. ``max_pending`` bounds what is remembered, ``max_requests`` what one tick asks for.
+    """
+
+    max_attempts: int = 4
+    backoff: timedelta = timedelta(minutes=1)
+    maximum_backoff: timedelta = timedelta(hours=1)
+    stale_after: timedelta = timedelta(hours=1)
+    max_requests: int = 10
+    max_pending: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """What one evaluation came to: runs to request, what to remember, and what to tell the log."""
+
+    requests: tuple[RunRequest, ...]
+    state: str
+    messages: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """``pending`` windows (by key) touched up to ``cursor`` and not known to be reported.
+
+    When more windows were touched than may be pending, they are taken in over several ticks, oldest
+    first: ``cursor`` stays, ``taken_until`` is the last window taken in, and ``next_cursor``, fixed
+    when the intake began, becomes the cursor when it ends. What lands meanwhile comes after it.
+    """
+
+    cursor: str | None = None
+    next_cursor: str | None = None
+    taken_until: str = ""
+    pending: tuple[str, ...] = ()
+
+    def dump(self) -> str:
+        return json.dumps({"version": STATE_VERSION, **asdict(self)})
+
+    @classmethod
+    def load(cls, text: str | None) -> "_State":
+        if not text:
+            return cls()
+        try:
+            document = json.loads(text)
+            if document.pop("version") != STATE_VERSION:
+                raise ValueError
+            return cls(**{**document, "pending": tuple(document["pending"])})
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise UserError(
+                "The sensor's cursor was not written by this version; reset the cursor in the UI, "
+                "which looks at every window again and repeats no report that is complete."
+            ) from None
+
+
+def follow(
+    state: str | None, followed: Followed, now: datetime, config: FollowingConfig | None = None
+) -> Tick:
+    """One tick: which runs to request at `now` (timezone-aware), given the remembered `state`.
+
+    To be called with the state of the last tick that was saved, None at first. It may be called
+    again with an old state: then it asks for the same runs by the same keys, or finds them.
+
+    At most one run of a window is under way, except beside one that is stale.
+
+    Raises:
+        UserError: `state` is no state of this version.
+    """
+    config = config or FollowingConfig()
+    remembered = _take_in(_State.load(state), followed, config)
+    requests: list[RunRequest] = []
+    pending: list[str] = []
+    messages: list[str] = []
+    for key in remembered.pending:
+        decision = _decide(Window.from_key(key), followed, now, config)
+        if decision.message:
+            messages.append(decision.message)
+        if decision.pending:
+            pending.append(key)
+        if decision.request and len(requests) < config.max_requests:
+            requests.append(decision.request)
+    settled = _State(
+        remembered.cursor, remembered.next_cursor, remembered.taken_until, tuple(pending)
+    )
+    return Tick(tuple(requests), settled.dump(), tuple(messages))
+
+
+def _take_in(state: _State, followed: Followed, config: FollowingConfig) -> _State:
+    changes = followed.changes(state.cursor)
+    target = changes.cursor if state.next_cursor is None else state.next_cursor
+    fresh = sorted(w.key for w in changes.windows if w.key > state.taken_until)
+    new = [key for key in fresh if key not in state.pending]
+    room = max(0, config.max_pending - len(state.pending))
+    pending = tuple(sorted({*state.pending, *new[:room]}))
+    if len(new) <= room:
+        return _State(cursor=target, pending=pending)
+    taken_until = new[room - 1] if room else state.taken_until
+    return _State(state.cursor, target, taken_until, pending)
+
+
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    """What becomes of one pending window."""
+
+    pending: bool
+    request: RunRequest | None = None
+    message: str = ""
+
+
+def _decide(
+    window: Window, followed: Followed, now: datetime, config: FollowingConfig
+) -> _Decision:
+    # The order matters: a run that ends, or an event that lands, between two of these questions
+    # may cause one report too many, never one too few, and never two runs at once.
+    runs = followed.runs(window)
+    if any(_under_way(run, now, config) for run in runs):
+        return _Decision(pending=True)
+    coverage = followed.coverage(window)
+    token = followed.token(window)
+    if coverage == token:
+        return _Decision(pending=False)
+    made = max((_attempt(run, window, token) for run in runs), default=0)
+    if made >= config.max_attempts:
+        return _Decision(
+            pending=False,
+            message=f"{window.key}: gave up after {made} attempts; it is tried again when "
+            "something new lands in it, or when its report is made by hand.",
+        )
+    if now < _not_before(runs, made, config):
+        return _Decision(pending=True)
+    request = RunRequest(window, token, made + 1)
+    return _Decision(pending=True, request=request, message=_reason(request, runs))
+
+
+def _under_way(run: Run, now: datetime, config: FollowingConfig) -> bool:
+    if run.status is RunStatus.STARTED:
+        return now - run.since <= config.stale_after
+    return run.status is RunStatus.QUEUED
+
+
+def _attempt(run: Run, window: Window, token: str) -> int:
+    """Which attempt at `token` the run was, 0 if it was none."""
+    prefix = RunRequest(window, token, 0).key.removesuffix("0")
+    if run.key is None or not run.key.startswith(prefix):
+        return 0
+    return int(run.key.removeprefix(prefix))
+
+
+def _not_before(runs: Sequence[Run], made: int, config: FollowingConfig) -> datetime:
+    """When the next attempt may start, given that no run is under way."""
+    failures = 0
+    for run in runs:
+        # A run that succeeded although its own token is still uncovered is a failure in disguise.
+        if run.status is RunStatus.SUCCEEDED and failures >= made:
+            break
+        failures += 1
+    if not failures:
+        return datetime.min.replace(tzinfo=UTC)
+    doubled = config.backoff * (1 << min(failures - 1, 16))
+    return runs[0].since + min(doubled, config.maximum_backoff)
+
+
+def _reason(request: RunRequest, runs: Sequence[Run]) -> str:
+    if runs and runs[0].status is RunStatus.STARTED:
+        return (
+            f"{request.window.key}: its run, under way since {runs[0].since.isoformat()}, is taken "
+            f"for dead; attempt {request.attempt} is requested."
+        )
+    if request.attempt > 1:
+        return f"{request.window.key}: attempt {request.attempt} is requested."
+    return ""
