@@ -1,0 +1,8 @@
+"""The inference server, and everything in the path of a request.
+
+Belongs here: the HTTP application, validation derived from the data spec, group commit of captures,
+the deployment file that says what should serve, and the record of a running server.
+
+Does not belong here: starting and stopping servers (`mlschool_dagster.targets`), training, Dagster.
+The server's process imports none of the training libraries.
+"""

@@ -1,0 +1,92 @@
+"""Calls an endpoint that speaks the scoring protocol over HTTP."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import httpx
+
+from mlschool_dagster.capture.records import InputValue
+from mlschool_dagster.errors import RefusedError, UserError
+from mlschool_dagster.targets.base import Prediction
+
+EVENT_ID_HEADER = "X-Amzn-SageMaker-Inference-Id"
+
+
+class EndpointClient:
+    """A client of the endpoint `name` at `url`, usable from several threads.
+
+    `timeout` bounds each wait on the network, in seconds.
+    """
+
+    def __init__(self, name: str, url: str, timeout: float = 30.0) -> None:
+        self._name = name
+        self._url = url
+        # An endpoint's address is given, never to be sent through a proxy from the environment.
+        self._http = httpx.Client(base_url=url, timeout=timeout, trust_env=False)
+
+    def invoke(
+        self, rows: Sequence[Mapping[str, InputValue]], inference_id: str | None = None
+    ) -> list[Prediction]:
+        """See `EndpointTarget.invoke`."""
+        headers = {} if inference_id is None else {EVENT_ID_HEADER: inference_id}
+        try:
+            response = self._http.post(
+                "/invocations", json={"dataframe_records": list(rows)}, headers=headers
+            )
+        except httpx.TimeoutException:
+            raise UserError(
+                f"The endpoint {self._name} at {self._url} did not answer in time; look at its log."
+            ) from None
+        except httpx.TransportError:
+            raise UserError(
+                f"The endpoint {self._name} at {self._url} is away; materialize endpoint."
+            ) from None
+        if response.is_success:
+            return self._predictions(response)
+        document = _object(response)
+        message = str(document.get("error", f"The endpoint answered {response.status_code}."))
+        if response.is_client_error:
+            raise RefusedError(message, document.get("faults", ()))
+        raise UserError(
+            f"The endpoint {self._name} at {self._url} answered {response.status_code} "
+            f"({message.rstrip('.')}); look at its log and try again."
+        )
+
+    def get(self, path: str) -> dict[str, Any] | None:
+        """The JSON object at `path`; None if the endpoint does not answer with one."""
+        try:
+            response = self._http.get(path)
+        except httpx.TransportError:
+            return None
+        return _object(response) if response.is_success else None
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._http.close()
+
+    def _predictions(self, response: httpx.Response) -> list[Prediction]:
+        document = _object(response)
+        try:
+            return [
+                Prediction(
+                    prediction=entry["prediction"],
+                    confidence=entry["confidence"],
+                    probabilities=entry["probabilities"],
+                    event_id=entry["event_id"],
+                    model_version=document["model_version"],
+                )
+                for entry in document["predictions"]
+            ]
+        except (KeyError, TypeError):
+            raise UserError(
+                f"What answers at {self._url} is not the endpoint {self._name}; "
+                "materialize endpoint on another port."
+            ) from None
+
+
+def _object(response: httpx.Response) -> dict[str, Any]:
+    try:
+        document = response.json()
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}

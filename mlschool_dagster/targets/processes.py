@@ -1,0 +1,90 @@
+"""Starting and ending a server process, and finding out who holds a port."""
+
+import errno
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlschool_dagster.errors import UserError
+from mlschool_dagster.serving.process import ServerRecord
+
+POLL_SECONDS = 0.05
+
+
+def start_detached(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    """Start `command` in a session of its own, so that it outlives this process.
+
+    What it prints is appended to the file `log`.
+    """
+    with log.open("ab") as output:
+        return subprocess.Popen(  # noqa: S603 - the command is this program's own
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
+def end(record: ServerRecord, grace: float) -> None:
+    """End the process of `record`: ask, and after `grace` seconds insist."""
+    for sign, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
+        deadline = time.monotonic() + patience
+        if record.is_running:
+            os.kill(record.pid, sign)
+        while record.is_running and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+
+
+def require_free_port(host: str, port: int) -> None:
+    """Make sure that a server can listen on `port` of `host`.
+
+    Raises:
+        UserError: another program listens there (named if the system tells it), or the address is
+            not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise UserError(
+                    f"Port {port} of {host} is taken by {_listener(port)}; "
+                    "end it or give the endpoint another port."
+                ) from None
+            raise UserError(
+                f"The endpoint cannot listen on {host}:{port} ({error.strerror}); "
+                "give it another address."
+            ) from None
+
+
+def _listener(port: int) -> str:
+    """Who listens on `port`, as a phrase: Linux tells through /proc."""
+    inodes = _listening_inodes(port)
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            targets = {str(descriptor.readlink()) for descriptor in (process / "fd").iterdir()}
+            if any(f"socket:[{inode}]" in targets for inode in inodes):
+                return f"{(process / 'comm').read_text().strip()} (process {process.name})"
+        except OSError:
+            # The process belongs to somebody else, or has just ended.
+            continue
+    return "another program"
+
+
+def _listening_inodes(port: int) -> set[str]:
+    listening = "0A"
+    inodes = set()
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        if table.exists():
+            for line in table.read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == listening and int(fields[1].rpartition(":")[2], 16) == port:
+                    inodes.add(fields[9])
+    return inodes
