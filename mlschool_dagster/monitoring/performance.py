@@ -170,6 +170,15 @@ def performance(
     )
 
 
+def with_labels(current: "pd.DataFrame", labels: "pd.DataFrame") -> "pd.DataFrame":
+    """The answers of `current` with their newest ``label`` and ``labelled_at``, missing if none."""
+    answers = current[["event_id", "captured_at", "model_version", PREDICTION, CONFIDENCE]]
+    newest = labels.sort_values("labelled_at", kind="stable").drop_duplicates(
+        "event_id", keep="last"
+    )
+    return answers.merge(newest[["event_id", "label", "labelled_at"]], on="event_id", how="left")
+
+
 def _accuracy(rows: "pd.DataFrame") -> Accuracy:
     labelled = int(rows["label"].notna().sum())
     correct = int((rows["label"] == rows[PREDICTION]).sum())

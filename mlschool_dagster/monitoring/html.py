@@ -1,0 +1,216 @@
+"""The reports as HTML pages: what we concluded, and below it what Evidently draws.
+
+The heading states model version, window, reference, row counts and verdicts, all taken from our own
+reports, which count every row. Evidently draws at most a stated sample of them, and not at all what
+it cannot: an empty window, or a column without a value.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.monitoring.drift import DriftReport
+from mlschool_dagster.monitoring.frames import PREDICTION
+from mlschool_dagster.monitoring.page import Heading, Subject, write_page
+from mlschool_dagster.monitoring.performance import PerformanceReport, with_labels
+from mlschool_dagster.monitoring.quality import QualityReport
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DEFAULT_SAMPLES = 1000
+MINIMUM_ROWS = 2
+"""The least number of rows that Evidently can summarise: a standard deviation needs two."""
+
+OTHER = "(other)"
+"""Shown for any value outside a column's categories: what a client may choose freely, and as often
+as it likes, is not put into a page."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """What Evidently is given: bounded samples of drawable columns, and what was left out."""
+
+    current: "pd.DataFrame"
+    reference: "pd.DataFrame"
+    notes: tuple[str, ...]
+
+    @property
+    def enough(self) -> bool:
+        rows = min(len(self.current), len(self.reference))
+        return rows >= MINIMUM_ROWS and bool(self.current.columns.size)
+
+
+def quality_html(
+    current: "pd.DataFrame",
+    reference: "pd.DataFrame",
+    spec: DataSpec,
+    subject: Subject,
+    report: QualityReport,
+    path: Path,
+    samples: int = DEFAULT_SAMPLES,
+) -> None:
+    """Writes the page of the data quality `report` of a window (`frames.current_frame`) to `path`.
+
+    Evidently draws at most `samples` rows of window and reference each.
+    """
+    drawn = _inputs(current, reference, spec, samples)
+    heading = Heading(
+        "Data quality",
+        subject,
+        f"{report.n_current} in the window, {report.n_reference} in the reference",
+        report.summary,
+        report.rows(),
+        drawn.notes,
+    )
+    write_page(path, heading, _summary(drawn, spec) if drawn.enough else None)
+
+
+def drift_html(
+    current: "pd.DataFrame",
+    reference: "pd.DataFrame",
+    spec: DataSpec,
+    subject: Subject,
+    report: DriftReport,
+    path: Path,
+    samples: int = DEFAULT_SAMPLES,
+) -> None:
+    """Writes the page of the drift `report` of a window (`frames.current_frame`) to `path`.
+
+    Evidently draws at most `samples` rows of window and reference each.
+    """
+    drawn = _inputs(current, reference, spec, samples)
+    heading = Heading(
+        "Drift",
+        subject,
+        f"{report.n_current} in the window, {report.n_reference} in the reference",
+        report.summary,
+        [
+            {key: row[key] for key in ("column", "aspect", "verdict", "why")}
+            for row in report.rows()
+        ],
+        (
+            *drawn.notes,
+            "The verdicts are those of the table above; the charts below carry tests of their own "
+            "on the rows drawn.",
+        ),
+    )
+    write_page(path, heading, _comparison(drawn, spec) if drawn.enough else None)
+
+
+def performance_html(
+    current: "pd.DataFrame",
+    labels: "pd.DataFrame",
+    reference: "pd.DataFrame",
+    spec: DataSpec,
+    subject: Subject,
+    report: PerformanceReport,
+    path: Path,
+    samples: int = DEFAULT_SAMPLES,
+) -> None:
+    """Writes the page of the performance `report` of a window and its labels to `path`.
+
+    Evidently draws labelled rows only, at most `samples` of window and reference each.
+    """
+    target = spec.target.name
+    answered = with_labels(current, labels).rename(columns={"label": target})
+    known = answered[answered[target].isin(spec.target.classes)]
+    drawn = _drawn(
+        known[[target, PREDICTION]], reference[[target, PREDICTION]], samples, "labelled rows"
+    )
+    heading = Heading(
+        "Performance",
+        subject,
+        f"{report.overall.rows} in the window, {report.overall.labelled} of them labelled, "
+        f"{len(reference)} in the reference",
+        report.summary,
+        report.rows(),
+        drawn.notes,
+    )
+    write_page(path, heading, _classification(drawn, target) if drawn.enough else None)
+
+
+def _inputs(
+    current: "pd.DataFrame", reference: "pd.DataFrame", spec: DataSpec, samples: int
+) -> _Drawn:
+    known = {column.name: column.categories for column in spec.categorical}
+    known[PREDICTION] = spec.target.classes
+    names = [*spec.input_names, PREDICTION]
+
+    def drawable(frame: "pd.DataFrame") -> "pd.DataFrame":
+        return frame[names].assign(
+            **{
+                name: frame[name].where(frame[name].isna() | frame[name].isin(values), OTHER)
+                for name, values in known.items()
+            }
+        )
+
+    return _drawn(drawable(current), drawable(reference), samples, "rows")
+
+
+def _drawn(current: "pd.DataFrame", reference: "pd.DataFrame", samples: int, what: str) -> _Drawn:
+    notes: list[str] = []
+    frames = []
+    for frame, origin in ((current, "window"), (reference, "reference")):
+        if len(frame) > samples:
+            notes.append(f"The charts draw {samples} of the {origin}'s {len(frame)} {what}.")
+            frame = frame.sample(samples, random_state=0).sort_index()
+        frames.append(frame)
+    valued = [name for name in current if all(frame[name].notna().any() for frame in frames)]
+    without = [str(name) for name in current if name not in valued]
+    if without and all(len(frame) for frame in frames):
+        notes.append(f"Not drawn, for want of a value: {', '.join(without)}.")
+    drawn = _Drawn(frames[0][valued], frames[1][valued], tuple(notes))
+    if drawn.enough:
+        return drawn
+    lacking = f"No charts: they need at least {MINIMUM_ROWS} {what} with values."
+    return replace(drawn, notes=(*notes, lacking))
+
+
+def _summary(drawn: _Drawn, spec: DataSpec) -> str:
+    from evidently.presets import DataSummaryPreset
+
+    return _evidently(DataSummaryPreset(), drawn, _definition(drawn, spec))
+
+
+def _comparison(drawn: _Drawn, spec: DataSpec) -> str:
+    from evidently.presets import DataDriftPreset
+
+    # Evidently's own defaults flag every other window without drift. These tests are near ours.
+    count = drawn.current.columns.size
+    preset = DataDriftPreset(
+        num_method="ks", cat_method="chisquare", threshold=0.05 / count, drift_share=1 / count
+    )
+    return _evidently(preset, drawn, _definition(drawn, spec))
+
+
+def _classification(drawn: _Drawn, target: str) -> str:
+    from evidently import DataDefinition, MulticlassClassification
+    from evidently.presets import ClassificationPreset
+
+    definition = DataDefinition(
+        categorical_columns=[target, PREDICTION],
+        classification=[MulticlassClassification(target=target, prediction_labels=PREDICTION)],
+    )
+    return _evidently(ClassificationPreset(), drawn, definition)
+
+
+def _definition(drawn: _Drawn, spec: DataSpec) -> Any:
+    from evidently import DataDefinition
+
+    quantities = {column.name for column in spec.numeric}
+    return DataDefinition(
+        numerical_columns=[name for name in drawn.current if name in quantities],
+        categorical_columns=[name for name in drawn.current if name not in quantities],
+    )
+
+
+def _evidently(preset: Any, drawn: _Drawn, definition: Any) -> str:
+    from evidently import Dataset, Report
+
+    snapshot = Report([preset], include_tests=False).run(
+        Dataset.from_pandas(drawn.current, data_definition=definition),
+        Dataset.from_pandas(drawn.reference, data_definition=definition),
+    )
+    return str(snapshot.get_html_str(as_iframe=False))
