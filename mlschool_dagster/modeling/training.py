@@ -1,7 +1,9 @@
 """Cross-validation and the final fit, trained side by side in one compiled program."""
 
+import gc
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,26 +128,21 @@ def train(
     features = np.stack([t.transform(inputs) for t in transformers]).astype(np.float32)
 
     network = build_network(features.shape[2], config.hidden_layers, len(spec.target.classes))
-    optimizer = keras.optimizers.get(
-        {"class_name": config.optimizer, "config": {"learning_rate": config.learning_rate}}
-    )
-    optimizer.build(network.trainable_variables)
     seeds = np.random.SeedSequence(config.seed).spawn(len(training))
     starts = [initial_weights(network, np.random.default_rng(seed)) for seed in seeds]
     progress(
         f"Training {config.folds} folds and the final model side by side for {config.epochs} "
         f"epochs on {len(frame)} rows."
     )
-    program = _program(keras, network, optimizer, config)
-    weights, curves, probabilities = program(
-        [np.stack(start) for start in zip(*starts, strict=True)],
-        np.array([seed.generate_state(1)[0] for seed in seeds], dtype=np.uint32),
-        features,
-        training,
-        targets,
-    )
-    for variable, value in zip(network.trainable_variables, weights, strict=True):
-        variable.assign(np.asarray(value)[-1])
+    with _no_garbage_collection():
+        weights, curves, probabilities = _program(keras, network, config)(
+            np.stack([_flat(start) for start in starts]),
+            np.array([seed.generate_state(1)[0] for seed in seeds], dtype=np.uint32),
+            features,
+            training,
+            targets,
+        )
+    network.set_weights(_shaped(np.asarray(weights)[-1], network))
 
     histories = [Curves(*rows) for rows in np.stack(curves, axis=1).astype(np.float64)]
     fold_of_row = held_out.argmax(axis=0)
@@ -205,10 +202,36 @@ def _keep_compiled_programs(folder: Path) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _program(keras: Any, network: Any, optimizer: Any, config: TrainingConfig) -> Any:
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Tracing makes a million objects that live on: looking for garbage meanwhile costs a third."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _flat(weights: list[Floats]) -> Floats:
+    return np.concatenate([weight.ravel() for weight in weights])
+
+
+def _shaped(flat: Any, network: Any) -> list[Any]:
+    """The vector `flat` cut into the network's trainable variables."""
+    shapes = [tuple(variable.shape) for variable in network.trainable_variables]
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    return [
+        flat[end - math.prod(shape) : end].reshape(shape)
+        for shape, end in zip(shapes, ends.tolist(), strict=True)
+    ]
+
+
+def _program(keras: Any, network: Any, config: TrainingConfig) -> Any:
     """The compiled training of several networks at once.
 
-    It takes weights (each networks × its shape), seeds (networks,), features (networks × rows ×
+    It takes weights (networks × parameters), seeds (networks,), features (networks × rows ×
     features), which rows to train on (networks × rows) and target codes (rows,). It gives the
     weights after training, the four arrays of `Curves` (networks × epochs), and the probabilities
     for all rows (networks × rows × classes).
@@ -216,14 +239,22 @@ def _program(keras: Any, network: Any, optimizer: Any, config: TrainingConfig) -
     import jax
     import jax.numpy as jnp
 
+    # All weights are one variable to the optimizer: the update of each weight by itself is the
+    # same, and there is much less to compile.
+    optimizer = keras.optimizers.get(
+        {"class_name": config.optimizer, "config": {"learning_rate": config.learning_rate}}
+    )
+    optimizer.build([keras.Variable(np.zeros(network.count_params(), np.float32))])
     start_of_optimizer = [variable.value for variable in optimizer.variables]
-    entropy = keras.losses.SparseCategoricalCrossentropy(reduction=None)
 
     def predict(weights: Any, x: Any) -> Any:
-        return network.stateless_call(weights, [], x)[0]
+        return network.stateless_call(_shaped(weights, network), [], x)[0]
+
+    def entropy(probabilities: Any, y: Any) -> Any:
+        return keras.losses.sparse_categorical_crossentropy(y, probabilities)
 
     def batch_loss(weights: Any, x: Any, y: Any, counts: Any) -> Any:
-        return jnp.sum(entropy(y, predict(weights, x)) * counts) / jnp.maximum(counts.sum(), 1)
+        return jnp.sum(entropy(predict(weights, x), y) * counts) / jnp.maximum(counts.sum(), 1)
 
     def fit(weights: Any, seed: Any, x: Any, training: Any, y: Any) -> Any:
         rows = len(y)
@@ -231,13 +262,15 @@ def _program(keras: Any, network: Any, optimizer: Any, config: TrainingConfig) -
         padding = steps * config.batch_size - rows
 
         def step(state: Any, batch: Any) -> tuple[Any, None]:
-            chosen, counts = batch
-            gradients = jax.grad(batch_loss)(state[0], x[chosen], y[chosen], counts)
-            updated = optimizer.stateless_apply(state[1], gradients, state[0])
+            (weights, moments), (chosen, counts) = state, batch
+            gradient = jax.grad(batch_loss)(weights, x[chosen], y[chosen], counts)
+            [updated], new_moments = optimizer.stateless_apply(moments, [gradient], [weights])
             # A fold with fewer rows has fewer batches: the empty ones must leave no trace, not even
             # in the optimizer's moments.
             present = counts.any()
-            return jax.tree.map(lambda new, old: jnp.where(present, new, old), updated, state), None
+            return jax.tree.map(
+                lambda new, old: jnp.where(present, new, old), (updated, new_moments), state
+            ), None
 
         def epoch(state: Any, key: Any) -> tuple[Any, Any]:
             # The rows to train on come first, in random order.
@@ -249,7 +282,7 @@ def _program(keras: Any, network: Any, optimizer: Any, config: TrainingConfig) -
 
         def evaluate(weights: Any) -> Any:
             probabilities = predict(weights, x)
-            losses = entropy(y, probabilities)
+            losses = entropy(probabilities, y)
             hits = probabilities.argmax(axis=1) == y
             return [
                 jnp.sum(values * part) / part.sum()
