@@ -17,6 +17,8 @@ from mlschool_dagster.serving.process import digest_of, url_of, write_record
 
 GRACE_SECONDS = 20
 """How long requests under way may take once the server is told to stop."""
+KEEP_ALIVE_SECONDS = 30
+"""Longer than clients keep idle connections, so that none is closed under a request."""
 MAX_CONCURRENCY = 512
 """Connections and requests beyond this are answered 503 at once."""
 
@@ -47,6 +49,7 @@ def main() -> int:
             access_log=False,
             server_header=False,
             limit_concurrency=MAX_CONCURRENCY,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
     )

@@ -1,0 +1,344 @@
+"""The server as its clients see it: a real process, spoken to over HTTP."""
+
+import json
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX
+from mlschool_dagster.serving.app import MAX_BODY
+from mlschool_dagster.serving.deployment import Deployment, Release, write_deployment
+from mlschool_dagster_tests.serving.server import (
+    Server,
+    free_port,
+    release,
+    running_server,
+    store_uri,
+    wait_for,
+)
+from mlschool_dagster_tests.serving.tiny_model import ROW, tiny_model
+
+JSON_TYPE = {"content-type": "application/json"}
+VALID = json.dumps({"inputs": [ROW]}).encode()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running_server(tmp_path_factory.mktemp("home")) as server:
+        yield server
+
+
+def test_it_answers_what_the_model_predicts(server: Server) -> None:
+    rows = [ROW, {**ROW, "island": "Dream", "sex": None, "body_mass_g": 3200}]
+    answer = server.invoke(rows).json()
+    expected = tiny_model(1).probabilities(rows)
+    assert answer["model_version"] == "1"
+    for entry, shares in zip(answer["predictions"], expected, strict=True):
+        assert list(entry["probabilities"].values()) == pytest.approx(list(shares))
+        assert entry["confidence"] == max(entry["probabilities"].values())
+        assert entry["probabilities"][entry["prediction"]] == entry["confidence"]
+
+
+def test_each_row_answered_is_one_capture(server: Server) -> None:
+    rows = [ROW, {**ROW, "sex": None}]
+    answer = server.invoke(rows, x_amzn_sagemaker_inference_id="two-rows").json()
+    assert [entry["event_id"] for entry in answer["predictions"]] == ["two-rows-0", "two-rows-1"]
+    captured = [c for c in server.captures() if c.event_id.startswith("two-rows")]
+    for capture, row, entry in zip(captured, rows, answer["predictions"], strict=True):
+        assert capture.inputs == row
+        assert (capture.endpoint, capture.model_version) == ("penguins", "1")
+        assert capture.prediction == entry["prediction"]
+        assert capture.probabilities == entry["probabilities"]
+
+
+@pytest.mark.parametrize("header", ["x_amzn_sagemaker_inference_id", "x_request_id"])
+def test_the_caller_may_name_the_event(server: Server, header: str) -> None:
+    for _ in range(2):
+        answer = server.invoke([ROW], **{header: f"named by {header}"})
+        assert answer.json()["predictions"][0]["event_id"] == f"named by {header}"
+    assert [c.event_id for c in server.captures()].count(f"named by {header}") == 1
+
+
+def test_unnamed_events_get_ids_of_their_own(server: Server) -> None:
+    ids = {entry["event_id"] for entry in server.invoke([ROW] * 20).json()["predictions"]}
+    assert len(ids) == 20
+
+
+def test_an_event_id_with_other_input_is_a_conflict(server: Server) -> None:
+    assert server.invoke([ROW], x_request_id="taken").status_code == 200
+    conflict = server.invoke([{**ROW, "sex": None}], x_request_id="taken")
+    assert conflict.status_code == 409
+    assert "event id" in conflict.json()["error"]
+    assert [c.inputs["sex"] for c in server.captures() if c.event_id == "taken"] == ["MALE"]
+
+
+@pytest.mark.parametrize("name", ["", "x" * 201, "tab\there"])
+def test_an_event_id_that_cannot_be_kept_is_refused(server: Server, name: str) -> None:
+    assert server.invoke([ROW], x_request_id=name).status_code == 400
+
+
+def test_probes_are_answered_but_are_no_traffic(server: Server) -> None:
+    before = len(server.captures())
+    assert server.invoke([ROW], x_request_id=f"{SMOKE_TEST_PREFIX}1").status_code == 200
+    assert len(server.captures()) == before
+
+
+def test_invalid_input_is_told_field_by_field_and_not_captured(server: Server) -> None:
+    before = server.health()["captures_written"]
+    refused = server.invoke([ROW, {**ROW, "body_mass_g": -5800}])
+    assert refused.status_code == 422
+    assert refused.json()["faults"] == [
+        {"row": 1, "column": "body_mass_g", "reason": "must be between 1000 and 10000 g"}
+    ]
+    assert server.health()["captures_written"] == before
+
+
+def test_what_other_clients_write_for_no_value_is_told_too(server: Server) -> None:
+    body = json.dumps({"inputs": [{**ROW, "body_mass_g": float("nan")}]})
+    refused = server.client.post("/invocations", content=body, headers=JSON_TYPE)
+    assert (refused.status_code, refused.json()["faults"][0]["column"]) == (422, "body_mass_g")
+
+
+@pytest.mark.parametrize(
+    "content_type", ["text/csv", "", "application/jsonx", "multipart/form-data"]
+)
+def test_another_content_type_is_refused(server: Server, content_type: str) -> None:
+    answer = server.client.post(
+        "/invocations", content=VALID, headers={"content-type": content_type}
+    )
+    assert answer.status_code == 415
+
+
+def test_parameters_of_the_content_type_are_fine(server: Server) -> None:
+    headers = {"content-type": "Application/JSON; charset=utf-8"}
+    assert server.client.post("/invocations", content=VALID, headers=headers).status_code == 200
+
+
+def test_a_compressed_body_is_refused(server: Server) -> None:
+    headers = {**JSON_TYPE, "content-encoding": "gzip"}
+    assert server.client.post("/invocations", content=VALID, headers=headers).status_code == 415
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_large_body_is_refused(server: Server, chunked: bool) -> None:
+    size = MAX_BODY + 1
+    content = (b" " * 65536 for _ in range(size // 65536 + 1)) if chunked else b" " * size
+    try:
+        status = server.client.post("/invocations", content=content, headers=JSON_TYPE).status_code
+    except httpx.WriteError:
+        # The server answered and hung up before all was sent, as HTTP allows.
+        status = 413
+    assert status == 413
+    assert server.invoke([ROW]).status_code == 200
+
+
+def test_a_body_just_below_the_limit_is_read(server: Server) -> None:
+    content = VALID + b" " * (MAX_BODY - len(VALID))
+    assert server.client.post("/invocations", content=content, headers=JSON_TYPE).status_code == 200
+
+
+def test_a_request_that_breaks_off_leaves_no_capture(server: Server) -> None:
+    before = server.health()["captures_written"]
+    host, port = server.client.base_url.host, server.client.base_url.port
+    head = f"POST /invocations HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    with socket.create_connection((host, port or 0)) as connection:
+        connection.sendall(f"{head}Content-Length: {len(VALID) + 10}\r\n\r\n".encode() + VALID)
+    assert server.invoke([ROW]).status_code == 200
+    assert server.health()["captures_written"] == before + 1
+
+
+def test_what_is_not_there_is_told_in_json(server: Server) -> None:
+    assert server.client.get("/invocations").status_code == 405
+    unknown = server.client.get("/nowhere")
+    assert (unknown.status_code, unknown.json()["error"]) == (404, "Not Found.")
+
+
+def test_it_tells_its_state(server: Server) -> None:
+    assert server.client.get("/ping").status_code == 200
+    version = server.client.get("/version").json()
+    assert (version["endpoint"], version["version"]) == ("penguins", "1")
+    health = server.health()
+    assert (health["status"], health["failure"]) == ("ready", None)
+    assert health["pid"] == server.process.pid
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
+)
+TRUNCATED = st.integers(0, len(VALID) - 1).map(lambda end: VALID[:end])
+WRONG = st.builds(
+    lambda column, value: json.dumps({"inputs": [{**ROW, column: value}]}).encode(),
+    st.sampled_from([*ROW, "wings"]),
+    st.lists(JSON) | st.booleans() | st.sampled_from([float("inf"), float("nan"), 1e300, "", -1]),
+)
+HOSTILE = st.binary() | TRUNCATED | WRONG | JSON.map(lambda d: json.dumps({"inputs": d}).encode())
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(body=HOSTILE)
+def test_hostile_bodies_are_refused_and_never_captured(server: Server, body: bytes) -> None:
+    before = server.health()["captures_written"]
+    answer = server.client.post("/invocations", content=body, headers=JSON_TYPE)
+    assert 400 <= answer.status_code < 500
+    assert answer.json()["error"]
+    assert server.health()["captures_written"] == before
+
+
+def test_it_waits_for_a_version_and_serves_it_within_a_second(tmp_path: Path) -> None:
+    with running_server(tmp_path, version=None) as server:
+        assert server.client.get("/ping").status_code == 503
+        assert server.client.get("/version").status_code == 503
+        away = server.invoke([ROW])
+        assert away.status_code == 503
+        assert away.headers["retry-after"]
+        write_deployment(tmp_path, Deployment(release(tmp_path, "2")))
+        wait_for(lambda: server.client.get("/ping").status_code == 200)
+        assert server.invoke([ROW]).json()["model_version"] == "2"
+
+
+def test_a_version_that_does_not_load_is_told_and_the_old_one_goes_on(tmp_path: Path) -> None:
+    with running_server(tmp_path) as server:
+        write_deployment(tmp_path, Deployment(Release("2", tmp_path / "nowhere")))
+        wait_for(lambda: server.health()["failure"] is not None)
+        failure = server.health()["failure"]
+        assert failure["version"] == "2"
+        assert "cannot be read" in failure["reason"]
+        assert server.invoke([ROW]).json()["model_version"] == "1"
+        (tmp_path / "deployment.json").write_text("{")
+        wait_for(lambda: "is not a deployment" in server.health()["failure"]["reason"])
+        assert server.invoke([ROW]).json()["model_version"] == "1"
+        write_deployment(tmp_path, Deployment(release(tmp_path, "3")))
+        wait_for(lambda: server.health()["version"] == "3")
+        assert server.health()["failure"] is None
+
+
+def test_a_request_whose_capture_fails_is_not_answered(tmp_path: Path) -> None:
+    with running_server(tmp_path) as server:
+        with sqlite3.connect(tmp_path / "captures.db") as connection:
+            connection.execute("ALTER TABLE captures RENAME TO elsewhere")
+        refused = server.invoke([ROW])
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"]
+        assert "predictions" not in refused.json()
+        with sqlite3.connect(tmp_path / "captures.db") as connection:
+            connection.execute("ALTER TABLE elsewhere RENAME TO captures")
+        assert server.invoke([ROW]).status_code == 200
+        assert len(server.captures()) == 1
+
+
+def test_told_to_stop_it_finishes_what_it_has_begun(tmp_path: Path) -> None:
+    with running_server(tmp_path) as server:
+        answered: list[str] = []
+        begun = threading.Event()
+
+        def work(_: int) -> None:
+            with httpx.Client(base_url=server.client.base_url) as client:
+                while True:
+                    try:
+                        answer = client.post("/invocations", json={"inputs": [ROW]})
+                    except httpx.TransportError:
+                        return
+                    if answer.status_code == 200:
+                        answered.append(answer.json()["predictions"][0]["event_id"])
+                    if len(answered) > 50:
+                        begun.set()
+
+        with ThreadPoolExecutor(4) as threads:
+            working = threads.map(work, range(4))
+            assert begun.wait(30)
+            server.process.send_signal(signal.SIGTERM)
+            server.process.wait(30)
+            list(working)
+        assert sorted(c.event_id for c in server.captures()) == sorted(answered)
+        assert "server stopped" in server.log
+
+
+def test_its_log_is_structured_and_never_holds_a_payload(tmp_path: Path) -> None:
+    with running_server(tmp_path) as server:
+        server.invoke([{**ROW, "body_mass_g": 4321.5}])
+        server.invoke([{**ROW, "island": "Atlantis"}])
+        server.client.post("/invocations", content=b"Atlantis", headers=JSON_TYPE)
+        lines = [json.loads(line) for line in server.log.splitlines()]
+    assert all({"at", "level", "message"} <= line.keys() for line in lines)
+    assert "4321.5" not in server.log
+    assert "Atlantis" not in server.log
+
+
+def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        ended = start_and_wait(tmp_path, port, store_uri(tmp_path))
+    assert ended.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in ended.stderr
+
+
+def test_a_store_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
+    ended = start_and_wait(tmp_path, free_port(), "redis://somewhere")
+    assert ended.returncode == 1
+    assert "No capture store is known" in ended.stderr
+
+
+def start_and_wait(home: Path, port: int, store: str) -> "subprocess.CompletedProcess[str]":
+    command = [
+        *(sys.executable, "-m", "mlschool_dagster.serving", "--home", str(home)),
+        *("--port", str(port), "--store", store, "--name", "penguins"),
+    ]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_its_process_imports_no_training_library() -> None:
+    code = (
+        "import sys, mlschool_dagster.serving.__main__; "
+        "heavy = {'dagster', 'evidently', 'jax', 'keras', 'mlflow', 'pandas', 'scipy', 'sklearn'}; "
+        "print(heavy & set(sys.modules))"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert printed.stdout.strip() == "set()"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("enough", [50, 200, 500, 800])
+def test_every_answer_is_in_the_store_after_the_server_is_killed(
+    tmp_path: Path, enough: int
+) -> None:
+    answered: set[str] = set()
+    with running_server(tmp_path) as server, ThreadPoolExecutor(8) as threads:
+
+        def work(_: int) -> None:
+            with httpx.Client(base_url=server.client.base_url) as client:
+                while True:
+                    try:
+                        answer = client.post("/invocations", json={"inputs": [ROW] * 2})
+                    except httpx.TransportError:
+                        return
+                    answered.update(e["event_id"] for e in answer.json()["predictions"])
+
+        working = threads.map(work, range(8))
+        wait_for(lambda: len(answered) > enough)
+        server.process.kill()
+        list(working)
+        kept = [capture.event_id for capture in server.captures()]
+        assert len(kept) == len(set(kept))
+        assert answered <= set(kept)
+        # The next server opens the same store and goes on.
+        with running_server(tmp_path) as again:
+            assert again.invoke([ROW]).status_code == 200
