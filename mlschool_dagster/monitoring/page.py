@@ -22,6 +22,7 @@ _STYLE = (
     "#report-heading table{border-collapse:collapse;font-size:.85rem}"
     "#report-heading th,#report-heading td{border-bottom:1px solid #ddd;text-align:left;"
     "padding:.2rem .8rem .2rem 0;vertical-align:top}"
+    "#report-heading td:not(:last-child){white-space:nowrap}"
 )
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 PANELS_A_ROW = 3
 BINS = 25
+LEVEL_LABELS = 4
+"""Most labels that fit below bars without being turned."""
 WINDOW_COLOUR, REFERENCE_COLOUR = COLOURS[1], COLOURS[0]
 
 
@@ -74,9 +76,10 @@ def prediction_shares(current: "pd.DataFrame", reference: "pd.DataFrame", spec: 
 
 
 def accuracy(report: PerformanceReport) -> bytes:
-    """Estimated and measured accuracy with its interval, of the window and of each version."""
+    """Estimated and measured accuracy with its interval: of the window, and by version if several."""
     groups = {"window": report.overall}
-    groups |= {f"version {version}": group for version, group in report.versions.items()}
+    if len(report.versions) > 1:
+        groups |= {f"version {version}": group for version, group in report.versions.items()}
     figure = new_figure()
     axes = figure.subplots()
     for position, group in enumerate(groups.values()):
@@ -104,8 +107,10 @@ def accuracy(report: PerformanceReport) -> bytes:
         ylim=(-0.02, 1.02),
         xlim=(-0.5, len(groups) - 0.5),
     )
-    unique = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    axes.legend(unique.values(), unique.keys(), frameon=False)
+    once = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(
+        once.values(), once.keys(), loc="outside lower center", ncols=len(once), frameon=False
+    )
     return to_png(figure)
 
 
@@ -146,9 +151,10 @@ def _bars(axes: "Axes", names: list[str], now: list[float], then: list[float]) -
     positions = range(len(names))
     axes.bar([p - 0.2 for p in positions], now, 0.4, color=WINDOW_COLOUR, label="window")
     axes.bar([p + 0.2 for p in positions], then, 0.4, color=REFERENCE_COLOUR, label="reference")
-    axes.set_xticks(positions, names)
-    if len(names) > 4:
-        axes.tick_params(axis="x", rotation=25)
+    if len(names) > LEVEL_LABELS:
+        axes.set_xticks(positions, names, rotation=25, ha="right", rotation_mode="anchor")
+    else:
+        axes.set_xticks(positions, names)
 
 
 def _unit(column: NumericColumn | None) -> str:

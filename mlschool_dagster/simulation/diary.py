@@ -1,0 +1,51 @@
+"""What the simulated world knows and the platform does not: the truth behind each event."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from mlschool_dagster.errors import UserError
+
+
+class Diary:
+    """The truth (class) of each event, in the JSON lines file at `path`, created when first needed.
+
+    Several clients may write into one diary at once.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def remember(self, truths: Mapping[str, str]) -> None:
+        """Adds the truth of each event id."""
+        lines = "".join(
+            json.dumps({"event_id": event_id, "truth": truth}) + "\n"
+            for event_id, truth in truths.items()
+        )
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        # One unbuffered append keeps the lines of several writers whole.
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        with os.fdopen(descriptor, "ab", buffering=0) as file:
+            file.write(lines.encode())
+
+    def recall(self) -> dict[str, str]:
+        """The truth of every event remembered, by event id; none before the first entry.
+
+        Raises:
+            UserError: a line is damaged.
+        """
+        truths: dict[str, str] = {}
+        if not self._path.exists():
+            return truths
+        with self._path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    entry = json.loads(line)
+                    truths[entry["event_id"]] = entry["truth"]
+                except (ValueError, KeyError, TypeError):
+                    raise UserError(
+                        f"Line {number} of the simulation's diary {self._path} is damaged; "
+                        "delete that line."
+                    ) from None
+        return truths

@@ -1,0 +1,130 @@
+"""The kinds of drift that a simulated world can have."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlschool_dagster.errors import UserError
+from mlschool_dagster.modeling.spec import DataSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NEW_CATEGORY = "elsewhere"
+TAIL_STRENGTH = 2.0
+"""How much likelier a row becomes per standard deviation of its value, as a power of e."""
+
+
+class Drift(StrEnum):
+    """What is different from the data that the rows are drawn from.
+
+    ``SHIFT``: 1 to 3 standard deviations, uniformly drawn, are added to each value of a numeric
+    column. ``COVARIATE``: rows with large values of a numeric column are drawn more often.
+    ``NEW_CATEGORY``: values of a categorical column become one it never had. ``MISSING``: values of
+    a column are left out. ``CONCEPT``: the rows stay, what they mean changes to the next class.
+    """
+
+    NONE = "none"
+    SHIFT = "shift"
+    COVARIATE = "covariate"
+    NEW_CATEGORY = "new_category"
+    MISSING = "missing"
+    CONCEPT = "concept"
+
+
+DEFAULT_SHARES = {
+    Drift.NONE: 1.0,
+    Drift.SHIFT: 1.0,
+    Drift.COVARIATE: 1.0,
+    Drift.NEW_CATEGORY: 0.3,
+    Drift.MISSING: 0.3,
+    Drift.CONCEPT: 0.5,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Drifted:
+    """Rows of a world: its inputs, the truth about them, and in words what is different."""
+
+    inputs: "pd.DataFrame"
+    truth: "pd.Series[Any]"
+    description: str
+
+
+def drifted(
+    frame: "pd.DataFrame",
+    spec: DataSpec,
+    *,
+    samples: int,
+    drift: Drift,
+    column: str | None,
+    share: float | None,
+    seed: int,
+) -> Drifted:
+    """`samples` rows drawn with replacement from `frame`, with `drift` in a `share` of them.
+
+    Without a `column`, drift takes the numeric column with the widest plausible range (its values
+    can move furthest before they are refused), and a new category the first categorical one. Equal
+    arguments give equal rows.
+
+    Raises:
+        UserError: the column does not exist or is of the wrong type for the drift.
+    """
+    rng = np.random.default_rng(seed)
+    known = frame[frame[spec.target.name].notna()].reset_index(drop=True)
+    if known.empty:
+        raise UserError(
+            f"No row has a {spec.target.name}, so there is nothing to simulate; add labelled data."
+        )
+    chosen = _column(spec, drift, column)
+    affected = rng.random(samples) < (DEFAULT_SHARES[drift] if share is None else share)
+    drawn = rng.integers(len(known), size=samples)
+    if drift is Drift.COVARIATE:
+        likelier = rng.choice(len(known), samples, p=_tail_weights(known[chosen]))
+        drawn = np.where(affected, likelier, drawn)
+    rows = known.iloc[drawn].reset_index(drop=True)
+    inputs, truth = rows[spec.input_names].copy(), rows[spec.target.name]
+    if drift is Drift.SHIFT:
+        shift = rng.uniform(1, 3, samples) * known[chosen].std()
+        inputs[chosen] += np.where(affected, shift, 0.0)
+    elif drift is Drift.NEW_CATEGORY:
+        inputs[chosen] = inputs[chosen].mask(affected, NEW_CATEGORY)
+    elif drift is Drift.MISSING:
+        inputs[chosen] = inputs[chosen].mask(affected)
+    elif drift is Drift.CONCEPT:
+        classes = spec.target.classes
+        following = dict(zip(classes, (*classes[1:], classes[0]), strict=True))
+        truth = truth.mask(affected, truth.map(following))
+    if drift is Drift.NONE:
+        return Drifted(inputs, truth, "none")
+    subject = "" if drift is Drift.CONCEPT else f" of {chosen}"
+    return Drifted(inputs, truth, f"{drift}{subject} in {affected.sum()} of {samples} rows")
+
+
+def _column(spec: DataSpec, drift: Drift, name: str | None) -> str:
+    """The column that `drift` changes; the target where no input is changed."""
+    if drift in (Drift.NONE, Drift.CONCEPT):
+        return spec.target.name
+    if drift is Drift.NEW_CATEGORY:
+        suitable, kind = [column.name for column in spec.categorical], "a categorical"
+    elif drift is Drift.MISSING:
+        suitable, kind = spec.input_names, "an input"
+    else:
+        suitable, kind = [column.name for column in spec.numeric], "a numeric"
+    if name is None and suitable:
+        ranges = {column.name: column.maximum - column.minimum for column in spec.numeric}
+        return max(suitable, key=lambda candidate: ranges.get(candidate, 0.0))
+    if name not in suitable:
+        raise UserError(
+            f"Drift of the kind {drift} needs {kind} column, which {name!r} is not; "
+            f"choose one of: {', '.join(suitable) or 'none in this data set'}."
+        )
+    return name
+
+
+def _tail_weights(values: "pd.Series[Any]") -> "np.ndarray[Any, Any]":
+    standardised = ((values - values.mean()) / values.std()).fillna(0.0).to_numpy(float)
+    weights = np.exp(TAIL_STRENGTH * standardised)
+    return np.asarray(weights / weights.sum())

@@ -1,0 +1,148 @@
+"""Clients: rows of a data set, sent to an endpoint, with or without drift."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mlschool_dagster.capture.records import InputValue
+from mlschool_dagster.errors import RefusedError, UserError
+from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.simulation.drift import Drift, Drifted, drifted
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = Mapping[str, InputValue]
+Progress = Callable[[str], None]
+
+PROGRESS_REPORTS = 10
+"""How often progress is told over a whole simulation, at most."""
+
+
+class Answer(Protocol):
+    """What a client keeps of a prediction."""
+
+    @property
+    def event_id(self) -> str:
+        """The id under which the endpoint captured the row."""
+
+    @property
+    def prediction(self) -> str:
+        """The class that the endpoint answered."""
+
+
+Invoke = Callable[[Sequence[Row]], Sequence[Answer]]
+"""Sends rows to the endpoint: one answer each, or `RefusedError` for all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficConfig:
+    """How many rows are sent, in what batches, and what is different about them.
+
+    ``column`` and ``share`` (of rows affected) belong to ``drift``; None leaves the choice to it.
+    """
+
+    samples: int = 200
+    drift: Drift = Drift.NONE
+    column: str | None = None
+    share: float | None = None
+    batch_size: int = 1
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        for name, value in (("samples", self.samples), ("batch_size", self.batch_size)):
+            if value < 1:
+                raise UserError(f"The traffic setting {name} is {value}; choose 1 or more.")
+        if self.share is not None and not 0 < self.share <= 1:
+            raise UserError(
+                f"The traffic setting share is {self.share}; choose one above 0 and up to 1."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficSummary:
+    """What became of the rows.
+
+    ``correct`` counts accepted rows whose prediction is the truth; ``refusals`` tallies the faults
+    that the endpoint named, most frequent first; ``drift`` says in words what was done to the rows.
+    """
+
+    sent: int
+    accepted: int
+    refused: int
+    correct: int
+    refusals: dict[str, int]
+    drift: str
+
+
+def simulate(
+    frame: "pd.DataFrame",
+    spec: DataSpec,
+    invoke: Invoke,
+    config: TrafficConfig,
+    progress: Progress,
+    remember: Callable[[Mapping[str, str]], None],
+) -> TrafficSummary:
+    """Sends rows drawn with replacement from `frame` (the spec's inputs and target).
+
+    The truth of each accepted row goes to `remember`, by event id. A batch that the endpoint
+    refuses counts as refused with all its rows, and is not sent again: with a batch size of 1 only
+    the rows at fault are refused.
+
+    Raises:
+        UserError: the drift cannot be made with this data, or the endpoint is away.
+    """
+    world = drifted(
+        frame,
+        spec,
+        samples=config.samples,
+        drift=config.drift,
+        column=config.column,
+        share=config.share,
+        seed=config.seed,
+    )
+    rows, truths = _rows(world, spec), world.truth.tolist()
+    accepted = correct = told = 0
+    refusals: Counter[str] = Counter()
+    for start in range(0, len(rows), config.batch_size):
+        batch = slice(start, start + config.batch_size)
+        try:
+            answers = invoke(rows[batch])
+        except RefusedError as refusal:
+            refusals.update(_reasons(refusal))
+        else:
+            judged = list(zip(answers, truths[batch], strict=True))
+            remember({answer.event_id: truth for answer, truth in judged})
+            accepted += len(judged)
+            correct += sum(answer.prediction == truth for answer, truth in judged)
+        sent = min(batch.stop, len(rows))
+        if sent * PROGRESS_REPORTS // len(rows) > told or sent == len(rows):
+            told = sent * PROGRESS_REPORTS // len(rows)
+            progress(f"{sent} of {len(rows)} rows sent, {sent - accepted} refused")
+    return TrafficSummary(
+        sent=len(rows),
+        accepted=accepted,
+        refused=len(rows) - accepted,
+        correct=correct,
+        refusals=dict(refusals.most_common()),
+        drift=world.description,
+    )
+
+
+def _rows(world: Drifted, spec: DataSpec) -> list[Row]:
+    """The inputs as plain values: what a client would write as JSON."""
+    columns = [
+        [None if missing else value for value, missing in zip(values, values.isna(), strict=True)]
+        for values in (world.inputs[name] for name in spec.input_names)
+    ]
+    return [dict(zip(spec.input_names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _reasons(refusal: RefusedError) -> list[str]:
+    return [_reason(fault) for fault in refusal.faults] or [str(refusal)]
+
+
+def _reason(fault: Mapping[str, Any]) -> str:
+    column, reason = fault.get("column"), fault.get("reason", "no reason given")
+    return f"{column}: {reason}" if column else str(reason)
