@@ -11,12 +11,9 @@ COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#B
 
 def new_figure(width: float = 6.4, height: float = 3.6) -> "Figure":
     """An empty figure of `width` by `height` inches, independent of any display or global state."""
-    from cycler import cycler
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context({"axes.prop_cycle": cycler(color=COLOURS)}):
-        return Figure(figsize=(width, height), layout="constrained", dpi=110)
+    return Figure(figsize=(width, height), layout="constrained", dpi=110)
 
 
 def to_png(figure: "Figure") -> bytes:

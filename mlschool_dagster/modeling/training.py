@@ -105,13 +105,13 @@ def train(
     spec: DataSpec,
     config: TrainingConfig,
     progress: Callable[[str], None] = lambda message: None,
-    compile_cache: Path | None = None,
+    compilation_cache: Path | None = None,
 ) -> TrainingResult:
     """Cross-validate on stratified folds and fit the final model on all rows of `frame`.
 
     Transformers are fitted anew inside each fold. All networks train side by side as one program
     over Keras's stateless API. `progress` is told what happens, in sentences. Compiled programs are
-    kept in the folder `compile_cache`, if given, and found again by later processes.
+    kept in the folder `compilation_cache`, if given, and found again by later processes.
 
     Raises:
         UserError: a class is unknown or has fewer rows than there are folds.
@@ -119,8 +119,8 @@ def train(
     targets = _target_codes(frame, spec, config)
     held_out = _folds(targets, config)
     keras = import_keras()
-    if compile_cache is not None:
-        _keep_compiled_programs(compile_cache)
+    if compilation_cache is not None:
+        _keep_compiled_programs(compilation_cache)
 
     inputs = input_frame(frame, spec)
     training = np.vstack([~held_out, np.ones_like(held_out[:1])])

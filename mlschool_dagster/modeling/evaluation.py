@@ -1,0 +1,141 @@
+"""What the out-of-fold predictions say about a model."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlschool_dagster.modeling.features import input_frame
+from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.modeling.training import TrainingResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CALIBRATION_BINS = 10
+
+PREDICTION = "prediction"
+CONFIDENCE = "confidence"
+
+
+def probability_column(label: str) -> str:
+    """The column that holds the probability of class `label`."""
+    return f"probability_{label}"
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """How often predictions of a given confidence are right.
+
+    The bins are of equal width over [0, 1]; each array has shape (bins,). ``confidence`` and
+    ``accuracy`` are means over the bin's rows, NaN where ``count`` is 0. ``expected_error`` is the
+    expected calibration error, the mean of |accuracy - confidence| weighted by count (Guo et al.
+    2017, "On calibration of modern neural networks", eq. 3).
+    """
+
+    confidence: npt.NDArray[np.float64]
+    accuracy: npt.NDArray[np.float64]
+    count: npt.NDArray[np.int64]
+    expected_error: float
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The cross-validated quality of a model.
+
+    ``fold_accuracies`` has shape (folds,); ``accuracy_mean`` and ``accuracy_std`` (population) are
+    taken over it. ``confusion`` counts rows by (true class, predicted class) in the spec's order.
+    ``report`` maps each class to its precision, recall, f1 and support.
+    """
+
+    fold_accuracies: npt.NDArray[np.float64]
+    accuracy_mean: float
+    accuracy_std: float
+    confusion: npt.NDArray[np.int64]
+    report: dict[str, dict[str, float]]
+    calibration: Calibration
+
+
+def evaluate(result: TrainingResult, frame: "pd.DataFrame", spec: DataSpec) -> Evaluation:
+    """Compare the out-of-fold predictions of `result` with the target in `frame`."""
+    classes = np.array(spec.target.classes)
+    truth = frame[spec.target.name].to_numpy()
+    codes = (truth[:, None] == classes).argmax(axis=1)
+    predicted = result.probabilities.argmax(axis=1)
+    right = predicted == codes
+    accuracies = np.array(
+        [right[result.fold_of_row == fold].mean() for fold in range(result.config.folds)]
+    )
+    confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    np.add.at(confusion, (codes, predicted), 1)
+    return Evaluation(
+        fold_accuracies=accuracies,
+        accuracy_mean=float(accuracies.mean()),
+        accuracy_std=float(accuracies.std()),
+        confusion=confusion,
+        report=_report(confusion, spec.target.classes),
+        calibration=calibrate(result.probabilities.max(axis=1), right),
+    )
+
+
+def calibrate(confidence: npt.NDArray[Any], right: npt.NDArray[np.bool_]) -> Calibration:
+    """The calibration of predictions with `confidence` (rows,) in [0, 1] that were `right` or not."""
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    count = np.bincount(bins, minlength=CALIBRATION_BINS)
+    with np.errstate(invalid="ignore"):
+        means, hits = (
+            np.bincount(bins, weights=values, minlength=CALIBRATION_BINS) / count
+            for values in (confidence, right)
+        )
+    error = np.nansum(np.abs(hits - means) * count) / count.sum()
+    return Calibration(means, hits, count, float(error))
+
+
+def reference_frame(
+    result: TrainingResult, frame: "pd.DataFrame", spec: DataSpec
+) -> "pd.DataFrame":
+    """What the model was trained on and what it said of rows that it had not seen.
+
+    Columns: the spec's inputs, its target, the out-of-fold ``prediction`` and ``confidence``, and
+    one `probability_column` per class. The index counts rows from 0.
+    """
+    classes = np.array(spec.target.classes, dtype=object)
+    reference = input_frame(frame, spec).reset_index(drop=True)
+    reference[spec.target.name] = frame[spec.target.name].to_numpy()
+    reference[PREDICTION] = classes[result.probabilities.argmax(axis=1)]
+    reference[CONFIDENCE] = result.probabilities.max(axis=1).astype(float)
+    for position, label in enumerate(spec.target.classes):
+        reference[probability_column(label)] = result.probabilities[:, position].astype(float)
+    return reference
+
+
+def exemplars(reference: "pd.DataFrame", spec: DataSpec) -> list[tuple[dict[str, Any], str]]:
+    """For each class, the complete row of `reference` that the model got right most confidently.
+
+    Returns:
+        Pairs of inputs (column to value) and class; a class that was never got right has none.
+    """
+    target, inputs = spec.target.name, spec.input_names
+    known = reference[
+        (reference[PREDICTION] == reference[target]) & reference[inputs].notna().all(axis=1)
+    ]
+    best = known.sort_values(CONFIDENCE, ascending=False, kind="stable").drop_duplicates(target)
+    rows = {row[target]: {name: row[name] for name in inputs} for row in best.to_dict("records")}
+    return [(rows[label], label) for label in spec.target.classes if label in rows]
+
+
+def _report(
+    confusion: npt.NDArray[np.int64], classes: tuple[str, ...]
+) -> dict[str, dict[str, float]]:
+    report = {}
+    for position, label in enumerate(classes):
+        hits = int(confusion[position, position])
+        predicted, support = int(confusion[:, position].sum()), int(confusion[position].sum())
+        report[label] = {
+            "precision": hits / predicted if predicted else 0.0,
+            "recall": hits / support if support else 0.0,
+            "f1": 2 * hits / (predicted + support) if predicted + support else 0.0,
+            "support": support,
+        }
+    return report
