@@ -1,5 +1,6 @@
 """What a data set must satisfy before anything is trained on it: the spec as a pandera schema."""
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,9 @@ from mlschool_dagster.modeling.spec import CategoricalColumn, Column, DataSpec, 
 if TYPE_CHECKING:
     import pandas as pd
     import pandera.pandas as pa
+
+DTYPE_CHECK = re.compile(r"dtype\('(.+)'\)")
+"""How pandera names its check of a column's type."""
 
 MINIMUM_CLASS_ROWS = 2
 """Fewest rows of each class: the fewest folds that cross-validation can be stratified into."""
@@ -54,9 +58,9 @@ def _sentences(failures: "pd.DataFrame", frame: "pd.DataFrame") -> Iterator[str]
         rows = frame.index[frame.index.isin(cases["index"])]
         if check == "column_in_dataframe":
             yield f"Column {example} is missing."
-        elif str(check).startswith("dtype("):
+        elif (wanted := DTYPE_CHECK.fullmatch(str(check))) is not None:
             mistyped.add(column)
-            yield f"Column {column} has the type {frame[column].dtype}, not {check[7:-2]}."
+            yield f"Column {column} has the type {frame[column].dtype}, not {wanted[1]}."
         elif column in mistyped:
             continue
         elif column not in frame.columns:

@@ -80,7 +80,10 @@ def evaluate(result: TrainingResult, frame: "pd.DataFrame", spec: DataSpec) -> E
 
 
 def calibrate(confidence: npt.NDArray[Any], right: npt.NDArray[np.bool_]) -> Calibration:
-    """The calibration of predictions with `confidence` (rows,) in [0, 1] that were `right` or not."""
+    """The calibration of predictions by `confidence` in [0, 1] and whether they were `right`.
+
+    Both have shape (rows,).
+    """
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     count = np.bincount(bins, minlength=CALIBRATION_BINS)
     with np.errstate(invalid="ignore"):

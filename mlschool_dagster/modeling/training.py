@@ -178,7 +178,8 @@ def _target_codes(
             f"Class {rarest} has {counts[rarest]} rows, too few for {config.folds} folds; "
             "use fewer folds or more data."
         )
-    return frame[name].map({label: code for code, label in enumerate(classes)}).to_numpy(np.int32)
+    codes = {label: code for code, label in enumerate(classes)}
+    return np.asarray(frame[name].map(codes), dtype=np.int32)
 
 
 def _folds(targets: npt.NDArray[np.int32], config: TrainingConfig) -> npt.NDArray[np.bool_]:
@@ -231,10 +232,10 @@ def _shaped(flat: Any, network: Any) -> list[Any]:
 def _program(keras: Any, network: Any, config: TrainingConfig) -> Any:
     """The compiled training of several networks at once.
 
-    It takes weights (networks × parameters), seeds (networks,), features (networks × rows ×
-    features), which rows to train on (networks × rows) and target codes (rows,). It gives the
-    weights after training, the four arrays of `Curves` (networks × epochs), and the probabilities
-    for all rows (networks × rows × classes).
+    It takes weights (networks x parameters), seeds (networks,), features (networks x rows x
+    features), which rows to train on (networks x rows) and target codes (rows,). It gives the
+    weights after training, the four arrays of `Curves` (networks x epochs), and the probabilities
+    for all rows (networks x rows x classes).
     """
     import jax
     import jax.numpy as jnp
