@@ -1,8 +1,8 @@
-"""Where everything lives: one setting per location, each with a default below one ignored folder.
+"""Where everything lives: one setting per location, by default all below one ignored folder.
 
-Belongs here: names, meaning and defaults of the environment variables. Does not belong here: secrets
-(a location with credentials reaches Dagster as an `EnvVar`, never as text) and anything that a run
-configures.
+Belongs here: names, meaning and defaults of the environment variables. Does not belong here:
+secrets (a location with credentials reaches Dagster as an `EnvVar`, never as text) and anything
+that a run configures.
 """
 
 import os

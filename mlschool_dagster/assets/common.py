@@ -70,9 +70,7 @@ def last_materialization(
     return result.records[0].asset_materialization if result.records else None
 
 
-def metadata_of(
-    context: dg.AssetExecutionContext, key: str, *names: str
-) -> tuple[Any, ...]:
+def metadata_of(context: dg.AssetExecutionContext, key: str, *names: str) -> tuple[Any, ...]:
     """Metadata values `names` of the last materialization of asset `key`.
 
     Raises:

@@ -1,6 +1,7 @@
-"""Training: the score that can be expected, the model fitted on all data, the registered version."""
+"""Training: what accuracy to expect, the model fitted on all data, the registered version."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -22,6 +23,9 @@ from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.tracking import MlflowTracking
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from mlschool_dagster.modeling.evaluation import Evaluation
     from mlschool_dagster.modeling.training import TrainingResult
 
 GROUP = "training"
@@ -45,7 +49,8 @@ class TrainingSettings(dg.Config):
         default=_DEFAULTS.folds, description="Stratified folds of the cross-validation."
     )
     seed: int = Field(
-        default=_DEFAULTS.seed, description="Seed of folds, weights and batches: equal seed, equal model."
+        default=_DEFAULTS.seed,
+        description="Seed of folds, weights and batches: equal seed, equal model.",
     )
     accuracy_threshold: float = Field(
         default=0.7,
@@ -62,3 +67,177 @@ class TrainingSettings(dg.Config):
         """
         values = self.model_dump(exclude={"accuracy_threshold"})
         return TrainingConfig(**{**values, "hidden_layers": tuple(self.hidden_layers)})
+
+
+def cross_validation_and_model(spec: DataSpec) -> dg.AssetsDefinition:
+    """The assets ``cross_validation`` and ``trained_model``, computed by one compiled program."""
+    source = raw_data_name(spec)
+
+    @dg.multi_asset(
+        name="training",
+        group_name=GROUP,
+        specs=[
+            dg.AssetSpec(
+                "cross_validation",
+                deps=[source],
+                kinds={"keras", "jax", "mlflow"},
+                owners=OWNERS,
+                code_version="1",
+                description="What accuracy to expect of unseen data: stratified folds, "
+                "transformers refitted inside each, and an out-of-fold prediction for every row.",
+            ),
+            dg.AssetSpec(
+                "trained_model",
+                deps=[source],
+                kinds={"keras", "jax", "mlflow"},
+                owners=OWNERS,
+                code_version="1",
+                description="The network fitted on all rows, with its transformers and reference "
+                "data, kept in MLflow.",
+            ),
+        ],
+        check_specs=[
+            dg.AssetCheckSpec(
+                "accuracy_gate",
+                asset="cross_validation",
+                blocking=True,
+                description="Mean cross-validated accuracy reaches accuracy_threshold; otherwise "
+                "no version is registered.",
+            )
+        ],
+    )
+    def training(
+        context: dg.AssetExecutionContext,
+        config: TrainingSettings,
+        files: PlatformFiles,
+        mlflow: MlflowTracking,
+    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:  # type: ignore[type-arg]
+        from mlschool_dagster.modeling.evaluation import evaluate
+        from mlschool_dagster.modeling.packaging import log_model, log_training
+        from mlschool_dagster.modeling.training import train
+
+        with plain_errors():
+            frame, digest = _read_frozen(context, files, source)
+            settings = config.training()
+            with mlflow.asset_run(context, "trained_model") as run:
+                result = train(
+                    frame, spec, settings, context.log.info, Path(files.compilation_cache)
+                )
+                evaluation = evaluate(result, frame, spec)
+                log_training(result, evaluation, frame, spec)
+                model_uri = log_model(result, frame, spec)
+                links = {
+                    "mlflow": mlflow.link(run.path),
+                    "mlflow_run_id": run.run_id,
+                    "data_version": digest,
+                }
+            yield dg.MaterializeResult(
+                asset_key="cross_validation",
+                metadata={**_scores(evaluation), **_pictures(result, evaluation, spec), **links},
+            )
+            yield dg.MaterializeResult(
+                asset_key="trained_model",
+                metadata={
+                    "model_uri": model_uri,
+                    "training_loss": float(result.final_curves.loss[-1]),
+                    "training_accuracy": float(result.final_curves.accuracy[-1]),
+                    "parameters": float(result.model.count_params()),
+                    "config": dg.MetadataValue.json(config.model_dump()),
+                    **links,
+                },
+            )
+            mean, threshold = evaluation.accuracy_mean, config.accuracy_threshold
+            sentence = f"Mean cross-validated accuracy {mean:.4f} " + (
+                f"reaches accuracy_threshold {threshold:g}."
+                if mean >= threshold
+                else f"is below accuracy_threshold {threshold:g}: no version is registered. Improve "
+                "data or training, or lower the threshold."
+            )
+            yield dg.AssetCheckResult(
+                asset_key="cross_validation",
+                check_name="accuracy_gate",
+                passed=mean >= threshold,
+                description=sentence,
+                metadata={"accuracy_mean": mean, "accuracy_threshold": threshold},
+            )
+            if mean < threshold:
+                raise UserError(sentence)
+
+    return training
+
+
+def _read_frozen(
+    context: dg.AssetExecutionContext, files: PlatformFiles, source: str
+) -> "tuple[pd.DataFrame, str]":
+    """The data as its asset froze it, and the digest of its content."""
+    import pandas as pd
+
+    (digest,) = metadata_of(context, source, "digest")
+    return pd.read_parquet(files.dataset(source)), str(digest)
+
+
+def _scores(evaluation: "Evaluation") -> dict[str, Any]:
+    folds = enumerate(evaluation.fold_accuracies, start=1)
+    return {
+        "accuracy_mean": evaluation.accuracy_mean,
+        "accuracy_std": evaluation.accuracy_std,
+        "expected_calibration_error": evaluation.calibration.expected_error,
+        "folds": table({"fold": number, "accuracy": float(score)} for number, score in folds),
+        "classes": table({"class": name, **row} for name, row in evaluation.report.items()),
+    }
+
+
+def _pictures(
+    result: "TrainingResult", evaluation: "Evaluation", spec: DataSpec
+) -> dict[str, dg.MetadataValue]:
+    from mlschool_dagster.modeling import plots
+
+    return {
+        "fold_accuracies": picture(plots.fold_accuracies(evaluation), "accuracy per fold"),
+        "learning_curves": picture(plots.learning_curves(result), "loss and accuracy per epoch"),
+        "confusion_matrix": picture(
+            plots.confusion_matrix(evaluation, spec), "out-of-fold predictions by true class"
+        ),
+        "calibration": picture(plots.reliability_diagram(evaluation), "reliability diagram"),
+    }
+
+
+def registered_version(spec: DataSpec) -> dg.AssetsDefinition:
+    """The asset ``registered_version``: the trained model as a version in MLflow's registry."""
+
+    @dg.asset(
+        name="registered_version",
+        deps=["cross_validation", "trained_model"],
+        group_name=GROUP,
+        kinds={"mlflow"},
+        owners=OWNERS,
+        code_version="1",
+        retry_policy=NETWORK_RETRIES,
+        description=f"The trained model as the newest version of {spec.name} in MLflow's registry, "
+        "with the alias challenger.",
+    )
+    def version(context: dg.AssetExecutionContext, mlflow: MlflowTracking) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        with plain_errors():
+            model_uri, run_id, digest = metadata_of(
+                context, "trained_model", "model_uri", "mlflow_run_id", "data_version"
+            )
+            registry = mlflow.registry(spec.name)
+            tags = {
+                "dagster_run_id": context.run_id,
+                "dagster_asset": "registered_version",
+                "data_version": digest,
+            }
+            number = registry.register(model_uri, run_id, tags)
+            context.log.info(f"version {number} of {spec.name}, alias challenger")
+            return dg.MaterializeResult(
+                metadata={
+                    "version": number,
+                    "aliases": dg.MetadataValue.json(registry.aliases(number)),
+                    "mlflow": mlflow.link(f"models/{spec.name}/versions/{number}"),
+                    "mlflow_run_id": run_id,
+                    "data_version": digest,
+                },
+                data_version=dg.DataVersion(number),
+            )
+
+    return version

@@ -1,4 +1,4 @@
-"""The platform's processes: MLflow server, Dagster's UI and daemon, and a server for report files."""
+"""The platform's processes: MLflow server, Dagster's UI and daemon, a server for report files."""
 
 import os
 import sys
@@ -18,8 +18,9 @@ from mlschool_dagster.local.processes import (
     free_port,
     stop_tree,
 )
+from mlschool_dagster.modeling.spec import load_spec
 from mlschool_dagster.settings import ROOT, Settings
-from mlschool_dagster.targets.base import EndpointTarget
+from mlschool_dagster.targets.local import LocalTarget
 
 Say = Callable[[str], None]
 
@@ -62,7 +63,7 @@ class Registered:
 
 @contextmanager
 def running_platform(settings: Settings, say: Say) -> Iterator[Platform]:
-    """The platform that already runs on this state folder, else one that lives as long as the block.
+    """The platform that runs on this state folder already, else one that lives with the block.
 
     What a killed owner left behind is stopped first.
 
@@ -87,10 +88,21 @@ def running_platform(settings: Settings, say: Say) -> Iterator[Platform]:
         record.unlink(missing_ok=True)
 
 
+def stop_leftovers(settings: Settings) -> None:
+    """Stop every process that belongs to this state folder."""
+    record = settings.home / "platform.json"
+    known = Registered.load(record)
+    if known:
+        _stop([known.owner, *known.children], settings)
+        record.unlink(missing_ok=True)
+    elif settings.home.exists():
+        local_endpoint(settings).stop()
+
+
 def _stop(children: list[Identity], settings: Settings) -> None:
     for child in children:
         stop_tree(child)
-    _endpoint(settings).stop()
+    local_endpoint(settings).stop()
 
 
 def prepare(settings: Settings) -> dict[str, str]:
@@ -109,11 +121,15 @@ def prepare(settings: Settings) -> dict[str, str]:
     return {"MLSCHOOL_HOME": str(settings.home), "DAGSTER_HOME": str(instance)}
 
 
-def _endpoint(settings: Settings) -> EndpointTarget:
-    from mlschool_dagster.definitions import endpoint_resource
-    from mlschool_dagster.modeling.spec import load_spec
-
-    return endpoint_resource(settings, load_spec(settings.spec)).target()
+def local_endpoint(settings: Settings) -> LocalTarget:
+    """The inference server that belongs to this state folder."""
+    return LocalTarget(
+        home=settings.home / "endpoint",
+        store_uri=settings.capture_store,
+        name=load_spec(settings.spec).name,
+        host=settings.endpoint_host,
+        port=settings.endpoint_port,
+    )
 
 
 def _start(settings: Settings, services: list[Service], record: Path, say: Say) -> Platform:
@@ -149,7 +165,7 @@ def _start(settings: Settings, services: list[Service], record: Path, say: Say) 
 
 def _choose_ports(settings: Settings, say: Say) -> dict[str, int]:
     """A free port for each server; the one of an endpoint that already runs is kept."""
-    running = _endpoint(settings).status()
+    running = local_endpoint(settings).status()
     preferred = {"Dagster": 3000, "MLflow": 5000, "report files": 8090}
     chosen: dict[str, int] = {}
     if running:

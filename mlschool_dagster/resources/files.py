@@ -12,6 +12,7 @@ class PlatformFiles(dg.ConfigurableResource):  # type: ignore[type-arg]
     """One folder for what assets keep outside MLflow, and how a browser reaches it."""
 
     root: str = Field(description="Folder that holds frozen data, windows and reports.")
+    version_cache: str = Field(description="Folder into which registered versions are fetched.")
     url: str = Field(
         default="", description="Address under which that folder is served; empty: it is not."
     )
@@ -20,6 +21,11 @@ class PlatformFiles(dg.ConfigurableResource):  # type: ignore[type-arg]
     def dataset(self, name: str) -> Path:
         """Where the data set `name` is kept as it was last read."""
         return Path(self.root) / "data" / f"{name}.parquet"
+
+    @property
+    def versions(self) -> Path:
+        """Where registered versions are kept once they have been fetched."""
+        return Path(self.version_cache)
 
     def window(self, window: Window, name: str) -> Path:
         """Where the file `name` of a window is kept."""

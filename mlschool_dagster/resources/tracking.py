@@ -1,7 +1,8 @@
 """MLflow: one run per asset, and the model registry."""
 
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -72,15 +73,28 @@ class MlflowTracking(dg.ConfigurableResource):  # type: ignore[type-arg]
             self._expect_server()
 
     def _prepare_sqlite(self) -> None:
+        database = Path(self.tracking_uri.removeprefix("sqlite:///"))
+        if self._experiment_exists(database):
+            return
         from filelock import FileLock
         from mlflow import MlflowClient
 
-        database = Path(self.tracking_uri.removeprefix("sqlite:///"))
         database.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{database}.lock"):
             client = MlflowClient(self.tracking_uri, self.tracking_uri)
             if client.get_experiment_by_name(self.experiment) is None:
                 client.create_experiment(self.experiment, artifact_location=self.artifacts)
+
+    def _experiment_exists(self, database: Path) -> bool:
+        """Whether the last step of the set-up is done, asked without importing MLflow."""
+        if not database.exists():
+            return False
+        with closing(sqlite3.connect(database)) as connection:
+            try:
+                query = "SELECT 1 FROM experiments WHERE name = ?"
+                return connection.execute(query, (self.experiment,)).fetchone() is not None
+            except sqlite3.OperationalError:
+                return False
 
     def _expect_server(self) -> None:
         import httpx

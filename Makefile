@@ -1,0 +1,60 @@
+# Two commands do all the set-up: `make demo` and `make test`. `make help` lists the others.
+.DEFAULT_GOAL := help
+.PHONY: help install demo dev test test-all lint bench stop clean distclean
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The newest Python that the project supports; `make PYTHON=/path/to/python3.12 demo` chooses another.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+help: ## list the commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(VENV)/.installed ## only set up: virtual environment and packages
+
+demo: $(VENV)/.installed ## run the whole loop once, from raw data to reports
+	@$(BIN)/python -m mlschool_dagster.local demo
+
+dev: $(VENV)/.installed ## leave UI, daemon, MLflow and endpoint running until Ctrl-C
+	@$(BIN)/python -m mlschool_dagster.local dev
+
+test: $(VENV)/.installed-dev ## run the tests
+	@$(BIN)/python -m pytest
+
+test-all: $(VENV)/.installed-dev ## run the tests, the slow ones included
+	@$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(VENV)/.installed-dev ## check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(VENV)/.installed-dev ## measure against the peers, side by side
+	@$(BIN)/python -m benchmarks
+
+stop: $(VENV)/.installed ## stop whatever of the platform still runs
+	@$(BIN)/python -m mlschool_dagster.local stop
+
+clean: ## stop what runs and remove all state
+	@if [ -e $(VENV)/.installed ]; then $(BIN)/python -m mlschool_dagster.local clean; else rm -rf .mlschool; fi
+
+distclean: clean ## remove the virtual environment as well
+	@rm -rf $(VENV)
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 was found; install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot create virtual environments; install its venv package (Debian, Ubuntu: apt-get install python3-venv)."; exit 1; }
+	@echo "creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing packages (some minutes, once)"
+	@$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "installing the packages for tests"
+	@$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@

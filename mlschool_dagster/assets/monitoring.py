@@ -1,0 +1,412 @@
+"""Monitoring: one hour of traffic, its ground truth, and what can be said of both."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from mlschool_dagster.assets.common import OWNERS, picture, plain_errors, table
+from mlschool_dagster.assets.windows import (
+    CAPTURES_TOKEN,
+    LABELS_FILE,
+    LABELS_TOKEN,
+    TRAFFIC_FILE,
+    WINDOWS,
+    chosen_window,
+    covered_token,
+    freeze,
+    frozen,
+    monitored_window,
+)
+from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.monitoring.config import DEFAULT_ACCURACY_THRESHOLD, DriftConfig
+from mlschool_dagster.resources.captures import Captures
+from mlschool_dagster.resources.files import PlatformFiles
+from mlschool_dagster.resources.tracking import MlflowTracking
+
+GROUP = "monitoring"
+LIVE_TRAFFIC = "live_traffic"
+PREVIEW_ROWS = 8
+REPORTS = ("data_quality_report", "drift_report", "performance_report")
+WINDOWS_CHECKED = 48
+
+_DRIFT = DriftConfig()
+_COMMON = {"group_name": GROUP, "owners": OWNERS, "partitions_def": WINDOWS, "code_version": "1"}
+
+
+class ReportConfig(dg.Config):
+    """How a report is drawn."""
+
+    samples: int = Field(
+        default=1000,
+        ge=1,
+        description="Most rows that Evidently draws; every row is counted all the same.",
+    )
+
+
+class DriftSettings(ReportConfig):
+    """When a difference counts as drift."""
+
+    alpha: float = Field(
+        default=_DRIFT.alpha,
+        description="Chance that a window without drift is flagged, over all its tests together.",
+    )
+    minimum_effect: float = Field(
+        default=_DRIFT.minimum_effect, description="Least effect size that matters, 0 to 1."
+    )
+    minimum_rows: int = Field(
+        default=_DRIFT.minimum_rows,
+        description="Least number of values in window and reference each for a verdict.",
+    )
+
+    def drift(self) -> DriftConfig:
+        """The settings as drift detection takes them.
+
+        Raises:
+            UserError: a value is out of range.
+        """
+        return DriftConfig(self.alpha, self.minimum_effect, self.minimum_rows)
+
+
+class PerformanceSettings(ReportConfig):
+    """When the model counts as degraded."""
+
+    accuracy_threshold: float = Field(
+        default=DEFAULT_ACCURACY_THRESHOLD,
+        ge=0,
+        le=1,
+        description="The model is degraded if its measured accuracy is below this beyond chance.",
+    )
+
+
+def live_traffic(spec: DataSpec) -> dg.AssetSpec:
+    """The outside world, which sends requests whenever it likes."""
+    return dg.AssetSpec(
+        LIVE_TRAFFIC,
+        group_name=GROUP,
+        kinds={"http"},
+        owners=OWNERS,
+        description=f"Requests that clients send to the {spec.name} endpoint, and the ground truth "
+        "that experts find out later. Nothing here makes it; traffic_job and labeling_job "
+        "stand in for it.",
+    )
+
+
+def captured_traffic(spec: DataSpec) -> dg.AssetsDefinition:
+    """The asset ``captured_traffic``: a window's requests and predictions, frozen."""
+
+    @dg.asset(
+        name="captured_traffic",
+        deps=["endpoint", LIVE_TRAFFIC],
+        kinds={"parquet", "pandas"},
+        description="Requests and predictions of one hour, frozen as Parquet as they are in the "
+        "capture store now.",
+        **_COMMON,
+    )
+    def traffic(
+        context: dg.AssetExecutionContext, captures: Captures, files: PlatformFiles
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        from mlschool_dagster.monitoring.frames import current_frame
+
+        with plain_errors():
+            window = chosen_window(context, captures)
+            with captures.open() as store:
+                # The token is read first: rows that land in between are covered, but not claimed.
+                token = store.revision(window).captures_token
+                frame = current_frame(store.read(window), spec)
+            path = freeze(frame, token, files, window, TRAFFIC_FILE)
+            context.log.info(f"{len(frame)} captures in window {window.key}")
+            versions = frame["model_version"].value_counts()
+            return dg.MaterializeResult(
+                metadata={
+                    "dagster/row_count": len(frame),
+                    "window": window.key,
+                    "model_versions": table(
+                        {"version": str(version), "rows": int(rows)}
+                        for version, rows in versions.items()
+                    ),
+                    "preview": table(frame.tail(PREVIEW_ROWS).to_dict("records")),
+                    "path": dg.MetadataValue.path(path),
+                    CAPTURES_TOKEN: token,
+                },
+                data_version=dg.DataVersion(token),
+            )
+
+    return traffic
+
+
+def labels(spec: DataSpec) -> dg.AssetsDefinition:
+    """The asset ``labels``: the ground truth of a window, as far as it is known."""
+
+    @dg.asset(
+        name="labels",
+        deps=["captured_traffic"],
+        kinds={"parquet", "pandas"},
+        description=f"Ground truth ({spec.target.name}) of one hour's captures, joined by event "
+        "id, as far as it has arrived.",
+        **_COMMON,
+    )
+    def window_labels(
+        context: dg.AssetExecutionContext, captures: Captures, files: PlatformFiles
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        with plain_errors():
+            window = chosen_window(context, captures)
+            with captures.open() as store:
+                revision = store.revision(window)
+                frame = store.read_labels(window)
+            path = freeze(frame, revision.labels_token, files, window, LABELS_FILE)
+            context.log.info(f"{len(frame)} labels in window {window.key}")
+            return dg.MaterializeResult(
+                metadata={
+                    "dagster/row_count": len(frame),
+                    "window": window.key,
+                    "coverage": len(frame) / revision.captures if revision.captures else 0.0,
+                    "classes": table(
+                        {"class": str(label), "rows": int(rows)}
+                        for label, rows in frame["label"].value_counts().items()
+                    ),
+                    "path": dg.MetadataValue.path(path),
+                    LABELS_TOKEN: revision.labels_token,
+                },
+                data_version=dg.DataVersion(revision.labels_token),
+            )
+
+    return window_labels
+
+
+def data_quality_report(spec: DataSpec) -> dg.AssetsDefinition:
+    """The asset ``data_quality_report``: what is wrong with a window's rows in themselves."""
+
+    @dg.asset(
+        name="data_quality_report",
+        deps=["captured_traffic"],
+        kinds={"evidently", "html"},
+        check_specs=[
+            dg.AssetCheckSpec(
+                "data_quality",
+                asset="data_quality_report",
+                description="No missing values beyond the reference, new categories, values out "
+                "of range, constant columns or repeated events.",
+            )
+        ],
+        description="Missing values, new categories, ranges, duplicates and model versions of one "
+        "hour's captures, beside the training data.",
+        **_COMMON,
+    )
+    def report(
+        context: dg.AssetExecutionContext,
+        config: ReportConfig,
+        captures: Captures,
+        files: PlatformFiles,
+        mlflow: MlflowTracking,
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        from mlschool_dagster.monitoring.html import quality_html
+        from mlschool_dagster.monitoring.plots import missing_shares
+        from mlschool_dagster.monitoring.quality import quality
+
+        with plain_errors():
+            seen = monitored_window(chosen_window(context, captures), spec, files, mlflow)
+            found = quality(seen.current, seen.reference, spec)
+            page = files.window(seen.window, "data_quality_report.html")
+            quality_html(
+                seen.current, seen.reference, spec, seen.subject, found, page, config.samples
+            )
+            context.log.info(found.summary)
+            return dg.MaterializeResult(
+                metadata={
+                    "report": files.link(page),
+                    **seen.metadata(),
+                    "findings": float(len(found.findings)),
+                    "missing_share": _share_missing(found.rows()),
+                    "columns": table(found.rows()),
+                    "missing_values": picture(missing_shares(found), "missing share per column"),
+                },
+                check_results=[
+                    dg.AssetCheckResult(
+                        check_name="data_quality",
+                        passed=not found.findings,
+                        severity=dg.AssetCheckSeverity.WARN,
+                        description=found.summary,
+                    )
+                ],
+            )
+
+    return report
+
+
+def _share_missing(columns: Sequence[Mapping[str, Any]]) -> float:
+    shares = [column["missing_share"] or 0.0 for column in columns]
+    return float(sum(shares) / len(shares))
+
+
+def drift_report(spec: DataSpec) -> dg.AssetsDefinition:
+    """The asset ``drift_report``: whether a window still looks like the training data."""
+
+    @dg.asset(
+        name="drift_report",
+        deps=["captured_traffic"],
+        kinds={"evidently", "scipy", "html"},
+        check_specs=[
+            dg.AssetCheckSpec(
+                "no_drift",
+                asset="drift_report",
+                description="No column, prediction or confidence has drifted away from the "
+                "training data, and there was enough data to say so.",
+            )
+        ],
+        description="Two-sample tests of one hour's captures against the training data of the "
+        "version that served, corrected for the number of tests and with an effect floor.",
+        **_COMMON,
+    )
+    def report(
+        context: dg.AssetExecutionContext,
+        config: DriftSettings,
+        captures: Captures,
+        files: PlatformFiles,
+        mlflow: MlflowTracking,
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        from mlschool_dagster.monitoring.drift import DriftVerdict, drift
+        from mlschool_dagster.monitoring.html import drift_html
+        from mlschool_dagster.monitoring.plots import distributions
+
+        with plain_errors():
+            seen = monitored_window(chosen_window(context, captures), spec, files, mlflow)
+            found = drift(seen.current, seen.reference, spec, config.drift())
+            page = files.window(seen.window, "drift_report.html")
+            drift_html(
+                seen.current, seen.reference, spec, seen.subject, found, page, config.samples
+            )
+            context.log.info(found.summary)
+            scores = {
+                f"drift_score_{test.column}": float(test.effect)
+                for test in found.tests
+                if test.effect is not None and test.aspect != "missing share"
+            }
+            return dg.MaterializeResult(
+                metadata={
+                    "report": files.link(page),
+                    **seen.metadata(),
+                    "verdict": str(found.verdict),
+                    "drifted_columns": dg.MetadataValue.json(found.drifted_columns),
+                    "drifted": float(len(found.drifted_columns)),
+                    "tests": table(found.rows()),
+                    "distributions": picture(
+                        distributions(seen.current, seen.reference, spec, found),
+                        "window beside reference, per column",
+                    ),
+                    **scores,
+                },
+                check_results=[
+                    dg.AssetCheckResult(
+                        check_name="no_drift",
+                        passed=found.verdict is DriftVerdict.STABLE,
+                        severity=dg.AssetCheckSeverity.WARN,
+                        description=found.summary,
+                    )
+                ],
+            )
+
+    return report
+
+
+def performance_report(spec: DataSpec) -> dg.AssetsDefinition:
+    """The asset ``performance_report``: how often the model was right."""
+
+    @dg.asset(
+        name="performance_report",
+        deps=["captured_traffic", "labels"],
+        kinds={"evidently", "html"},
+        check_specs=[
+            dg.AssetCheckSpec(
+                "accuracy",
+                asset="performance_report",
+                description="The measured accuracy is not below the threshold beyond chance; "
+                "without labels nothing is claimed.",
+            )
+        ],
+        description="Estimated accuracy of one hour's captures, and the measured one with its "
+        "interval as far as labels have arrived.",
+        **_COMMON,
+    )
+    def report(
+        context: dg.AssetExecutionContext,
+        config: PerformanceSettings,
+        captures: Captures,
+        files: PlatformFiles,
+        mlflow: MlflowTracking,
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        from mlschool_dagster.monitoring.html import performance_html
+        from mlschool_dagster.monitoring.performance import PerformanceVerdict, performance
+        from mlschool_dagster.monitoring.plots import accuracy
+
+        with plain_errors():
+            seen = monitored_window(chosen_window(context, captures), spec, files, mlflow)
+            truth, labels_token = frozen(files, seen.window, LABELS_FILE)
+            found = performance(seen.current, truth, spec, config.accuracy_threshold)
+            page = files.window(seen.window, "performance_report.html")
+            performance_html(
+                seen.current, truth, seen.reference, spec, seen.subject, found, page, config.samples
+            )
+            context.log.info(found.summary)
+            return dg.MaterializeResult(
+                metadata={
+                    "report": files.link(page),
+                    **seen.metadata(),
+                    LABELS_TOKEN: labels_token,
+                    "labelled": found.overall.labelled,
+                    "label_coverage": found.overall.coverage,
+                    "verdict": str(found.verdict),
+                    **_known(
+                        estimated_accuracy=found.overall.estimated,
+                        measured_accuracy=found.overall.measured,
+                    ),
+                    "accuracy_by_version": table(found.rows()),
+                    "accuracy": picture(accuracy(found), "estimated and measured accuracy"),
+                },
+                check_results=[
+                    dg.AssetCheckResult(
+                        check_name="accuracy",
+                        passed=found.verdict is not PerformanceVerdict.DEGRADED,
+                        description=found.summary,
+                    )
+                ],
+            )
+
+    return report
+
+
+def _known(**values: float | None) -> dict[str, float]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def coverage_check() -> dg.AssetChecksDefinition:
+    """The check ``coverage``: every capture is in a report."""
+
+    @dg.asset_check(
+        asset="captured_traffic",
+        name="coverage",
+        additional_deps=["data_quality_report", "drift_report", "performance_report"],
+        description=f"Every capture of the newest {WINDOWS_CHECKED} windows with traffic is "
+        "covered by all three reports.",
+    )
+    def coverage(context: dg.AssetCheckExecutionContext, captures: Captures) -> dg.AssetCheckResult:
+        uncovered: list[dict[str, str | int]] = []
+        with plain_errors(), captures.open() as store:
+            windows = sorted(store.windows(), reverse=True)[:WINDOWS_CHECKED]
+            for window in windows:
+                state = store.revision(window)
+                covered = covered_token(context.instance, window, REPORTS, CAPTURES_TOKEN)
+                if covered != state.captures_token:
+                    uncovered.append({"window": window.key, "captures": state.captures})
+        names = ", ".join(str(entry["window"]) for entry in uncovered)
+        return dg.AssetCheckResult(
+            passed=not uncovered,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"Captures of {names} are not in every report."
+            if uncovered
+            else f"Every capture of {len(windows)} windows is in every report.",
+            metadata={"uncovered": table(uncovered)},
+        )
+
+    return coverage

@@ -1,0 +1,63 @@
+"""The jobs, and the schedule on which the model is trained anew."""
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from mlschool_dagster.assets.data import raw_data_name
+from mlschool_dagster.modeling.spec import DataSpec
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import (
+        UnresolvedAssetJobDefinition as AssetJob,
+    )
+
+TRAINED = ("cross_validation", "trained_model", "registered_version")
+MONITORED = (
+    "captured_traffic",
+    "labels",
+    "data_quality_report",
+    "drift_report",
+    "performance_report",
+)
+
+# A run worker that hangs would hold a place in the queue for ever.
+MAX_RUNTIME = {"dagster/max_runtime": 1800}
+
+
+def asset_jobs(spec: DataSpec) -> "list[AssetJob]":
+    """The jobs that materialize assets, in the order of the lineage."""
+    return [
+        dg.define_asset_job(
+            "training_job",
+            [raw_data_name(spec), *TRAINED],
+            description="Raw data to registered version; fails, and registers nothing, when the "
+            "data breaks its contract or the accuracy is below the threshold.",
+            tags={"stage": "training", **MAX_RUNTIME},
+        ),
+        dg.define_asset_job(
+            "deployment_job",
+            ["endpoint"],
+            description="Let the endpoint serve a version: the champion unless configured.",
+            tags={"stage": "serving", **MAX_RUNTIME},
+        ),
+        dg.define_asset_job(
+            "monitoring_job",
+            list(MONITORED),
+            description="Everything that is known of one hourly window. Choose it by the tag "
+            "dagster/partition.",
+            tags={"stage": "monitoring", **MAX_RUNTIME},
+        ),
+    ]
+
+
+def retraining_schedule(job: "AssetJob") -> dg.ScheduleDefinition:
+    """Training every night; off until somebody turns it on."""
+    return dg.ScheduleDefinition(
+        name="nightly_retraining",
+        job=job,
+        cron_schedule="0 3 * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description="Trains every night at 03:00 UTC; new versions become challenger.",
+    )

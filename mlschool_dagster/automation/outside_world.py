@@ -1,0 +1,140 @@
+"""The simulated outside world as jobs: clients that send traffic, experts who label it."""
+
+from pathlib import Path
+
+import dagster as dg
+from pydantic import Field
+
+from mlschool_dagster.assets.common import NETWORK_RETRIES, plain_errors, table
+from mlschool_dagster.assets.monitoring import LIVE_TRAFFIC
+from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.resources.captures import Captures
+from mlschool_dagster.resources.endpoint import LocalEndpoint
+from mlschool_dagster.simulation.diary import Diary
+from mlschool_dagster.simulation.drift import Drift
+from mlschool_dagster.simulation.labels import label_captures
+from mlschool_dagster.simulation.traffic import TrafficConfig, simulate
+
+_TRAFFIC = TrafficConfig()
+
+
+class TrafficSettings(dg.Config):
+    """What the simulated clients send."""
+
+    samples: int = Field(default=_TRAFFIC.samples, description="Rows sent in all.")
+    drift: Drift = Field(
+        default=Drift.SHIFT,
+        description="What is different about the rows: none; shift (a numeric column grows by 1 to "
+        "3 standard deviations); covariate (rows from the upper tail of a column); new_category; "
+        "missing (values left out); concept (same inputs, another truth).",
+    )
+    column: str = Field(default="", description="Column that drifts; empty: the drift chooses.")
+    share: float = Field(
+        default=0.0, description="Share of rows that drift; 0: the drift's own default."
+    )
+    batch_size: int = Field(default=_TRAFFIC.batch_size, description="Rows per request.")
+    seed: int = Field(default=_TRAFFIC.seed, description="Seed: equal seed, equal rows.")
+    url: str = Field(default="", description="Address of the endpoint; empty: the platform's own.")
+
+    def traffic(self) -> TrafficConfig:
+        """The settings as the simulation takes them.
+
+        Raises:
+            UserError: a value cannot be simulated.
+        """
+        return TrafficConfig(
+            samples=self.samples,
+            drift=self.drift,
+            column=self.column or None,
+            share=self.share or None,
+            batch_size=self.batch_size,
+            seed=self.seed,
+        )
+
+
+class LabelingSettings(dg.Config):
+    """How well the simulated experts know."""
+
+    quality: float = Field(
+        default=0.8,
+        ge=0,
+        le=1,
+        description="Share of labels that tell the truth; the others are drawn uniformly.",
+    )
+    seed: int = Field(default=42, description="Seed: equal seed, equal labels.")
+
+
+def traffic_job(spec: DataSpec, data: str, diary: Path) -> dg.JobDefinition:
+    """The job ``traffic_job``: clients send rows of `data` to the endpoint over HTTP."""
+
+    @dg.op(
+        description=f"Sends rows of the {spec.name} data to the endpoint, with or without drift.",
+        retry_policy=NETWORK_RETRIES,
+    )
+    def clients(
+        context: dg.OpExecutionContext, config: TrafficSettings, local_endpoint: LocalEndpoint
+    ) -> None:
+        from mlschool_dagster.modeling.data import read_data
+
+        with plain_errors():
+            summary = simulate(
+                read_data(data, spec),
+                spec,
+                local_endpoint.client(config.url).invoke,
+                config.traffic(),
+                context.log.info,
+                Diary(diary).remember,
+            )
+        context.log_event(
+            dg.AssetObservation(
+                LIVE_TRAFFIC,
+                metadata={
+                    "sent": summary.sent,
+                    "accepted": summary.accepted,
+                    "refused": summary.refused,
+                    "refusals": table(
+                        {"reason": reason, "faults": n} for reason, n in summary.refusals.items()
+                    ),
+                    "drift": summary.drift,
+                },
+            )
+        )
+        context.log.info(f"{summary.accepted} of {summary.sent} rows answered; {summary.drift}")
+
+    @dg.job(
+        name="traffic_job",
+        description="Simulated clients drive the endpoint over HTTP.",
+        tags={"stage": "simulation"},
+        executor_def=dg.in_process_executor,
+    )
+    def job() -> None:
+        clients()
+
+    return job
+
+
+def labeling_job(spec: DataSpec, diary: Path) -> dg.JobDefinition:
+    """The job ``labeling_job``: experts label every capture that has no label yet."""
+
+    @dg.op(description="Labels every unlabelled capture with the truth, or with a guess.")
+    def experts(
+        context: dg.OpExecutionContext, config: LabelingSettings, captures: Captures
+    ) -> None:
+        with plain_errors(), captures.open() as store:
+            summary = label_captures(
+                store, Diary(diary), spec, config.quality, config.seed, context.log.info
+            )
+        context.log_event(
+            dg.AssetObservation(LIVE_TRAFFIC, metadata={"labelled": summary.labelled})
+        )
+
+    @dg.job(
+        name="labeling_job",
+        description="Simulated experts label unlabelled captures.",
+        tags={"stage": "simulation"},
+        executor_def=dg.in_process_executor,
+    )
+    def job() -> None:
+        experts()
+
+    return job

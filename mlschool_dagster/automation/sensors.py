@@ -1,0 +1,129 @@
+"""Monitoring follows the capture store: one run per window in which captures or labels landed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, timedelta
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from mlschool_dagster.assets.windows import CAPTURES_TOKEN, LABELS_TOKEN, covered_token
+from mlschool_dagster.automation.jobs import MONITORED
+from mlschool_dagster.capture.records import utc_now
+from mlschool_dagster.capture.store import CaptureStore, Changes
+from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.monitoring.following import FollowingConfig, Run, RunStatus, follow
+from mlschool_dagster.resources.captures import Captures
+
+if TYPE_CHECKING:
+    from mlschool_dagster.automation.jobs import AssetJob
+
+INTERVAL_SECONDS = 10
+RUNS_LOOKED_AT = 25
+FOLLOWING = FollowingConfig(backoff=timedelta(seconds=30), stale_after=timedelta(minutes=10))
+
+RUN_KEY_TAG = "dagster/run_key"
+PARTITION_TAG = "dagster/partition"
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What lands in the store, and the assets that a landing brings up to date.
+
+    ``reports`` must all have read a token for it to be covered.
+    """
+
+    name: str
+    token_name: str
+    selection: tuple[str, ...]
+    reports: tuple[str, ...]
+
+
+CAPTURES = Stream(
+    name="captures",
+    token_name=CAPTURES_TOKEN,
+    selection=MONITORED,
+    reports=("data_quality_report", "drift_report", "performance_report"),
+)
+LABELS = Stream(
+    name="labels",
+    token_name=LABELS_TOKEN,
+    # Labels may land before the captures' own run: the traffic is frozen along with them.
+    selection=("captured_traffic", "labels", "performance_report"),
+    reports=("performance_report",),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FollowedStream:
+    """A stream of a store, with Dagster's records of what has been made of it."""
+
+    stream: Stream
+    store: CaptureStore
+    instance: dg.DagsterInstance
+
+    def changes(self, cursor: str | None) -> Changes:
+        """The windows in which something landed after `cursor`."""
+        since = {"captures": self.store.captures_since, "labels": self.store.labels_since}
+        return since[self.stream.name](cursor)
+
+    def token(self, window: Window) -> str:
+        """The store's present token of `window`."""
+        return str(getattr(self.store.revision(window), self.stream.token_name))
+
+    def coverage(self, window: Window) -> str | None:
+        """The token that all of the stream's reports cover."""
+        return covered_token(self.instance, window, self.stream.reports, self.stream.token_name)
+
+    def runs(self, window: Window) -> Sequence[Run]:
+        """The runs of `window`, however they were started, newest first."""
+        filters = dg.RunsFilter(tags={PARTITION_TAG: window.key})
+        return [_run(record) for record in self.instance.get_run_records(filters, RUNS_LOOKED_AT)]
+
+
+_STATUSES = {
+    dg.DagsterRunStatus.QUEUED: RunStatus.QUEUED,
+    dg.DagsterRunStatus.SUCCESS: RunStatus.SUCCEEDED,
+    dg.DagsterRunStatus.FAILURE: RunStatus.FAILED,
+    dg.DagsterRunStatus.CANCELED: RunStatus.FAILED,
+}
+
+
+def _run(record: dg.RunRecord) -> Run:
+    run = record.dagster_run
+    status = _STATUSES.get(run.status, RunStatus.STARTED)
+    return Run(run.tags.get(RUN_KEY_TAG), status, record.update_timestamp.replace(tzinfo=UTC))
+
+
+def following_sensor(
+    stream: Stream, job: "AssetJob", config: FollowingConfig = FOLLOWING
+) -> dg.SensorDefinition:
+    """The sensor ``new_<stream>_sensor``: one run of `job` per window touched."""
+
+    @dg.sensor(
+        name=f"new_{stream.name}_sensor",
+        job=job,
+        minimum_interval_seconds=INTERVAL_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Requests one monitoring run per window in which {stream.name} landed, again "
+        "if it failed, until the reports cover all of them.",
+    )
+    def new_arrivals(context: dg.SensorEvaluationContext, captures: Captures) -> dg.SensorResult:
+        with captures.open() as store:
+            followed = FollowedStream(stream, store, context.instance)
+            tick = follow(context.cursor, followed, utc_now(), config)
+        for message in tick.messages:
+            context.log.warning(message)
+        requests = [
+            dg.RunRequest(
+                run_key=request.key,
+                partition_key=request.window.key,
+                asset_selection=[dg.AssetKey(name) for name in stream.selection],
+                tags={"stream": stream.name},
+            )
+            for request in tick.requests
+        ]
+        idle = None if requests else dg.SkipReason(f"No window with new {stream.name} waits.")
+        return dg.SensorResult(run_requests=requests, skip_reason=idle, cursor=tick.state)
+
+    return new_arrivals

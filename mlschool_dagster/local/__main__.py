@@ -1,0 +1,77 @@
+"""The command line: ``python -m mlschool_dagster.local demo | dev | stop | clean``."""
+
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from mlschool_dagster.errors import UserError
+from mlschool_dagster.local.jobs import run_job
+from mlschool_dagster.local.platform import running_platform, stop_leftovers
+from mlschool_dagster.settings import Settings
+
+
+def main() -> int:
+    """Run the command named by the first argument; 0 only if all of it happened."""
+    commands: dict[str, Callable[[Settings], None]] = {
+        "demo": demo,
+        "dev": dev,
+        "stop": stop_leftovers,
+        "clean": clean,
+    }
+    if len(sys.argv) != 2 or sys.argv[1] not in commands:
+        print(f"usage: python -m mlschool_dagster.local {{{','.join(commands)}}}")
+        return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        commands[sys.argv[1]](Settings.from_environment())
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+_STARTED = time.monotonic()
+
+
+def say(text: str) -> None:
+    """Print `text` with the seconds since the start."""
+    print(f"{time.monotonic() - _STARTED:6.1f} s  {text}", flush=True)
+
+
+def demo(settings: Settings) -> None:
+    """The loop once, from raw data to reports, on a platform that is stopped afterwards."""
+    with running_platform(settings, say) as platform:
+        os.environ.update(platform.environment)
+        from mlschool_dagster.local.demo import Demonstration
+
+        Demonstration(Settings.from_environment(), platform, say).run()
+
+
+def dev(settings: Settings) -> None:
+    """The platform until Ctrl-C; what the endpoint served last, it serves again."""
+    with running_platform(settings, say) as platform:
+        os.environ.update(platform.environment)
+        if (settings.home / "endpoint" / "deployment.json").exists():
+            run_job("deployment_job", settings, say)
+        say(f"Dagster   {platform.dagster_url}")
+        say(f"MLflow    {platform.mlflow_url}")
+        say(f"reports   {platform.files_url}")
+        say("endpoint  starts when the asset endpoint is materialized, if it does not run yet")
+        say("Ctrl-C stops all of it")
+        threading.Event().wait()
+
+
+def clean(settings: Settings) -> None:
+    """Stop what was left running and remove the state folder."""
+    stop_leftovers(settings)
+    shutil.rmtree(settings.home, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""The demonstration: the whole loop as a user would drive it, and a summary of what it showed."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import dagster as dg
+
+from mlschool_dagster.automation.sensors import CAPTURES, LABELS, FollowedStream, Stream
+from mlschool_dagster.capture.store import CaptureStore, open_store
+from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.errors import UserError
+from mlschool_dagster.local.jobs import run_config, run_job
+from mlschool_dagster.local.platform import Platform, Say
+from mlschool_dagster.local.summary import summary
+from mlschool_dagster.settings import Settings
+
+PATIENCE_SECONDS = 180.0
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """The loop on a running `platform`."""
+
+    settings: Settings
+    platform: Platform
+    say: Say
+
+    def run(self) -> None:
+        """Drive the loop from raw data to reports and print what came of it.
+
+        Raises:
+            UserError: a part of the loop did not happen.
+        """
+        store = open_store(self.settings.capture_store)
+        with dg.DagsterInstance.get() as instance:
+            self._run("training_job")
+            self._run("deployment_job")
+            before = sum(store.windows().values())
+            self._run("traffic_job")
+            landed = sum(store.windows().values()) - before
+            if not landed:
+                raise UserError("The traffic left no capture; see the endpoint's log.")
+            self.say(f"{landed} captures landed; the daemon's sensor takes over")
+            self._await_coverage(CAPTURES, store, instance)
+            self._run("labeling_job")
+            self.say("labels landed; the daemon's sensor takes over")
+            self._await_coverage(LABELS, store, instance)
+            window = max(store.windows())
+            for line in summary(instance, self.settings, self.platform, window, landed):
+                self.say(line)
+
+    def _run(self, job: str) -> None:
+        run_job(job, self.settings, self.say, run_config(job))
+
+    def _await_coverage(
+        self, stream: Stream, store: CaptureStore, instance: dg.DagsterInstance
+    ) -> None:
+        """Wait until the daemon has brought the reports of every window up to date."""
+        followed = FollowedStream(stream, store, instance)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        told: set[tuple[str, str]] = set()
+        while waiting := [w for w in store.windows() if followed.coverage(w) != followed.token(w)]:
+            for news in _run_news(instance, waiting, told):
+                self.say(f"  {news}")
+            if time.monotonic() > deadline:
+                names = ", ".join(window.key for window in waiting)
+                raise UserError(
+                    f"No report covers the {stream.name} of {names} after "
+                    f"{PATIENCE_SECONDS:.0f} s; see the sensor's ticks at {self.platform.dagster_url}."
+                )
+            time.sleep(POLL_SECONDS)
+
+
+def _run_news(
+    instance: dg.DagsterInstance, windows: list[Window], told: set[tuple[str, str]]
+) -> Iterator[str]:
+    """Each change of status of the windows' runs, once."""
+    for window in windows:
+        filters = dg.RunsFilter(tags={"dagster/partition": window.key})
+        for run in instance.get_runs(filters, limit=3):
+            if run.is_finished:
+                told.add((run.run_id, run.status.value))
+            elif (run.run_id, run.status.value) not in told:
+                told.add((run.run_id, run.status.value))
+                sensor = run.tags.get("dagster/sensor_name", "somebody")
+                yield f"run for window {window.key}, requested by {sensor}: {run.status.value}"

@@ -1,0 +1,46 @@
+"""Running a job as a user would: by Dagster's own command line, in a process of its own."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from mlschool_dagster.errors import UserError
+from mlschool_dagster.local.platform import Say
+from mlschool_dagster.settings import ROOT, Settings
+
+_PROGRESS = re.compile(r" - INFO - \w+ - [0-9a-f-]{36} - (?P<step>\w+) - (?P<text>.*)")
+
+
+def run_config(job: str) -> Path:
+    """The documented run config of `job`."""
+    return ROOT / "docs" / "run_config" / f"{job}.yaml"
+
+
+def run_job(job: str, settings: Settings, say: Say, config: Path | None = None) -> None:
+    """Execute `job`, pass on what its steps tell, and keep the whole output among the logs.
+
+    Raises:
+        UserError: the job failed.
+    """
+    command = [
+        sys.executable, "-W", "ignore", "-m", "dagster", "job", "execute", "--job", job,
+        "--workspace", str(ROOT / "workspace.yaml"),
+    ]  # fmt: skip
+    if config:
+        command += ["--config", str(config)]
+    log = settings.home / "logs" / f"{job}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    say(job)
+    with (
+        log.open("w", encoding="utf-8") as kept,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process,
+    ):
+        for line in process.stdout or ():
+            kept.write(line)
+            if found := _PROGRESS.search(line):
+                say(f"  {found['step']}: {found['text']}")
+    if process.returncode:
+        raise UserError(f"{job} failed; its output is in {log}.")

@@ -1,0 +1,55 @@
+"""What the loop showed, for a person to read: taken from what the assets say of themselves."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.local.platform import Platform
+from mlschool_dagster.settings import Settings
+
+
+def summary(
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    platform: Platform,
+    window: Window,
+    landed: int,
+) -> Iterator[str]:
+    """The lines of the summary; `landed` captures are new in it, `window` is the newest one."""
+    cross_validation = _metadata(instance, "cross_validation")
+    version = _metadata(instance, "registered_version")
+    endpoint = _metadata(instance, "endpoint")
+    drift = _metadata(instance, "drift_report", window)
+    performance = _metadata(instance, "performance_report", window)
+    columns = ", ".join(drift["drifted_columns"]) or "none"
+    served = "champion" if endpoint["version"] == version["version"] else "challenger"
+    yield ""
+    yield f"accuracy     {cross_validation['accuracy_mean']:.4f} ± " + (
+        f"{cross_validation['accuracy_std']:.4f} (mean of the folds ± standard deviation)"
+    )
+    yield f"version      {version['version']}, alias {served}"
+    yield f"endpoint     {endpoint['url']}, version {endpoint['version']}, smoke test passed"
+    yield f"captures     {landed} new, {drift['rows']} in window {window.key}"
+    yield f"drift        {drift['verdict']}: {columns}"
+    yield f"accuracy     estimated {performance['estimated_accuracy']:.3f}, measured " + (
+        f"{performance['measured_accuracy']:.3f} on {performance['labelled']} labelled rows"
+    )
+    yield ""
+    yield f"Dagster      {platform.dagster_url}"
+    yield f"MLflow       {platform.mlflow_url}"
+    yield f"reports      {settings.files / 'windows'}"
+    yield f"logs         {settings.home / 'logs'}"
+
+
+def _metadata(
+    instance: dg.DagsterInstance, asset: str, window: Window | None = None
+) -> dict[str, Any]:
+    filters = dg.AssetRecordsFilter(
+        asset_key=dg.AssetKey(asset), asset_partitions=[window.key] if window else None
+    )
+    record = instance.fetch_materializations(filters, limit=1).records[0]
+    materialization = record.asset_materialization
+    assert materialization is not None  # noqa: S101 - the filter returns materializations only
+    return {name: value.value for name, value in materialization.metadata.items()}
