@@ -90,7 +90,7 @@ class SqliteStore:
         self._writing = threading.Lock()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = self._connect()
+            self._connection = self._connect("rwc")
             _enter_wal(self._connection)
             self._identity = self._create_schema()
         except OSError as error:
@@ -239,9 +239,13 @@ class SqliteStore:
         identity, _, sequence = (cursor or "").partition("-")
         return int(sequence) if identity == self._identity else 0
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, mode: str) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            f"{self._path.as_uri()}?mode={mode}",
+            uri=True,
+            timeout=BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
         )
         connection.execute("PRAGMA synchronous = FULL")
         return connection
@@ -260,7 +264,11 @@ class SqliteStore:
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        with closing(self._connect()) as connection:
+        if not self._path.exists():
+            raise UserError(
+                f"The capture store {self._path} is gone; stop what uses it, or put it back."
+            )
+        with closing(self._connect("rw")) as connection:
             yield connection
 
     def _create_schema(self) -> str:

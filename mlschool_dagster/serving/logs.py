@@ -25,7 +25,8 @@ class JsonLines(logging.Formatter):
 
 
 def configure_logging() -> None:
-    """Send every log record of this process to standard error as `JsonLines`."""
+    """Send every log record and warning of this process to standard error as `JsonLines`."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
+    logging.captureWarnings(True)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

@@ -132,9 +132,10 @@ def plausible_rows(spec: DataSpec) -> list[Row]:
     ]
 
 
-def _file_state(path: Path) -> tuple[int, int, int] | None:
+def _file_state(path: Path) -> object:
     try:
         status = path.stat()
-    except FileNotFoundError:
-        return None
+    except OSError as error:
+        # A state like any other: acting on it finds out what it means.
+        return error.errno
     return status.st_ino, status.st_mtime_ns, status.st_size

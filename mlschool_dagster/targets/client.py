@@ -60,10 +60,6 @@ class EndpointClient:
             return None
         return _object(response) if response.is_success else None
 
-    def close(self) -> None:
-        """Let go of the connections."""
-        self._http.close()
-
     def _predictions(self, response: httpx.Response) -> list[Prediction]:
         document = _object(response)
         try:

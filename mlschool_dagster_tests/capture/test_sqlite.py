@@ -68,6 +68,16 @@ def test_a_fresh_file_may_be_opened_by_many_at_once(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_file_that_is_gone_is_told_and_not_made_anew(tmp_path: Path) -> None:
+    file = tmp_path / "odd #name?.db"
+    store = open_store(f"sqlite:///{file}")
+    file.unlink()
+    with pytest.raises(UserError, match="is gone"):
+        store.windows()
+    store.close()
+    assert not file.exists()
+
+
 def test_the_file_is_read_while_a_write_is_under_way(tmp_path: Path) -> None:
     file = tmp_path / "captures.db"
     store = open_store(f"sqlite:///{file}")
