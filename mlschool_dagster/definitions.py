@@ -5,14 +5,16 @@ from typing import Any
 
 import dagster as dg
 
-from mlschool_dagster.assets.data import raw_data
-from mlschool_dagster.assets.monitoring import (
+from mlschool_dagster.assets.captures import (
     captured_traffic,
     coverage_check,
-    data_quality_report,
-    drift_report,
     labels,
     live_traffic,
+)
+from mlschool_dagster.assets.data import raw_data
+from mlschool_dagster.assets.reports import (
+    data_quality_report,
+    drift_report,
     performance_report,
 )
 from mlschool_dagster.assets.serving import endpoint

@@ -20,7 +20,7 @@ PREVIEW_ROWS = 8
 
 
 def raw_data_name(spec: DataSpec) -> str:
-    """The name of the raw data asset, as in ``raw_penguins``."""
+    """The name of the asset of the raw data."""
     return f"raw_{spec.name}"
 
 

@@ -150,8 +150,8 @@ def cross_validation_and_model(spec: DataSpec) -> dg.AssetsDefinition:
             sentence = f"Mean cross-validated accuracy {mean:.4f} " + (
                 f"reaches accuracy_threshold {threshold:g}."
                 if mean >= threshold
-                else f"is below accuracy_threshold {threshold:g}: no version is registered. Improve "
-                "data or training, or lower the threshold."
+                else f"is below accuracy_threshold {threshold:g}: no version is registered. "
+                "Improve data or training, or lower the threshold."
             )
             yield dg.AssetCheckResult(
                 asset_key="cross_validation",

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from mlschool_dagster.assets.common import OWNERS
 from mlschool_dagster.atomic import replacing
 from mlschool_dagster.capture.windows import KEY_FORMAT, Window
 from mlschool_dagster.errors import UserError
@@ -24,6 +25,15 @@ if TYPE_CHECKING:
 WINDOWS = dg.HourlyPartitionsDefinition(
     start_date="2026-01-01-00:00", timezone="UTC", fmt=KEY_FORMAT, end_offset=1
 )
+
+GROUP = "monitoring"
+WINDOWED: dict[str, Any] = {
+    "group_name": GROUP,
+    "owners": OWNERS,
+    "partitions_def": WINDOWS,
+    "code_version": "1",
+}
+"""What every asset of a window is declared with."""
 
 TRAFFIC_FILE = "captured_traffic.parquet"
 LABELS_FILE = "labels.parquet"

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from mlschool_dagster.assets.captures import REPORTS
 from mlschool_dagster.assets.data import raw_data_name
 from mlschool_dagster.modeling.spec import DataSpec
 
@@ -13,13 +14,7 @@ if TYPE_CHECKING:
     )
 
 TRAINED = ("cross_validation", "trained_model", "registered_version")
-MONITORED = (
-    "captured_traffic",
-    "labels",
-    "data_quality_report",
-    "drift_report",
-    "performance_report",
-)
+MONITORED = ("captured_traffic", "labels", *REPORTS)
 
 # A run worker that hangs would hold a place in the queue for ever.
 MAX_RUNTIME = {"dagster/max_runtime": 1800}

@@ -5,8 +5,8 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
+from mlschool_dagster.assets.captures import LIVE_TRAFFIC
 from mlschool_dagster.assets.common import NETWORK_RETRIES, plain_errors, table
-from mlschool_dagster.assets.monitoring import LIVE_TRAFFIC
 from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.endpoint import LocalEndpoint

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from mlschool_dagster.assets.captures import REPORTS
 from mlschool_dagster.assets.windows import CAPTURES_TOKEN, LABELS_TOKEN, covered_token
 from mlschool_dagster.automation.jobs import MONITORED
 from mlschool_dagster.capture.records import utc_now
@@ -43,7 +44,7 @@ CAPTURES = Stream(
     name="captures",
     token_name=CAPTURES_TOKEN,
     selection=MONITORED,
-    reports=("data_quality_report", "drift_report", "performance_report"),
+    reports=REPORTS,
 )
 LABELS = Stream(
     name="labels",

@@ -68,7 +68,8 @@ class Demonstration:
                 names = ", ".join(window.key for window in waiting)
                 raise UserError(
                     f"No report covers the {stream.name} of {names} after "
-                    f"{PATIENCE_SECONDS:.0f} s; see the sensor's ticks at {self.platform.dagster_url}."
+                    f"{PATIENCE_SECONDS:.0f} s; see the sensor's ticks at "
+                    f"{self.platform.dagster_url}."
                 )
             time.sleep(POLL_SECONDS)
 

@@ -1,4 +1,4 @@
-"""Monitoring: one hour of traffic, its ground truth, and what can be said of both."""
+"""Reports: what can be said of one hour's captures, as numbers, pictures, pages and verdicts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,16 +6,12 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from mlschool_dagster.assets.common import OWNERS, picture, plain_errors, table
+from mlschool_dagster.assets.common import picture, plain_errors, table
 from mlschool_dagster.assets.windows import (
-    CAPTURES_TOKEN,
     LABELS_FILE,
     LABELS_TOKEN,
-    TRAFFIC_FILE,
-    WINDOWS,
+    WINDOWED,
     chosen_window,
-    covered_token,
-    freeze,
     frozen,
     monitored_window,
 )
@@ -25,14 +21,7 @@ from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.tracking import MlflowTracking
 
-GROUP = "monitoring"
-LIVE_TRAFFIC = "live_traffic"
-PREVIEW_ROWS = 8
-REPORTS = ("data_quality_report", "drift_report", "performance_report")
-WINDOWS_CHECKED = 48
-
 _DRIFT = DriftConfig()
-_COMMON = {"group_name": GROUP, "owners": OWNERS, "partitions_def": WINDOWS, "code_version": "1"}
 
 
 class ReportConfig(dg.Config):
@@ -80,101 +69,6 @@ class PerformanceSettings(ReportConfig):
     )
 
 
-def live_traffic(spec: DataSpec) -> dg.AssetSpec:
-    """The outside world, which sends requests whenever it likes."""
-    return dg.AssetSpec(
-        LIVE_TRAFFIC,
-        group_name=GROUP,
-        kinds={"http"},
-        owners=OWNERS,
-        description=f"Requests that clients send to the {spec.name} endpoint, and the ground truth "
-        "that experts find out later. Nothing here makes it; traffic_job and labeling_job "
-        "stand in for it.",
-    )
-
-
-def captured_traffic(spec: DataSpec) -> dg.AssetsDefinition:
-    """The asset ``captured_traffic``: a window's requests and predictions, frozen."""
-
-    @dg.asset(
-        name="captured_traffic",
-        deps=["endpoint", LIVE_TRAFFIC],
-        kinds={"parquet", "pandas"},
-        description="Requests and predictions of one hour, frozen as Parquet as they are in the "
-        "capture store now.",
-        **_COMMON,
-    )
-    def traffic(
-        context: dg.AssetExecutionContext, captures: Captures, files: PlatformFiles
-    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        from mlschool_dagster.monitoring.frames import current_frame
-
-        with plain_errors():
-            window = chosen_window(context, captures)
-            with captures.open() as store:
-                # The token is read first: rows that land in between are covered, but not claimed.
-                token = store.revision(window).captures_token
-                frame = current_frame(store.read(window), spec)
-            path = freeze(frame, token, files, window, TRAFFIC_FILE)
-            context.log.info(f"{len(frame)} captures in window {window.key}")
-            versions = frame["model_version"].value_counts()
-            return dg.MaterializeResult(
-                metadata={
-                    "dagster/row_count": len(frame),
-                    "window": window.key,
-                    "model_versions": table(
-                        {"version": str(version), "rows": int(rows)}
-                        for version, rows in versions.items()
-                    ),
-                    "preview": table(frame.tail(PREVIEW_ROWS).to_dict("records")),
-                    "path": dg.MetadataValue.path(path),
-                    CAPTURES_TOKEN: token,
-                },
-                data_version=dg.DataVersion(token),
-            )
-
-    return traffic
-
-
-def labels(spec: DataSpec) -> dg.AssetsDefinition:
-    """The asset ``labels``: the ground truth of a window, as far as it is known."""
-
-    @dg.asset(
-        name="labels",
-        deps=["captured_traffic"],
-        kinds={"parquet", "pandas"},
-        description=f"Ground truth ({spec.target.name}) of one hour's captures, joined by event "
-        "id, as far as it has arrived.",
-        **_COMMON,
-    )
-    def window_labels(
-        context: dg.AssetExecutionContext, captures: Captures, files: PlatformFiles
-    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        with plain_errors():
-            window = chosen_window(context, captures)
-            with captures.open() as store:
-                revision = store.revision(window)
-                frame = store.read_labels(window)
-            path = freeze(frame, revision.labels_token, files, window, LABELS_FILE)
-            context.log.info(f"{len(frame)} labels in window {window.key}")
-            return dg.MaterializeResult(
-                metadata={
-                    "dagster/row_count": len(frame),
-                    "window": window.key,
-                    "coverage": len(frame) / revision.captures if revision.captures else 0.0,
-                    "classes": table(
-                        {"class": str(label), "rows": int(rows)}
-                        for label, rows in frame["label"].value_counts().items()
-                    ),
-                    "path": dg.MetadataValue.path(path),
-                    LABELS_TOKEN: revision.labels_token,
-                },
-                data_version=dg.DataVersion(revision.labels_token),
-            )
-
-    return window_labels
-
-
 def data_quality_report(spec: DataSpec) -> dg.AssetsDefinition:
     """The asset ``data_quality_report``: what is wrong with a window's rows in themselves."""
 
@@ -192,7 +86,7 @@ def data_quality_report(spec: DataSpec) -> dg.AssetsDefinition:
         ],
         description="Missing values, new categories, ranges, duplicates and model versions of one "
         "hour's captures, beside the training data.",
-        **_COMMON,
+        **WINDOWED,
     )
     def report(
         context: dg.AssetExecutionContext,
@@ -257,7 +151,7 @@ def drift_report(spec: DataSpec) -> dg.AssetsDefinition:
         ],
         description="Two-sample tests of one hour's captures against the training data of the "
         "version that served, corrected for the number of tests and with an effect floor.",
-        **_COMMON,
+        **WINDOWED,
     )
     def report(
         context: dg.AssetExecutionContext,
@@ -327,7 +221,7 @@ def performance_report(spec: DataSpec) -> dg.AssetsDefinition:
         ],
         description="Estimated accuracy of one hour's captures, and the measured one with its "
         "interval as far as labels have arrived.",
-        **_COMMON,
+        **WINDOWED,
     )
     def report(
         context: dg.AssetExecutionContext,
@@ -378,35 +272,3 @@ def performance_report(spec: DataSpec) -> dg.AssetsDefinition:
 
 def _known(**values: float | None) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
-
-
-def coverage_check() -> dg.AssetChecksDefinition:
-    """The check ``coverage``: every capture is in a report."""
-
-    @dg.asset_check(
-        asset="captured_traffic",
-        name="coverage",
-        additional_deps=["data_quality_report", "drift_report", "performance_report"],
-        description=f"Every capture of the newest {WINDOWS_CHECKED} windows with traffic is "
-        "covered by all three reports.",
-    )
-    def coverage(context: dg.AssetCheckExecutionContext, captures: Captures) -> dg.AssetCheckResult:
-        uncovered: list[dict[str, str | int]] = []
-        with plain_errors(), captures.open() as store:
-            windows = sorted(store.windows(), reverse=True)[:WINDOWS_CHECKED]
-            for window in windows:
-                state = store.revision(window)
-                covered = covered_token(context.instance, window, REPORTS, CAPTURES_TOKEN)
-                if covered != state.captures_token:
-                    uncovered.append({"window": window.key, "captures": state.captures})
-        names = ", ".join(str(entry["window"]) for entry in uncovered)
-        return dg.AssetCheckResult(
-            passed=not uncovered,
-            severity=dg.AssetCheckSeverity.WARN,
-            description=f"Captures of {names} are not in every report."
-            if uncovered
-            else f"Every capture of {len(windows)} windows is in every report.",
-            metadata={"uncovered": table(uncovered)},
-        )
-
-    return coverage
