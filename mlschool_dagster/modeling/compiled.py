@@ -77,7 +77,7 @@ class CompiledModel:
     categorical_fill: tuple[str, ...]
     categories: tuple[tuple[str, ...], ...]
     layers: tuple[DenseLayer, ...]
-    _numeric: list[tuple[int, str, float]] = field(init=False, repr=False)
+    _numeric: list[tuple[str, float]] = field(init=False, repr=False)
     _categorical: list[tuple[str, str, dict[str, int]]] = field(init=False, repr=False)
     _width: int = field(init=False, repr=False)
 
@@ -104,10 +104,8 @@ class CompiledModel:
             units = len(layer.bias)
         _require(units == len(self.spec.target.classes), "one output per class")
         _require(self.layers[-1].activation == "softmax", "a softmax as last layer")
-        fills = zip(numeric, self.numeric_fill.tolist(), strict=True)
-        object.__setattr__(
-            self, "_numeric", [(i, column.name, fill) for i, (column, fill) in enumerate(fills)]
-        )
+        names_and_fills = zip((c.name for c in numeric), self.numeric_fill.tolist(), strict=True)
+        object.__setattr__(self, "_numeric", list(names_and_fills))
         object.__setattr__(self, "_categorical", plan)
         object.__setattr__(self, "_width", width)
 
@@ -120,13 +118,17 @@ class CompiledModel:
             KeyError: a row lacks a column of the spec.
         """
         matrix = np.zeros((len(rows), self._width))
-        for position, name, default in self._numeric:
-            matrix[:, position] = [
-                default if (value := row[name]) is None or value != value else value for row in rows
-            ]
-        scaled = matrix[:, : len(self._numeric)]
-        scaled -= self.numeric_mean
-        scaled /= self.numeric_scale
+        numbers = np.array(
+            [
+                [
+                    default if (value := row[name]) is None or value != value else value
+                    for name, default in self._numeric
+                ]
+                for row in rows
+            ],
+            dtype=np.float64,
+        ).reshape(len(rows), len(self._numeric))
+        matrix[:, : len(self._numeric)] = (numbers - self.numeric_mean) / self.numeric_scale
         for name, category, positions in self._categorical:
             for index, row in enumerate(rows):
                 value = row[name]

@@ -65,6 +65,10 @@ def test_rows_do_not_influence_each_other() -> None:
     np.testing.assert_allclose(together, np.vstack([model.probabilities([row]) for row in rows]))
 
 
+def test_no_rows_give_no_probabilities() -> None:
+    assert tiny_model().probabilities([]).shape == (0, 3)
+
+
 def test_extreme_activations_stay_finite() -> None:
     model = tiny_model()
     first, head = model.layers
