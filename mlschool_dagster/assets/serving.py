@@ -62,7 +62,10 @@ def endpoint(spec: DataSpec) -> dg.AssetsDefinition:
         files: PlatformFiles,
         mlflow: MlflowTracking,
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:  # type: ignore[type-arg]
+        import pandas as pd
+
         from mlschool_dagster.modeling.evaluation import exemplars
+        from mlschool_dagster.modeling.version_folder import REFERENCE_FILE
 
         with plain_errors():
             registry = mlflow.registry(spec.name)
@@ -71,7 +74,8 @@ def endpoint(spec: DataSpec) -> dg.AssetsDefinition:
             before = target.status()
             folder = registry.fetch(chosen, files.versions)
             status = target.deploy(chosen, folder, context.log.info)
-            answers = _smoke_test(target, exemplars(registry.reference(chosen), spec))
+            reference = pd.read_parquet(folder / REFERENCE_FILE)
+            answers = _smoke_test(target, exemplars(reference, spec))
             wrong = [answer for answer in answers if answer["predicted"] != answer["expected"]]
             right = f"{len(answers) - len(wrong)} of {len(answers)} samples"
             yield dg.AssetCheckResult(

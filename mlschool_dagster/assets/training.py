@@ -17,16 +17,13 @@ from mlschool_dagster.assets.common import (
 )
 from mlschool_dagster.assets.data import raw_data_name
 from mlschool_dagster.errors import UserError
+from mlschool_dagster.modeling.config import TrainingConfig
 from mlschool_dagster.modeling.spec import DataSpec
-from mlschool_dagster.modeling.training import TrainingConfig
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.tracking import MlflowTracking
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from mlschool_dagster.modeling.evaluation import Evaluation
-    from mlschool_dagster.modeling.training import TrainingResult
 
 GROUP = "training"
 
@@ -112,19 +109,22 @@ def cross_validation_and_model(spec: DataSpec) -> dg.AssetsDefinition:
         files: PlatformFiles,
         mlflow: MlflowTracking,
     ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:  # type: ignore[type-arg]
+        import pandas as pd
+
         from mlschool_dagster.modeling.evaluation import evaluate
         from mlschool_dagster.modeling.packaging import log_model, log_training
         from mlschool_dagster.modeling.training import train
 
         with plain_errors():
-            frame, digest = _read_frozen(context, files, source)
+            digest, origin = metadata_of(context, source, "digest", "source")
+            frame = pd.read_parquet(files.dataset(source))
             settings = config.training()
             with mlflow.asset_run(context, "trained_model") as run:
                 result = train(
                     frame, spec, settings, context.log.info, Path(files.compilation_cache)
                 )
                 evaluation = evaluate(result, frame, spec)
-                log_training(result, evaluation, frame, spec)
+                pictures = log_training(result, evaluation, frame, spec, origin)
                 model_uri = log_model(result, frame, spec)
                 links = {
                     "mlflow": mlflow.link(run.path),
@@ -133,7 +133,11 @@ def cross_validation_and_model(spec: DataSpec) -> dg.AssetsDefinition:
                 }
             yield dg.MaterializeResult(
                 asset_key="cross_validation",
-                metadata={**_scores(evaluation), **_pictures(result, evaluation, spec), **links},
+                metadata={
+                    **_scores(evaluation),
+                    **{name: picture(png, name) for name, png in pictures.items()},
+                    **links,
+                },
             )
             yield dg.MaterializeResult(
                 asset_key="trained_model",
@@ -166,16 +170,6 @@ def cross_validation_and_model(spec: DataSpec) -> dg.AssetsDefinition:
     return training
 
 
-def _read_frozen(
-    context: dg.AssetExecutionContext, files: PlatformFiles, source: str
-) -> "tuple[pd.DataFrame, str]":
-    """The data as its asset froze it, and the digest of its content."""
-    import pandas as pd
-
-    (digest,) = metadata_of(context, source, "digest")
-    return pd.read_parquet(files.dataset(source)), str(digest)
-
-
 def _scores(evaluation: "Evaluation") -> dict[str, Any]:
     folds = enumerate(evaluation.fold_accuracies, start=1)
     return {
@@ -184,21 +178,6 @@ def _scores(evaluation: "Evaluation") -> dict[str, Any]:
         "expected_calibration_error": evaluation.calibration.expected_error,
         "folds": table({"fold": number, "accuracy": float(score)} for number, score in folds),
         "classes": table({"class": name, **row} for name, row in evaluation.report.items()),
-    }
-
-
-def _pictures(
-    result: "TrainingResult", evaluation: "Evaluation", spec: DataSpec
-) -> dict[str, dg.MetadataValue]:
-    from mlschool_dagster.modeling import plots
-
-    return {
-        "fold_accuracies": picture(plots.fold_accuracies(evaluation), "accuracy per fold"),
-        "learning_curves": picture(plots.learning_curves(result), "loss and accuracy per epoch"),
-        "confusion_matrix": picture(
-            plots.confusion_matrix(evaluation, spec), "out-of-fold predictions by true class"
-        ),
-        "calibration": picture(plots.reliability_diagram(evaluation), "reliability diagram"),
     }
 
 

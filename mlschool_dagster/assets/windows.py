@@ -37,7 +37,6 @@ WINDOWED: dict[str, Any] = {
 
 TRAFFIC_FILE = "captured_traffic.parquet"
 LABELS_FILE = "labels.parquet"
-REFERENCE_FILE = "reference.parquet"
 CAPTURES_TOKEN = "captures_token"  # noqa: S105 - names a state of the store
 LABELS_TOKEN = "labels_token"  # noqa: S105
 
@@ -141,6 +140,7 @@ def monitored_window(
     """
     import pandas as pd
 
+    from mlschool_dagster.modeling.version_folder import REFERENCE_FILE
     from mlschool_dagster.monitoring.page import Subject
 
     current, token = frozen(files, window, TRAFFIC_FILE)

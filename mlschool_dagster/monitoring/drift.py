@@ -14,6 +14,7 @@ import numpy as np
 
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.spec import CategoricalColumn, DataSpec
+from mlschool_dagster.monitoring.config import DriftConfig
 from mlschool_dagster.monitoring.frames import CONFIDENCE, PREDICTION
 from mlschool_dagster.monitoring.statistics import (
     Counts,
@@ -35,33 +36,6 @@ class DriftVerdict(StrEnum):
     DRIFTED = "drifted"
     STABLE = "no drift found"
     NOT_ENOUGH_DATA = "not enough data"
-
-
-@dataclass(frozen=True, slots=True)
-class DriftConfig:
-    """When a difference counts as drift.
-
-    ``alpha`` is the chance that a window without drift is flagged, over all its tests together;
-    ``minimum_effect`` is the least difference that matters, in the unit of the test's effect;
-    ``minimum_rows`` is the least number of values a verdict rests on, in window and reference each.
-    """
-
-    alpha: float = 0.05
-    minimum_effect: float = 0.1
-    minimum_rows: int = 30
-
-    def __post_init__(self) -> None:
-        if not 0 < self.alpha < 1:
-            raise UserError(f"The drift setting alpha is {self.alpha}; choose one between 0 and 1.")
-        if not 0 <= self.minimum_effect < 1:
-            raise UserError(
-                f"The drift setting minimum_effect is {self.minimum_effect}; "
-                "choose one from 0 to below 1."
-            )
-        if self.minimum_rows < 2:
-            raise UserError(
-                f"The drift setting minimum_rows is {self.minimum_rows}; choose 2 or more."
-            )
 
 
 @dataclass(frozen=True, slots=True)

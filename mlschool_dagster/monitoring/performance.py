@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.monitoring.config import DEFAULT_ACCURACY_THRESHOLD
 from mlschool_dagster.monitoring.frames import CONFIDENCE, PREDICTION
 from mlschool_dagster.monitoring.statistics import wilson_interval
 
 if TYPE_CHECKING:
     import pandas as pd
-
-DEFAULT_ACCURACY_THRESHOLD = 0.7
-"""The accuracy below which a version would not have been registered either."""
 
 
 class PerformanceVerdict(StrEnum):

@@ -1,0 +1,35 @@
+"""What verdicts depend on: thresholds and their defaults, without the numerics that use them."""
+
+from dataclasses import dataclass
+
+from mlschool_dagster.errors import UserError
+
+DEFAULT_ACCURACY_THRESHOLD = 0.7
+"""The accuracy below which a version would not have been registered either."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriftConfig:
+    """When a difference counts as drift.
+
+    ``alpha`` is the chance that a window without drift is flagged, over all its tests together;
+    ``minimum_effect`` is the least difference that matters, in the unit of the test's effect;
+    ``minimum_rows`` is the least number of values a verdict rests on, in window and reference each.
+    """
+
+    alpha: float = 0.05
+    minimum_effect: float = 0.1
+    minimum_rows: int = 30
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 1:
+            raise UserError(f"The drift setting alpha is {self.alpha}; choose one between 0 and 1.")
+        if not 0 <= self.minimum_effect < 1:
+            raise UserError(
+                f"The drift setting minimum_effect is {self.minimum_effect}; "
+                "choose one from 0 to below 1."
+            )
+        if self.minimum_rows < 2:
+            raise UserError(
+                f"The drift setting minimum_rows is {self.minimum_rows}; choose 2 or more."
+            )
