@@ -186,13 +186,20 @@ def _comparison(drawn: _Drawn, spec: DataSpec) -> str:
 
 
 def _classification(drawn: _Drawn, target: str) -> str:
-    from evidently import DataDefinition, MulticlassClassification
+    from evidently import BinaryClassification, DataDefinition, MulticlassClassification
     from evidently.presets import ClassificationPreset
 
-    definition = DataDefinition(
-        categorical_columns=[target, PREDICTION],
-        classification=[MulticlassClassification(target=target, prediction_labels=PREDICTION)],
+    columns: dict[str, Any] = {"target": target, "prediction_labels": PREDICTION}
+    # Evidently takes rows that show two classes for a binary task, whatever it is told, and then
+    # fails without knowing which of them is the positive one.
+    shown = [{*rows[target], *rows[PREDICTION]} for rows in (drawn.current, drawn.reference)]
+    pairs = [sorted(classes) for classes in shown if len(classes) == 2]
+    task = (
+        BinaryClassification(**columns, pos_label=pairs[0][-1])
+        if pairs
+        else MulticlassClassification(**columns)
     )
+    definition = DataDefinition(categorical_columns=[target, PREDICTION], classification=[task])
     return _evidently(ClassificationPreset(), drawn, definition)
 
 

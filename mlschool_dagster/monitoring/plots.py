@@ -76,7 +76,7 @@ def prediction_shares(current: "pd.DataFrame", reference: "pd.DataFrame", spec: 
 
 
 def accuracy(report: PerformanceReport) -> bytes:
-    """Estimated and measured accuracy with its interval: of the window, and by version if several."""
+    """Estimated and measured accuracy with its interval: of the window, and of several versions."""
     groups = {"window": report.overall}
     if len(report.versions) > 1:
         groups |= {f"version {version}": group for version, group in report.versions.items()}

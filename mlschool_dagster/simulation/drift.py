@@ -1,13 +1,13 @@
 """The kinds of drift that a simulated world can have."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.simulation.config import DEFAULT_SHARES, Drift, TrafficConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,33 +15,6 @@ if TYPE_CHECKING:
 NEW_CATEGORY = "elsewhere"
 TAIL_STRENGTH = 2.0
 """How much likelier a row becomes per standard deviation of its value, as a power of e."""
-
-
-class Drift(StrEnum):
-    """What is different from the data that the rows are drawn from.
-
-    ``SHIFT``: 1 to 3 standard deviations, uniformly drawn, are added to each value of a numeric
-    column. ``COVARIATE``: rows with large values of a numeric column are drawn more often.
-    ``NEW_CATEGORY``: values of a categorical column become one it never had. ``MISSING``: values of
-    a column are left out. ``CONCEPT``: the rows stay, what they mean changes to the next class.
-    """
-
-    NONE = "none"
-    SHIFT = "shift"
-    COVARIATE = "covariate"
-    NEW_CATEGORY = "new_category"
-    MISSING = "missing"
-    CONCEPT = "concept"
-
-
-DEFAULT_SHARES = {
-    Drift.NONE: 1.0,
-    Drift.SHIFT: 1.0,
-    Drift.COVARIATE: 1.0,
-    Drift.NEW_CATEGORY: 0.3,
-    Drift.MISSING: 0.3,
-    Drift.CONCEPT: 0.5,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,33 +26,26 @@ class Drifted:
     description: str
 
 
-def drifted(
-    frame: "pd.DataFrame",
-    spec: DataSpec,
-    *,
-    samples: int,
-    drift: Drift,
-    column: str | None,
-    share: float | None,
-    seed: int,
-) -> Drifted:
-    """`samples` rows drawn with replacement from `frame`, with `drift` in a `share` of them.
+def drifted(frame: "pd.DataFrame", spec: DataSpec, config: TrafficConfig) -> Drifted:
+    """Rows drawn with replacement from `frame`, changed as `config` says.
 
-    Without a `column`, drift takes the numeric column with the widest plausible range (its values
+    Without a column, drift takes the numeric column with the widest plausible range (its values
     can move furthest before they are refused), and a new category the first categorical one. Equal
     arguments give equal rows.
 
     Raises:
         UserError: the column does not exist or is of the wrong type for the drift.
     """
-    rng = np.random.default_rng(seed)
+    drift, samples = config.drift, config.samples
+    share = DEFAULT_SHARES[drift] if config.share is None else config.share
+    rng = np.random.default_rng(config.seed)
     known = frame[frame[spec.target.name].notna()].reset_index(drop=True)
     if known.empty:
         raise UserError(
             f"No row has a {spec.target.name}, so there is nothing to simulate; add labelled data."
         )
-    chosen = _column(spec, drift, column)
-    affected = rng.random(samples) < (DEFAULT_SHARES[drift] if share is None else share)
+    chosen = _column(spec, drift, config.column)
+    affected = rng.random(samples) < share
     drawn = rng.integers(len(known), size=samples)
     if drift is Drift.COVARIATE:
         likelier = rng.choice(len(known), samples, p=_tail_weights(known[chosen]))

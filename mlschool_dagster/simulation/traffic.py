@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlschool_dagster.capture.records import InputValue
-from mlschool_dagster.errors import RefusedError, UserError
+from mlschool_dagster.errors import RefusedError
 from mlschool_dagster.modeling.spec import DataSpec
-from mlschool_dagster.simulation.drift import Drift, Drifted, drifted
+from mlschool_dagster.simulation.config import TrafficConfig
+from mlschool_dagster.simulation.drift import Drifted, drifted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,30 +35,6 @@ class Answer(Protocol):
 
 Invoke = Callable[[Sequence[Row]], Sequence[Answer]]
 """Sends rows to the endpoint: one answer each, or `RefusedError` for all of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrafficConfig:
-    """How many rows are sent, in what batches, and what is different about them.
-
-    ``column`` and ``share`` (of rows affected) belong to ``drift``; None leaves the choice to it.
-    """
-
-    samples: int = 200
-    drift: Drift = Drift.NONE
-    column: str | None = None
-    share: float | None = None
-    batch_size: int = 1
-    seed: int = 42
-
-    def __post_init__(self) -> None:
-        for name, value in (("samples", self.samples), ("batch_size", self.batch_size)):
-            if value < 1:
-                raise UserError(f"The traffic setting {name} is {value}; choose 1 or more.")
-        if self.share is not None and not 0 < self.share <= 1:
-            raise UserError(
-                f"The traffic setting share is {self.share}; choose one above 0 and up to 1."
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +70,7 @@ def simulate(
     Raises:
         UserError: the drift cannot be made with this data, or the endpoint is away.
     """
-    world = drifted(
-        frame,
-        spec,
-        samples=config.samples,
-        drift=config.drift,
-        column=config.column,
-        share=config.share,
-        seed=config.seed,
-    )
+    world = drifted(frame, spec, config)
     rows, truths = _rows(world, spec), world.truth.tolist()
     accepted = correct = told = 0
     refusals: Counter[str] = Counter()

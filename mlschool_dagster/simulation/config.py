@@ -1,0 +1,57 @@
+"""What a simulation can be asked for, without the numerics that carry it out."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from mlschool_dagster.errors import UserError
+
+
+class Drift(StrEnum):
+    """What is different from the data that the rows are drawn from.
+
+    ``SHIFT``: 1 to 3 standard deviations, uniformly drawn, are added to each value of a numeric
+    column. ``COVARIATE``: rows with large values of a numeric column are drawn more often.
+    ``NEW_CATEGORY``: values of a categorical column become one it never had. ``MISSING``: values of
+    a column are left out. ``CONCEPT``: the rows stay, what they mean changes to the next class.
+    """
+
+    NONE = "none"
+    SHIFT = "shift"
+    COVARIATE = "covariate"
+    NEW_CATEGORY = "new_category"
+    MISSING = "missing"
+    CONCEPT = "concept"
+
+
+DEFAULT_SHARES = {
+    Drift.NONE: 1.0,
+    Drift.SHIFT: 1.0,
+    Drift.COVARIATE: 1.0,
+    Drift.NEW_CATEGORY: 0.3,
+    Drift.MISSING: 0.3,
+    Drift.CONCEPT: 0.5,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficConfig:
+    """How many rows are sent, in what batches, and what is different about them.
+
+    ``column`` and ``share`` (of rows affected) belong to ``drift``; None leaves the choice to it.
+    """
+
+    samples: int = 200
+    drift: Drift = Drift.NONE
+    column: str | None = None
+    share: float | None = None
+    batch_size: int = 1
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        for name, value in (("samples", self.samples), ("batch_size", self.batch_size)):
+            if value < 1:
+                raise UserError(f"The traffic setting {name} is {value}; choose 1 or more.")
+        if self.share is not None and not 0 < self.share <= 1:
+            raise UserError(
+                f"The traffic setting share is {self.share}; choose one above 0 and up to 1."
+            )
