@@ -1,0 +1,240 @@
+"""What MLflow keeps of a training: its record in a run, and the model to register.
+
+Everything goes into the active run, which the caller opens and ends.
+"""
+
+import json
+import platform
+import subprocess
+import time
+import warnings
+from dataclasses import asdict
+from importlib.metadata import distributions as installed
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlschool_dagster.modeling import plots
+from mlschool_dagster.modeling.data import content_digest
+from mlschool_dagster.modeling.evaluation import (
+    CONFIDENCE,
+    PREDICTION,
+    Evaluation,
+    probability_column,
+)
+from mlschool_dagster.modeling.features import input_frame
+from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.modeling.training import Curves, TrainingResult
+from mlschool_dagster.modeling.version_folder import VERSION_FOLDER, write_version
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow.entities import Metric
+    from mlflow.models import ModelSignature
+
+COMMIT_TAG = "git_commit"
+
+
+EXAMPLE_ROWS = 3
+
+SERVING_PACKAGES = (
+    "jax",
+    "jaxlib",
+    "keras",
+    "mlflow",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "scipy",
+    "skops",
+)
+"""What ``serving_model.py`` needs; pinned in each version to what it was trained with."""
+
+
+def log_training(
+    result: TrainingResult,
+    evaluation: Evaluation,
+    frame: "pd.DataFrame",
+    spec: DataSpec,
+    source: str | None = None,
+) -> dict[str, bytes]:
+    """Log a training and its evaluation, with a nested run for each fold.
+
+    Parameters, curves per epoch, scores, confusion matrix, classification report, calibration,
+    pictures, the data set with its digest and `source` (the URI it was read from), the installed
+    packages and the git commit.
+
+    Returns:
+        The pictures that were logged, name to PNG, to be shown elsewhere without drawing again.
+    """
+    import mlflow
+
+    pictures = _pictures(result, evaluation, spec)
+    client, run = mlflow.MlflowClient(), mlflow.active_run()
+    scores = {
+        "accuracy_mean": evaluation.accuracy_mean,
+        "accuracy_std": evaluation.accuracy_std,
+        "expected_calibration_error": evaluation.calibration.expected_error,
+    }
+    client.log_batch(
+        run.info.run_id,
+        metrics=_points(scores) + _history(result.final_curves),
+        params=_parameters(result),
+        tags=_tags(),
+    )
+    _log_dataset(frame, spec, source)
+    with TemporaryDirectory() as folder:
+        _write(Path(folder), evaluation, pictures, spec)
+        client.log_artifacts(run.info.run_id, folder)
+    for fold, curves in enumerate(result.curves):
+        with mlflow.start_run(run_name=f"fold-{fold + 1}", nested=True) as nested:
+            accuracy = {"accuracy": evaluation.fold_accuracies[fold]}
+            client.log_batch(nested.info.run_id, metrics=_points(accuracy) + _history(curves))
+    return pictures
+
+
+def log_model(result: TrainingResult, frame: "pd.DataFrame", spec: DataSpec) -> str:
+    """Log the model into the active MLflow run.
+
+    The model is a models-from-code pyfunc (``serving_model.py``) around the version folder.
+
+    Returns:
+        The model's URI, to be registered.
+    """
+    import mlflow
+
+    example = input_frame(frame, spec).dropna().head(EXAMPLE_ROWS).reset_index(drop=True)
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary, VERSION_FOLDER)
+        write_version(folder, result, frame, spec)
+        info = mlflow.pyfunc.log_model(
+            name=spec.name,
+            python_model=str(Path(__file__).with_name("serving_model.py")),
+            artifacts={VERSION_FOLDER: str(folder)},
+            signature=_signature(spec),
+            input_example=example,
+            pip_requirements=[f"{name}=={version(name)}" for name in SERVING_PACKAGES],
+        )
+    return str(info.model_uri)
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that this code runs from, or None outside a checkout."""
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(  # noqa: S603 - a fixed command
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() or None
+
+
+def environment() -> dict[str, Any]:
+    """The Python, the platform and the version of every installed package."""
+    packages = {
+        metadata["Name"]: metadata["Version"]
+        for metadata in (package.metadata for package in installed())
+    }
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": dict(sorted(packages.items())),
+    }
+
+
+def _pictures(result: TrainingResult, evaluation: Evaluation, spec: DataSpec) -> dict[str, bytes]:
+    return {
+        "fold_accuracies": plots.fold_accuracies(evaluation),
+        "learning_curves": plots.learning_curves(result),
+        "confusion_matrix": plots.confusion_matrix(evaluation, spec),
+        "reliability": plots.reliability_diagram(evaluation),
+    }
+
+
+def _parameters(result: TrainingResult) -> "list[Any]":
+    from mlflow.entities import Param
+
+    return [Param(name, str(value)) for name, value in asdict(result.config).items()]
+
+
+def _tags() -> "list[Any]":
+    from mlflow.entities import RunTag
+
+    commit = git_commit()
+    return [RunTag(COMMIT_TAG, commit)] if commit else []
+
+
+def _points(values: dict[str, float]) -> "list[Metric]":
+    from mlflow.entities import Metric
+
+    now = time.time_ns() // 1_000_000
+    return [Metric(name, float(value), now, 0) for name, value in values.items()]
+
+
+def _history(curves: Curves) -> "list[Metric]":
+    """A metric per curve and epoch; a fit that holds no rows back has no validation curves."""
+    from mlflow.entities import Metric
+
+    now = time.time_ns() // 1_000_000
+    return [
+        Metric(f"epoch_{name}", float(value), now, epoch)
+        for name, values in vars(curves).items()
+        for epoch, value in enumerate(values, start=1)
+        if np.isfinite(value)
+    ]
+
+
+def _log_dataset(frame: "pd.DataFrame", spec: DataSpec, source: str | None) -> None:
+    import mlflow
+
+    digest = content_digest(frame)
+    with warnings.catch_warnings():
+        # MLflow knows two kinds of local source and warns that a path could be either.
+        warnings.filterwarnings("ignore", "The specified dataset source can be interpreted")
+        dataset = mlflow.data.from_pandas(
+            frame,
+            source=source,
+            targets=spec.target.name,
+            name=spec.name,
+            # MLflow keeps at most 36 characters.
+            digest=digest[:36],
+        )
+    mlflow.log_input(dataset, context="training", tags={"sha256": digest})
+
+
+def _write(
+    folder: Path, evaluation: Evaluation, pictures: dict[str, bytes], spec: DataSpec
+) -> None:
+    documents = {
+        "confusion_matrix": {
+            "classes": spec.target.classes,
+            "rows": "true class, then predicted class",
+            "counts": evaluation.confusion.tolist(),
+        },
+        "classification_report": evaluation.report,
+        "calibration": {
+            name: np.asarray(value).tolist() for name, value in vars(evaluation.calibration).items()
+        },
+        "environment": environment(),
+    }
+    for name, document in documents.items():
+        text = json.dumps(document, indent=2).replace("NaN", "null")
+        (folder / f"{name}.json").write_text(text, encoding="utf-8")
+    (folder / "pictures").mkdir()
+    for name, png in pictures.items():
+        (folder / "pictures" / f"{name}.png").write_bytes(png)
+
+
+def _signature(spec: DataSpec) -> "ModelSignature":
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    numeric = {column.name for column in spec.numeric}
+    inputs = [ColSpec("double" if n in numeric else "string", n) for n in spec.input_names]
+    confidences = [CONFIDENCE, *map(probability_column, spec.target.classes)]
+    outputs = [ColSpec("string", PREDICTION), *(ColSpec("double", n) for n in confidences)]
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
