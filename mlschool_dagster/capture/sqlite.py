@@ -11,67 +11,41 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import orjson
 
 from mlschool_dagster.capture.frames import captures_frame, labels_frame
-from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX, Capture, InputValue, Label
+from mlschool_dagster.capture.records import Capture, InputValue, Label
+from mlschool_dagster.capture.sqlite_format import (
+    CAPTURE_FIELDS,
+    INSERT_CAPTURE,
+    SCHEMA,
+    SCHEMA_VERSION,
+    WINDOW_MICROSECONDS,
+    bounds_of,
+    capture_of,
+    capture_row,
+    label_of,
+    label_row,
+    window_of,
+)
 from mlschool_dagster.capture.store import Changes, Revision
-from mlschool_dagster.capture.windows import LENGTH, Window
+from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 1
 BUSY_SECONDS = 30.0
 LABEL_BATCH = 500
 """Labels per transaction: few enough that captures waiting for the write lock get it within
 milliseconds."""
 PAGE = 1000
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-_WINDOW_MICROSECONDS = LENGTH // _MICROSECOND
-
-# The partial index leaves probes out, so that a window is one range of it. The unique constraint on
-# labels makes writing the same label again harmless, and finds an event's newest label.
-_SCHEMA = (
-    """CREATE TABLE store (identity TEXT NOT NULL)""",
-    """CREATE TABLE captures (
-        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
-        event_id TEXT NOT NULL UNIQUE,
-        captured_at INTEGER NOT NULL,
-        endpoint TEXT NOT NULL,
-        model_version TEXT NOT NULL,
-        inputs TEXT NOT NULL,
-        prediction TEXT NOT NULL,
-        confidence REAL NOT NULL,
-        probabilities TEXT NOT NULL,
-        probe INTEGER NOT NULL
-    )""",
-    """CREATE INDEX traffic_by_time ON captures (captured_at) WHERE probe = 0""",
-    """CREATE TABLE labels (
-        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
-        event_id TEXT NOT NULL,
-        label TEXT NOT NULL,
-        labelled_at INTEGER NOT NULL,
-        source TEXT NOT NULL,
-        UNIQUE (event_id, labelled_at, label, source)
-    )""",
-)
-_CAPTURE_FIELDS = (
-    "event_id, captured_at, endpoint, model_version, inputs, prediction, confidence, probabilities"
-)
-_INSERT_CAPTURE = (
-    f"INSERT INTO captures ({_CAPTURE_FIELDS}, probe) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "  # noqa: S608 - constants only
-    "ON CONFLICT (event_id) DO NOTHING"
-)
 _IN_WINDOW = "probe = 0 AND captured_at >= :start AND captured_at < :end"
 
 
@@ -108,7 +82,7 @@ class SqliteStore:
         """See `CaptureStore.append`."""
         with self._transaction() as connection:
             before = connection.total_changes
-            connection.executemany(_INSERT_CAPTURE, map(_capture_row, captures))
+            connection.executemany(INSERT_CAPTURE, map(capture_row, captures))
             if connection.total_changes - before == len(captures):
                 return frozenset()
             refused = frozenset(
@@ -122,10 +96,7 @@ class SqliteStore:
 
     def append_labels(self, labels: Iterable[Label]) -> int:
         """See `CaptureStore.append_labels`."""
-        rows = (
-            (label.event_id, label.label, _microseconds(label.labelled_at), label.source)
-            for label in labels
-        )
+        rows = map(label_row, labels)
         written = 0
         # The batch is complete before the transaction begins: however slowly `labels` come, the
         # write lock is held for milliseconds.
@@ -142,10 +113,10 @@ class SqliteStore:
         """See `CaptureStore.read`."""
         with self._reading() as connection:
             rows = connection.execute(
-                f"SELECT {_CAPTURE_FIELDS} FROM captures WHERE {_IN_WINDOW} ORDER BY sequence",  # noqa: S608
-                _bounds(window),
+                f"SELECT {CAPTURE_FIELDS} FROM captures WHERE {_IN_WINDOW} ORDER BY sequence",  # noqa: S608
+                bounds_of(window),
             )
-            return captures_frame(map(_capture, rows))
+            return captures_frame(map(capture_of, rows))
 
     def read_labels(self, window: Window) -> "pd.DataFrame":
         """See `CaptureStore.read_labels`."""
@@ -156,9 +127,9 @@ class SqliteStore:
                 "  SELECT sequence FROM labels WHERE event_id = captures.event_id"
                 "  ORDER BY labelled_at DESC, sequence DESC LIMIT 1) "
                 f"WHERE {_IN_WINDOW} ORDER BY captures.sequence",
-                _bounds(window),
+                bounds_of(window),
             )
-            return labels_frame(Label(row[0], row[1], _instant(row[2]), row[3]) for row in rows)
+            return labels_frame(map(label_of, rows))
 
     def unlabelled(self) -> Iterator[Capture]:
         """See `CaptureStore.unlabelled`."""
@@ -167,13 +138,13 @@ class SqliteStore:
             # Page by page, each a statement of its own: an open read would keep the WAL growing.
             with self._reading() as connection:
                 page = connection.execute(
-                    f"SELECT {_CAPTURE_FIELDS}, sequence FROM captures "  # noqa: S608
+                    f"SELECT {CAPTURE_FIELDS}, sequence FROM captures "  # noqa: S608
                     "WHERE sequence > ? AND sequence <= ? AND probe = 0 AND NOT EXISTS "
                     "(SELECT 1 FROM labels WHERE labels.event_id = captures.event_id) "
                     "ORDER BY sequence LIMIT ?",
                     (position, last, PAGE),
                 ).fetchall()
-            yield from map(_capture, page)
+            yield from map(capture_of, page)
             position = page[-1][-1] if len(page) == PAGE else last
 
     def windows(self) -> dict[Window, int]:
@@ -182,9 +153,9 @@ class SqliteStore:
             rows = connection.execute(
                 "SELECT captured_at / ?, COUNT(*) FROM captures WHERE probe = 0 "
                 "GROUP BY 1 ORDER BY 1",
-                (_WINDOW_MICROSECONDS,),
+                (WINDOW_MICROSECONDS,),
             )
-            return {_window(number): count for number, count in rows}
+            return {window_of(number): count for number, count in rows}
 
     def revision(self, window: Window) -> Revision:
         """See `CaptureStore.revision`."""
@@ -193,7 +164,7 @@ class SqliteStore:
                 "SELECT COUNT(DISTINCT captures.sequence), MAX(captures.sequence), "  # noqa: S608
                 "COUNT(DISTINCT labels.event_id), MAX(labels.sequence) "
                 f"FROM captures LEFT JOIN labels USING (event_id) WHERE {_IN_WINDOW}",
-                _bounds(window),
+                bounds_of(window),
             ).fetchone()
         return Revision(captures, self._token(last_capture), labels, self._token(last_label))
 
@@ -218,10 +189,10 @@ class SqliteStore:
                 # A probe, or a label whose capture is not known, moves the cursor but no window.
                 f"SELECT IIF(probe = 0, captured_at / ?, NULL), MAX({counted}.sequence) "  # noqa: S608
                 f"FROM {table} WHERE {counted}.sequence > ? GROUP BY 1",
-                (_WINDOW_MICROSECONDS, position),
+                (WINDOW_MICROSECONDS, position),
             ).fetchall()
         return Changes(
-            frozenset(_window(number) for number, _ in rows if number is not None),
+            frozenset(window_of(number) for number, _ in rows if number is not None),
             self._token(max((sequence for _, sequence in rows), default=position)),
         )
 
@@ -275,7 +246,7 @@ class SqliteStore:
         with self._transaction() as connection:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version == 0:
-                for statement in _SCHEMA:
+                for statement in SCHEMA:
                     connection.execute(statement)
                 connection.execute("INSERT INTO store VALUES (?)", (uuid4().hex[:8],))
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -301,52 +272,9 @@ def _enter_wal(connection: sqlite3.Connection) -> None:
         time.sleep(0.01)
 
 
-def _capture_row(capture: Capture) -> tuple[Any, ...]:
-    return (
-        capture.event_id,
-        _microseconds(capture.captured_at),
-        capture.endpoint,
-        capture.model_version,
-        orjson.dumps(capture.inputs).decode(),
-        capture.prediction,
-        capture.confidence,
-        orjson.dumps(capture.probabilities).decode(),
-        capture.event_id.startswith(SMOKE_TEST_PREFIX),
-    )
-
-
-def _capture(row: Sequence[Any]) -> Capture:
-    return Capture(
-        event_id=row[0],
-        captured_at=_instant(row[1]),
-        endpoint=row[2],
-        model_version=row[3],
-        inputs=orjson.loads(row[4]),
-        prediction=row[5],
-        confidence=row[6],
-        probabilities=orjson.loads(row[7]),
-    )
-
-
 def _inputs_of(connection: sqlite3.Connection, event_id: str) -> dict[str, InputValue]:
     (text,) = connection.execute(
         "SELECT inputs FROM captures WHERE event_id = ?", (event_id,)
     ).fetchone()
     inputs: dict[str, InputValue] = orjson.loads(text)
     return inputs
-
-
-def _microseconds(instant: datetime) -> int:
-    return (instant - _EPOCH) // _MICROSECOND
-
-
-def _instant(microseconds: int) -> datetime:
-    return _EPOCH + microseconds * _MICROSECOND
-
-
-def _window(number: int) -> Window:
-    return Window(_EPOCH + number * LENGTH)
-
-
-def _bounds(window: Window) -> dict[str, int]:
-    return {"start": _microseconds(window.start), "end": _microseconds(window.end)}

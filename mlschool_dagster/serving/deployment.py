@@ -1,12 +1,12 @@
 """What should serve: the desired state that a server follows, kept in one file of its home."""
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from mlschool_dagster.atomic import replacing
 from mlschool_dagster.errors import UserError
 
 DEPLOYMENT_FILE = "deployment.json"
@@ -63,18 +63,5 @@ def write_deployment(home: Path, deployment: Deployment | None) -> None:
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
     """Write `document` so that a reader, or a crash, finds the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(document, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=2), encoding="utf-8")
