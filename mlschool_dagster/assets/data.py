@@ -99,7 +99,7 @@ def raw_data(spec: DataSpec, default_uri: str) -> dg.AssetsDefinition:
 
 
 def _summary(frame: "pd.DataFrame", spec: DataSpec) -> dict[str, dg.MetadataValue | int | float]:
-    from mlschool_dagster.modeling.plots import class_balance, numeric_distributions
+    from mlschool_dagster.modeling.plots import class_balance, distributions
 
     inputs = frame[spec.input_names]
     balance = frame[spec.target.name].value_counts()
@@ -109,7 +109,7 @@ def _summary(frame: "pd.DataFrame", spec: DataSpec) -> dict[str, dg.MetadataValu
         "preview": table(frame.head(PREVIEW_ROWS).to_dict("records")),
         "classes": table({"class": str(k), "rows": int(v)} for k, v in balance.items()),
         "class_balance": picture(class_balance(frame, spec), "rows per class"),
-        "distributions": picture(numeric_distributions(frame, spec), "numeric columns by class"),
+        "distributions": picture(distributions(frame, spec), "numeric columns by class"),
     }
 
 

@@ -25,7 +25,7 @@ def run_job(job: str, settings: Settings, say: Say, config: Path | None = None) 
     """
     command = [
         sys.executable, "-W", "ignore", "-m", "dagster", "job", "execute", "--job", job,
-        "--workspace", str(ROOT / "workspace.yaml"),
+        "--module-name", "mlschool_dagster.definitions",
     ]  # fmt: skip
     if config:
         command += ["--config", str(config)]
