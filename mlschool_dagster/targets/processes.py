@@ -13,6 +13,7 @@ from mlschool_dagster.errors import UserError
 from mlschool_dagster.serving.process import ServerRecord
 
 POLL_SECONDS = 0.05
+PORT_SECONDS = 1.0
 
 
 def start_detached(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
@@ -47,21 +48,31 @@ def require_free_port(host: str, port: int) -> None:
         UserError: another program listens there (named if the system tells it), or the address is
             not this machine's.
     """
+    # A server that has just been killed may hold its port for a moment longer.
+    deadline = time.monotonic() + PORT_SECONDS
+    while (error := _bind_error(host, port)) is not None:
+        if error.errno != errno.EADDRINUSE:
+            raise UserError(
+                f"The endpoint cannot listen on {host}:{port} ({error.strerror}); "
+                "give it another address."
+            )
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"Port {port} of {host} is taken by {_listener(port)}; "
+                "end it or give the endpoint another port."
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _bind_error(host: str, port: int) -> OSError | None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise UserError(
-                    f"Port {port} of {host} is taken by {_listener(port)}; "
-                    "end it or give the endpoint another port."
-                ) from None
-            raise UserError(
-                f"The endpoint cannot listen on {host}:{port} ({error.strerror}); "
-                "give it another address."
-            ) from None
+            return error
+    return None
 
 
 def _listener(port: int) -> str:

@@ -93,7 +93,8 @@ def test_a_server_that_was_killed_is_started_anew(target: LocalTarget, tmp_path:
     pid = deploy(target, tmp_path, "1")
     target.invoke([ROW], "before")
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: target.status() is None)
+    wait_for(lambda: not runs(pid))
+    assert target.status() is None
     assert deploy(target, tmp_path, "1") != pid
     assert target.invoke([ROW])[0].model_version == "1"
 
@@ -106,6 +107,7 @@ def test_a_pid_that_another_program_has_now_is_left_alone(
             pid = deploy(target, tmp_path, "1")
             record = {**record_of(tmp_path), "pid": other.pid}
             os.kill(pid, signal.SIGKILL)
+            wait_for(lambda: not runs(pid))
             (tmp_path / "server.json").write_text(json.dumps(record))
             assert target.status() is None
             target.stop()
@@ -192,6 +194,12 @@ def test_a_move_to_a_port_that_is_taken_leaves_the_endpoint_where_it_is(
     ):
         deploy(target_of(tmp_path, other.getsockname()[1]), tmp_path, "2")
     assert target.invoke([ROW])[0].model_version == "1"
+
+
+def test_an_address_of_another_machine_is_told(tmp_path: Path) -> None:
+    target = LocalTarget(tmp_path, store_uri(tmp_path), "penguins", "192.0.2.1", free_port())
+    with pytest.raises(UserError, match=r"cannot listen on 192\.0\.2\.1"):
+        deploy(target, tmp_path, "1")
 
 
 def test_a_server_that_cannot_start_tells_its_last_words(tmp_path: Path) -> None:
