@@ -40,17 +40,7 @@ COMMIT_TAG = "git_commit"
 
 EXAMPLE_ROWS = 3
 
-SERVING_PACKAGES = (
-    "jax",
-    "jaxlib",
-    "keras",
-    "mlflow",
-    "numpy",
-    "pandas",
-    "scikit-learn",
-    "scipy",
-    "skops",
-)
+SERVING_PACKAGES = ("jax", "jaxlib", "keras", "mlflow", "numpy", "pandas")
 """What ``serving_model.py`` needs; pinned in each version to what it was trained with."""
 
 

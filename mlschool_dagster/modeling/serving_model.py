@@ -12,6 +12,7 @@ from typing import Any
 
 # Nobody but MLflow imports this file, so nobody else pays for these.
 import mlflow  # noqa: TID253
+import numpy as np
 import pandas as pd  # noqa: TID253
 
 
@@ -19,19 +20,17 @@ class ServingModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     """Rows of the spec's inputs in; prediction, confidence and probability of each class out."""
 
     def load_context(self, context: Any) -> None:
-        """Load the transformers and the network from the version folder."""
+        """Load the fitted transformers and the network from the version folder."""
         os.environ["KERAS_BACKEND"] = "jax"
         import keras
-        import skops.io
 
         folder = Path(context.artifacts["version"])
         spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
-        self.inputs = {
-            column["name"]: float if column["type"] == "numeric" else object
-            for column in spec["columns"]
-        }
         self.classes = spec["target"]["classes"]
-        self.transformer = skops.io.load(folder / "transformer.skops", trusted=["numpy.dtype"])
+        self.numeric = [c["name"] for c in spec["columns"] if c["type"] == "numeric"]
+        self.categorical = [c["name"] for c in spec["columns"] if c["type"] == "categorical"]
+        with np.load(folder / "compiled.npz", allow_pickle=False) as arrays:
+            self.fitted = dict(arrays)
         self.network = keras.saving.load_model(folder / "network.keras", compile=False)
 
     def predict(
@@ -41,11 +40,7 @@ class ServingModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
         Columns: ``prediction``, ``confidence`` and ``probability_<class>`` for each class.
         """
-        import numpy as np
-
-        # scikit-learn takes NaN for missing, but JSON's null arrives as None.
-        rows = model_input[list(self.inputs)].fillna(np.nan).astype(self.inputs)
-        features = self.transformer.transform(rows).astype("float32")
+        features = self._features(model_input).astype(np.float32)
         probabilities = np.asarray(self.network.predict_on_batch(features), dtype=float)
         columns = {
             "prediction": [self.classes[code] for code in probabilities.argmax(axis=1)],
@@ -55,6 +50,18 @@ class ServingModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             for position, label in enumerate(self.classes)
         }
         return pd.DataFrame(columns, index=model_input.index)
+
+    def _features(self, rows: pd.DataFrame) -> "np.ndarray[Any, Any]":
+        """What the network sees: imputed and standardised numbers, then one-hot categories."""
+        fitted = self.fitted
+        numbers = rows[self.numeric].to_numpy(dtype=float, na_value=np.nan)
+        numbers = np.where(np.isnan(numbers), fitted["numeric_fill"], numbers)
+        blocks = [(numbers - fitted["numeric_mean"]) / fitted["numeric_scale"]]
+        for position, name in enumerate(self.categorical):
+            fill = str(fitted["categorical_fill"][position])
+            values = rows[name].astype(object).fillna(fill).astype(str).to_numpy(dtype=str)
+            blocks.append(values[:, None] == fitted[f"categories_{position}"])
+        return np.hstack(blocks)
 
 
 mlflow.models.set_model(ServingModel())

@@ -1,9 +1,9 @@
 """A trained model as files.
 
 The version folder holds all that later steps need of a version: ``spec.json`` and ``compiled.npz``
-(the numpy-only model that the endpoint serves), ``network.keras`` and ``transformer.skops`` (what
-they were exported from), and ``reference.parquet`` (training rows with out-of-fold predictions).
-Nothing in it is a pickle.
+(the fitted transformers and weights as arrays, which the endpoint serves), ``network.keras`` (the
+Keras model they were exported from), and ``reference.parquet`` (training rows with out-of-fold
+predictions). Nothing in it is a pickle, and no transformer needs scikit-learn to be read.
 """
 
 from pathlib import Path
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 VERSION_FOLDER = "version"
 NETWORK_FILE = "network.keras"
-TRANSFORMER_FILE = "transformer.skops"
 REFERENCE_FILE = "reference.parquet"
 
 
@@ -52,9 +51,6 @@ def write_version(
     folder: Path, result: TrainingResult, frame: "pd.DataFrame", spec: DataSpec
 ) -> None:
     """Write the version folder of `result`, trained on `frame`, into `folder`."""
-    import skops.io
-
     compile_model(result.transformer, result.model, spec).save(folder)
     result.model.save(folder / NETWORK_FILE)
-    skops.io.dump(result.transformer, folder / TRANSFORMER_FILE)
     reference_frame(result, frame, spec).to_parquet(folder / REFERENCE_FILE)
