@@ -71,8 +71,6 @@ class Validator:
         rows = _records(document)
         if not rows:
             raise _invalid("the request holds no rows")
-        if len(rows) > MAX_ROWS:
-            raise _invalid(f"the request holds more than {MAX_ROWS} rows; split it")
         faults: list[Fault] = []
         for number, row in enumerate(rows):
             faults.extend(islice(self._faults(number, row), MAX_FAULTS))
@@ -160,7 +158,7 @@ def _records(document: Any) -> list[Any]:
     if key in ("inputs", "instances", "dataframe_records"):
         if type(content) is not list:
             raise _invalid(f"{key} must be a list of records")
-        return content
+        return _bounded(content)
     if key == "dataframe_split":
         return _from_split(content)
     raise _invalid(f"the body must have one of {', '.join(FORMATS)}")
@@ -173,6 +171,7 @@ def _from_columns(columns: dict[str, Any]) -> list[Any]:
     if len(lengths) != 1:
         raise _invalid("the columns must be lists of one length")
     names = list(columns)
+    _bounded(columns[names[0]])
     return [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
@@ -190,10 +189,17 @@ def _from_split(content: Any) -> list[Any]:
         raise _invalid("the columns of dataframe_split must be different from each other")
     if type(data) is not list:
         raise _invalid("the data of dataframe_split must be a list of rows")
-    for number, row in enumerate(data):
+    for number, row in enumerate(_bounded(data)):
         if type(row) is not list or len(row) != len(names):
             raise _invalid("must be a list with one value per column", {"row": number})
     return [dict(zip(names, row, strict=True)) for row in data]
+
+
+def _bounded(rows: list[Any]) -> list[Any]:
+    # Before anything is built from the rows: a small body can hold millions of empty ones.
+    if len(rows) > MAX_ROWS:
+        raise _invalid(f"the request holds more than {MAX_ROWS} rows; split it")
+    return rows
 
 
 def _invalid(reason: str, where: Fault | None = None) -> InvalidRequestError:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -342,3 +343,28 @@ def test_every_answer_is_in_the_store_after_the_server_is_killed(
         # The next server opens the same store and goes on.
         with running_server(tmp_path) as again:
             assert again.invoke([ROW]).status_code == 200
+
+
+@pytest.mark.slow
+def test_its_memory_stays_bounded_whatever_a_body_unfolds_into(server: Server) -> None:
+    size = MAX_BODY - 100
+    bodies = (
+        b'{"inputs":[' + b"[]," * (size // 3) + b"[]]}",
+        b'{"inputs":{"island":[' + b"1," * (size // 2) + b"1]}}",
+        b'{"inputs":[{' + b",".join(b'"%d":1' % i for i in range(550_000)) + b"}]}",
+        b'{"dataframe_split":{"columns":[],"data":[' + b"[]," * (size // 3 - 10) + b"[]]}}",
+    )
+    for body in bodies:
+        assert server.client.post("/invocations", content=body, headers=JSON_TYPE).is_client_error
+    process = psutil.Process(server.process.pid)
+    assert peak_memory(process) < 300e6
+
+
+def peak_memory(process: psutil.Process) -> float:
+    """The most bytes that `process` has held; where the system does not tell, what it holds now."""
+    status = Path(f"/proc/{process.pid}/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return float(line.split()[1]) * 1024
+    return float(process.memory_info().rss)

@@ -145,6 +145,8 @@ def test_the_spec_can_allow_unknown_categories() -> None:
         {"dataframe_split": {"columns": ["sex"], "data": "MALE"}},
         {"dataframe_split": {"columns": list(ROW), "data": []}},
         {"inputs": [ROW] * (MAX_ROWS + 1)},
+        {"inputs": {name: [value] * (MAX_ROWS + 1) for name, value in ROW.items()}},
+        {"dataframe_split": {"columns": ["sex"], "data": [["MALE"]] * (MAX_ROWS + 1)}},
     ],
 )
 def test_what_is_json_but_no_input_is_refused_with_a_reason(document: object) -> None:
