@@ -127,6 +127,7 @@ def labeling_job(spec: DataSpec, diary: Path) -> dg.JobDefinition:
         context.log_event(
             dg.AssetObservation(LIVE_TRAFFIC, metadata={"labelled": summary.labelled})
         )
+        context.log.info(f"{summary.labelled} captures labelled, {summary.guessed} of them guessed")
 
     @dg.job(
         name="labeling_job",

@@ -57,7 +57,12 @@ class Registry:
         if not self._is_registered():
             self._client.create_registered_model(self.model_name)
         version = self._client.create_model_version(
-            self.model_name, source=model_uri, run_id=run_id, tags=dict(tags)
+            self.model_name,
+            source=model_uri,
+            run_id=run_id,
+            tags=dict(tags),
+            # A tracking server refuses a logged model as the source unless its id is told as well.
+            model_id=model_uri.removeprefix("models:/"),
         ).version
         self._client.set_registered_model_alias(self.model_name, CHALLENGER, version)
         return str(version)
