@@ -119,6 +119,10 @@ def performance_html(
     drawn = _drawn(
         known[[target, PREDICTION]], reference[[target, PREDICTION]], samples, "labelled rows"
     )
+    # Evidently compares a single class with two by neither of its two ways.
+    if drawn.enough and {len(classes) for classes in _classes(drawn)} == {1, 2}:
+        note = f"No charts: they need rows of more than one {target}."
+        drawn = replace(drawn, current=known.iloc[:0], notes=(*drawn.notes, note))
     heading = Heading(
         "Performance",
         subject,
@@ -192,8 +196,7 @@ def _classification(drawn: _Drawn, target: str) -> str:
     columns: dict[str, Any] = {"target": target, "prediction_labels": PREDICTION}
     # Evidently takes rows that show two classes for a binary task, whatever it is told, and then
     # fails without knowing which of them is the positive one.
-    shown = [{*rows[target], *rows[PREDICTION]} for rows in (drawn.current, drawn.reference)]
-    pairs = [sorted(classes) for classes in shown if len(classes) == 2]
+    pairs = [sorted(classes) for classes in _classes(drawn) if len(classes) == 2]
     task = (
         BinaryClassification(**columns, pos_label=pairs[0][-1])
         if pairs
@@ -201,6 +204,10 @@ def _classification(drawn: _Drawn, target: str) -> str:
     )
     definition = DataDefinition(categorical_columns=[target, PREDICTION], classification=[task])
     return _evidently(ClassificationPreset(), drawn, definition)
+
+
+def _classes(drawn: _Drawn) -> list[set[str]]:
+    return [{*rows.iloc[:, 0], *rows.iloc[:, 1]} for rows in (drawn.current, drawn.reference)]
 
 
 def _definition(drawn: _Drawn, spec: DataSpec) -> Any:

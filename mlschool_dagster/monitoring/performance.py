@@ -146,10 +146,7 @@ def performance(
     these rows (Guo et al. 2017), so it sees a shift towards inputs that the model finds hard, and
     is blind to a change of what the inputs mean. The interval of the measured accuracy is Wilson's.
     """
-    newest = labels.sort_values("labelled_at", kind="stable").drop_duplicates(
-        "event_id", keep="last"
-    )
-    joined = current.merge(newest[["event_id", "label", "labelled_at"]], on="event_id", how="left")
+    joined = with_labels(current, labels)
     labelled = joined[joined["label"].notna()]
     confusion = _confusion(labelled, spec.target.classes)
     return PerformanceReport(
@@ -174,7 +171,8 @@ def with_labels(current: "pd.DataFrame", labels: "pd.DataFrame") -> "pd.DataFram
     newest = labels.sort_values("labelled_at", kind="stable").drop_duplicates(
         "event_id", keep="last"
     )
-    return answers.merge(newest[["event_id", "label", "labelled_at"]], on="event_id", how="left")
+    told = newest[["event_id", "label", "labelled_at"]].astype({"event_id": object})
+    return answers.astype({"event_id": object}).merge(told, on="event_id", how="left")
 
 
 def _accuracy(rows: "pd.DataFrame") -> Accuracy:

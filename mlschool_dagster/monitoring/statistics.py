@@ -121,4 +121,5 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     weight = Z_95**2 / trials
     centre = (share + weight / 2) / (1 + weight)
     half = math.sqrt(share * (1 - share) * weight + weight**2 / 4) / (1 + weight)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Rounding must not leave the share itself outside, where it is 0 or 1.
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))

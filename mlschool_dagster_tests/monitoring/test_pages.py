@@ -1,0 +1,118 @@
+"""Every report has its pictures and its page, however odd the window."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mlschool_dagster.capture.frames import labels_frame
+from mlschool_dagster.monitoring import plots
+from mlschool_dagster.monitoring.drift import drift
+from mlschool_dagster.monitoring.html import drift_html, performance_html, quality_html
+from mlschool_dagster.monitoring.page import Subject
+from mlschool_dagster.monitoring.performance import performance
+from mlschool_dagster.monitoring.quality import quality
+from mlschool_dagster_tests.monitoring.samples import SPEC, population, window
+
+REFERENCE = population()
+SUBJECT = Subject("penguins", "3", "2026-11-20-23:00", "training data of version 3")
+NOTHING = {name: None if name in ("island", "sex") else np.nan for name in SPEC.input_names}
+WINDOWS = {
+    "ordinary": window(200),
+    "empty": window(0),
+    "one row": window(1),
+    "two rows": window(2),
+    "three rows": window(3),
+    "an empty column": window(50).assign(body_mass_g=np.nan, sex=None),
+    "no values": window(50).assign(**NOTHING),
+    "one value": window(50).assign(**NOTHING | {"body_mass_g": [4000.0] + [np.nan] * 49}),
+    "constant": window(50).assign(body_mass_g=4000.0, sex="MALE", prediction="Gentoo"),
+    "hostile text": window(50).assign(island="</script><body><script>alert(1)</script>"),
+    "infinite": window(50).assign(body_mass_g=[np.inf] + [4000.0] * 49),
+}
+
+
+def labels(current: pd.DataFrame, count: int) -> pd.DataFrame:
+    if not count:
+        return labels_frame([])
+    told = current.iloc[:count]
+    return pd.DataFrame(
+        {
+            "event_id": told["event_id"],
+            "label": told["species"],
+            "labelled_at": told["captured_at"],
+            "source": "test",
+        }
+    )
+
+
+def pages(current: pd.DataFrame, told: pd.DataFrame, folder: Path, samples: int) -> dict[str, str]:
+    """The text of all three pages."""
+    folder.mkdir(exist_ok=True)
+    common = (REFERENCE, SPEC, SUBJECT)
+    quality_html(
+        current, *common, quality(current, REFERENCE, SPEC), folder / "quality.html", samples
+    )
+    drift_html(current, *common, drift(current, REFERENCE, SPEC), folder / "drift.html", samples)
+    performance_html(
+        current,
+        told,
+        *common,
+        performance(current, told, SPEC),
+        folder / "performance.html",
+        samples,
+    )
+    return {path.stem: path.read_text(encoding="utf-8") for path in folder.iterdir()}
+
+
+def assert_sound(page: str, rows: int) -> None:
+    assert page.count("<body>") == 1
+    assert "penguins, version 3" in page
+    assert "2026-11-20-23:00" in page
+    assert f"{rows} in the window" in page
+    assert "alert(1)</script>" not in page
+
+
+def test_charts_are_bounded_counts_are_not_and_nothing_is_loaded(tmp_path: Path) -> None:
+    current = WINDOWS["ordinary"]
+    texts = pages(current, labels(current, 200), tmp_path, 50)
+    for text in texts.values():
+        assert_sound(text, 200)
+        assert not re.search(r"<(script|link|img|iframe)[^>]*\s(src|href)\s*=", text)
+    assert "The charts draw 50 of the window&#x27;s 200 rows." in texts["drift"]
+
+
+def test_what_is_not_drawn_is_named(tmp_path: Path) -> None:
+    texts = pages(WINDOWS["an empty column"], labels_frame([]), tmp_path, 500)
+    assert "Not drawn, for want of a value: body_mass_g, sex." in texts["drift"]
+    assert "No charts: they need at least 2 labelled rows with values." in texts["performance"]
+
+
+def test_an_empty_window_says_why_nothing_is_drawn(tmp_path: Path) -> None:
+    for text in pages(WINDOWS["empty"], labels_frame([]), tmp_path, 500).values():
+        assert_sound(text, 0)
+        assert "No charts" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WINDOWS)
+def test_every_window_has_its_pages(name: str, tmp_path: Path) -> None:
+    current = WINDOWS[name]
+    for count in sorted({0, 2, len(current)}):
+        for text in pages(current, labels(current, count), tmp_path / str(count), 500).values():
+            assert_sound(text, len(current))
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_every_window_has_its_pictures(name: str) -> None:
+    current = WINDOWS[name]
+    told = labels(current, len(current) // 2)
+    pictures = [
+        plots.distributions(current, REFERENCE, SPEC, drift(current, REFERENCE, SPEC)),
+        plots.missing_shares(quality(current, REFERENCE, SPEC)),
+        plots.prediction_shares(current, REFERENCE, SPEC),
+        plots.accuracy(performance(current, told, SPEC)),
+    ]
+    assert all(picture.startswith(b"\x89PNG") for picture in pictures)

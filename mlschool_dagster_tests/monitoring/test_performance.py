@@ -1,0 +1,105 @@
+"""Accuracy is estimated from every row, measured on labelled ones, judged by its interval."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from mlschool_dagster.capture.frames import labels_frame
+from mlschool_dagster.monitoring.performance import PerformanceVerdict, performance
+from mlschool_dagster_tests.monitoring.samples import SPEC, window
+
+NO_LABELS = labels_frame([])
+
+
+def labels(current: pd.DataFrame, wrong: int = 0, hours: float = 2) -> pd.DataFrame:
+    """A label for each row, equal to the prediction but for the first `wrong` rows."""
+    other = {"Adelie": "Gentoo", "Chinstrap": "Adelie", "Gentoo": "Chinstrap"}
+    predictions = current["prediction"].tolist()
+    told = [other[p] for p in predictions[:wrong]] + predictions[wrong:]
+    return pd.DataFrame(
+        {
+            "event_id": current["event_id"],
+            "label": told,
+            "labelled_at": current["captured_at"] + pd.Timedelta(hours=hours),
+            "source": "test",
+        }
+    )
+
+
+def test_without_labels_there_is_an_estimate_only() -> None:
+    report = performance(window(50), NO_LABELS, SPEC)
+    assert report.verdict is PerformanceVerdict.NOT_ENOUGH_DATA
+    assert report.overall.measured is None
+    assert report.overall.estimated == pytest.approx(window(50)["confidence"].mean())
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_an_empty_window_has_neither() -> None:
+    report = performance(window(0), NO_LABELS, SPEC)
+    assert (report.overall.estimated, report.overall.measured) == (None, None)
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_unlabelled_rows_count_in_the_estimate() -> None:
+    current = window(200)
+    report = performance(current, labels(current.iloc[:160]), SPEC)
+    assert (report.overall.rows, report.overall.labelled) == (200, 160)
+    assert report.overall.coverage == 0.8
+    assert report.overall.estimated == pytest.approx(current["confidence"].mean())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "verdict"),
+    [
+        (10, PerformanceVerdict.ACCEPTABLE),
+        (34, PerformanceVerdict.INCONCLUSIVE),
+        (46, PerformanceVerdict.DEGRADED),
+    ],
+)
+def test_only_a_whole_interval_below_the_threshold_is_degradation(
+    wrong: int, verdict: PerformanceVerdict
+) -> None:
+    current = window(160)
+    report = performance(current, labels(current, wrong), SPEC, accuracy_threshold=0.8)
+    assert report.verdict is verdict
+    if verdict is PerformanceVerdict.DEGRADED:
+        assert report.summary == "Accuracy 0.71 [0.64, 0.78] on 160 labelled rows lies below 0.8."
+
+
+def test_the_confusion_counts_labels_by_predictions() -> None:
+    current = window(100).assign(prediction="Adelie")
+    report = performance(current, labels(current, wrong=40), SPEC)
+    assert report.confusion == ((60, 0, 0), (0, 0, 0), (40, 0, 0))
+    adelie, chinstrap, gentoo = report.scores
+    assert (adelie.precision, adelie.recall, adelie.support) == (0.6, 1.0, 60)
+    assert (chinstrap.precision, chinstrap.recall, chinstrap.f1) == (None, None, None)
+    assert gentoo.recall == 0.0
+
+
+def test_the_newest_label_counts() -> None:
+    current = window(50)
+    told = pd.concat([labels(current, hours=3), labels(current, wrong=50, hours=1)])
+    assert performance(current, told, SPEC).overall.measured == 1.0
+
+
+def test_a_label_that_is_no_class_is_an_error_and_counted() -> None:
+    current = window(50)
+    report = performance(current, labels(current).assign(label="Emperor"), SPEC)
+    assert report.overall.measured == 0.0
+    assert report.foreign_labels == 50
+
+
+def test_versions_are_told_apart() -> None:
+    current = window(100)
+    current["model_version"] = ["3"] * 60 + ["4"] * 40
+    report = performance(current, labels(current, wrong=60), SPEC)
+    assert {v: a.measured for v, a in report.versions.items()} == {"3": 0.0, "4": 1.0}
+    assert [row["model_version"] for row in report.rows()] == ["all", "3", "4"]
+
+
+def test_the_delay_of_labels_is_measured() -> None:
+    current = window(10)
+    delay = performance(current, labels(current, hours=5), SPEC).label_delay
+    assert delay is not None
+    assert delay.median_hours == pytest.approx(5)

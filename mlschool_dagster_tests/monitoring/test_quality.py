@@ -1,0 +1,55 @@
+"""Faults of a window are named with their column; a sound window has none."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mlschool_dagster.monitoring.quality import quality
+from mlschool_dagster_tests.monitoring.samples import SPEC, population, window
+
+REFERENCE = population()
+
+
+def test_a_sound_window_has_no_findings() -> None:
+    report = quality(window(200), REFERENCE, SPEC)
+    assert report.findings == ()
+    assert report.model_versions == {"3": 200}
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"island": None}, "island is missing in 200 of 200 rows, where none may be"),
+        ({"sex": None}, "sex is missing in 200 of 200 rows (100.0%)"),
+        ({"body_mass_g": -5.0}, "body_mass_g lies outside 1000 to 10000 g in 200 of 200 rows"),
+        ({"body_mass_g": np.inf}, "body_mass_g lies outside"),
+        ({"sex": "?"}, "sex has values outside its categories in 200 of 200 rows: '?'"),
+        ({"culmen_depth_mm": 17.0}, "culmen_depth_mm has one and the same value"),
+        ({"event_id": "same"}, "199 rows repeat an event id"),
+    ],
+)
+def test_each_fault_is_a_sentence(change: dict[str, Any], words: str) -> None:
+    report = quality(window(200).assign(**change), REFERENCE, SPEC)
+    assert any(words in finding for finding in report.findings)
+
+
+def test_an_empty_window_is_a_finding() -> None:
+    report = quality(window(0), REFERENCE, SPEC)
+    assert report.findings == ("The window holds no captures.",)
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_one_missing_value_in_a_small_window_is_chance() -> None:
+    current = window(10).assign(sex=pd.Series([None, *["MALE", "FEMALE"] * 4, "MALE"]))
+    assert quality(current, REFERENCE, SPEC).findings == ()
+
+
+def test_repeated_rows_are_counted_but_no_fault() -> None:
+    twice = pd.concat([window(50)] * 2).assign(event_id=[str(i) for i in range(100)])
+    report = quality(twice, REFERENCE, SPEC)
+    assert report.duplicate_rows >= 50
+    assert report.findings == ()

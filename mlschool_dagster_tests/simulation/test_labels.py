@@ -1,0 +1,92 @@
+"""Experts label every capture once, honestly as often as they are good."""
+
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from mlschool_dagster.errors import UserError
+from mlschool_dagster.simulation.config import TrafficConfig
+from mlschool_dagster.simulation.diary import Diary
+from mlschool_dagster.simulation.labels import label_captures
+from mlschool_dagster.simulation.traffic import simulate
+from mlschool_dagster_tests.simulation.samples import FRAME, SPEC, Endpoint
+
+
+def populated(folder: Path, samples: int) -> tuple[Endpoint, Diary]:
+    endpoint, diary = Endpoint(folder), Diary(folder / "diary.jsonl")
+    config = TrafficConfig(samples=samples, batch_size=100)
+    simulate(FRAME, SPEC, endpoint.invoke, config, lambda _: None, diary.remember)
+    return endpoint, diary
+
+
+def told(endpoint: Endpoint) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    for window in endpoint.store.windows():
+        labels |= endpoint.store.read_labels(window).set_index("event_id")["label"].to_dict()
+    return labels
+
+
+def test_a_perfect_expert_tells_the_truth(tmp_path: Path) -> None:
+    endpoint, diary = populated(tmp_path, 150)
+    summary = label_captures(endpoint.store, diary, SPEC, quality=1)
+    assert (summary.labelled, summary.from_diary, summary.guessed) == (150, 150, 0)
+    assert told(endpoint) == diary.recall()
+
+
+def test_labelling_again_finds_nothing_left(tmp_path: Path) -> None:
+    endpoint, diary = populated(tmp_path, 50)
+    label_captures(endpoint.store, diary, SPEC)
+    before = told(endpoint)
+    assert label_captures(endpoint.store, diary, SPEC, seed=7).labelled == 0
+    assert told(endpoint) == before
+
+
+def test_an_expert_of_quality_errs_as_often_as_said(tmp_path: Path) -> None:
+    endpoint, diary = populated(tmp_path, 2000)
+    summary = label_captures(endpoint.store, diary, SPEC, quality=0.8)
+    truths = diary.recall()
+    wrong = sum(truths[event] != label for event, label in told(endpoint).items())
+    assert 0.16 < summary.guessed / 2000 < 0.24
+    assert 0.10 < wrong / 2000 < 0.17
+
+
+def test_captures_that_were_not_simulated_are_labelled_by_prediction(tmp_path: Path) -> None:
+    endpoint, _ = populated(tmp_path, 50)
+    predictions = {c.event_id: c.prediction for c in endpoint.store.unlabelled()}
+    empty = Diary(tmp_path / "another.jsonl")
+    summary = label_captures(endpoint.store, empty, SPEC, quality=1)
+    assert (summary.from_diary, summary.from_predictions) == (0, 50)
+    assert told(endpoint) == predictions
+
+
+@pytest.mark.parametrize("quality", [-0.1, 1.1])
+def test_a_senseless_quality_is_refused(tmp_path: Path, quality: float) -> None:
+    endpoint, diary = Endpoint(tmp_path), Diary(tmp_path / "diary.jsonl")
+    with pytest.raises(UserError, match="quality"):
+        label_captures(endpoint.store, diary, SPEC, quality=quality)
+
+
+def test_a_damaged_diary_is_named_with_its_line(tmp_path: Path) -> None:
+    diary = Diary(tmp_path / "diary.jsonl")
+    diary.remember({"a": "Adelie"})
+    with (tmp_path / "diary.jsonl").open("a") as file:
+        file.write('{"event_id": "b", "tr')
+    with pytest.raises(UserError, match="Line 2"):
+        diary.recall()
+
+
+def write(path: Path, writer: int) -> None:
+    for entry in range(200):
+        Diary(path).remember({f"{writer}-{entry}-{i}": "Gentoo" for i in range(20)})
+
+
+def test_several_clients_share_one_diary(tmp_path: Path) -> None:
+    path = tmp_path / "diary.jsonl"
+    processes = [get_context("spawn").Process(target=write, args=(path, n)) for n in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert len(Diary(path).recall()) == 3 * 200 * 20
