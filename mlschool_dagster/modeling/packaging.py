@@ -80,7 +80,12 @@ def log_training(
         _write(Path(folder), evaluation, pictures, spec)
         client.log_artifacts(run.info.run_id, folder)
     for fold, curves in enumerate(result.curves):
-        with mlflow.start_run(run_name=f"fold-{fold + 1}", nested=True) as nested:
+        with mlflow.start_run(
+            run_name=f"fold-{fold + 1}",
+            # A nested run would start in the globally chosen experiment, not in its parent's.
+            experiment_id=run.info.experiment_id,
+            nested=True,
+        ) as nested:
             accuracy = {"accuracy": evaluation.fold_accuracies[fold]}
             client.log_batch(nested.info.run_id, metrics=_points(accuracy) + _history(curves))
     return pictures

@@ -5,7 +5,8 @@ that serves.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,7 +39,7 @@ class RegisteredVersion:
 class Registry:
     """The versions of `model_name` in the registry at `tracking_uri`.
 
-    It holds its own client: MLflow's global tracking URI is neither read nor changed.
+    It has its own client, whatever MLflow's global tracking URI is, and leaves that as it was.
     """
 
     def __init__(self, tracking_uri: str, model_name: str) -> None:
@@ -56,14 +57,15 @@ class Registry:
         """
         if not self._is_registered():
             self._client.create_registered_model(self.model_name)
-        version = self._client.create_model_version(
-            self.model_name,
-            source=model_uri,
-            run_id=run_id,
-            tags=dict(tags),
-            # A tracking server refuses a logged model as the source unless its id is told as well.
-            model_id=model_uri.removeprefix("models:/"),
-        ).version
+        with _global_tracking_uri(self.tracking_uri):
+            version = self._client.create_model_version(
+                self.model_name,
+                source=model_uri,
+                run_id=run_id,
+                tags=dict(tags),
+                # A tracking server refuses a logged model as the source without its id beside it.
+                model_id=model_uri.removeprefix("models:/"),
+            ).version
         self._client.set_registered_model_alias(self.model_name, CHALLENGER, version)
         return str(version)
 
@@ -180,6 +182,19 @@ class Registry:
             return "none is registered yet: run the training job"
         aliases = (f"{alias} (version {number})" for alias, number in self._aliases().items())
         return f"choose among {', '.join([*numbers, *aliases])}"
+
+
+@contextmanager
+def _global_tracking_uri(tracking_uri: str) -> Iterator[None]:
+    """For MLflow's SQL registry, which looks the source of a new version up by the global URI."""
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(tracking_uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
 
 
 def _read(path: Path) -> str | None:

@@ -1,0 +1,92 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import classification_report, confusion_matrix
+
+from mlschool_dagster.modeling import plots
+from mlschool_dagster.modeling.evaluation import calibrate, evaluate, exemplars, reference_frame
+from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.modeling.training import TrainingResult
+
+
+def test_scores_agree_with_scikit_learn(
+    trained: TrainingResult, penguins: pd.DataFrame, spec: DataSpec
+) -> None:
+    evaluation = evaluate(trained, penguins, spec)
+    reference = reference_frame(trained, penguins, spec)
+    truth, predicted = reference["species"], reference["prediction"]
+    labels = list(spec.target.classes)
+    expected = confusion_matrix(truth, predicted, labels=labels)
+    np.testing.assert_array_equal(evaluation.confusion, expected)
+    report = classification_report(truth, predicted, output_dict=True)
+    for label in labels:
+        row = report[label]
+        assert evaluation.report[label] == pytest.approx(
+            {"precision": row["precision"], "recall": row["recall"], "f1": row["f1-score"]}
+            | {"support": row["support"]}
+        )
+    per_fold = (truth == predicted).groupby(trained.fold_of_row).mean()
+    np.testing.assert_allclose(evaluation.fold_accuracies, per_fold)
+    assert evaluation.accuracy_mean == pytest.approx(per_fold.mean())
+    assert evaluation.accuracy_std == pytest.approx(per_fold.std(ddof=0))
+
+
+def test_calibration_error_of_a_known_case() -> None:
+    confidence = np.array([0.95, 0.95, 0.65, 0.65, 1.0])
+    right = np.array([True, False, True, True, True])
+    calibration = calibrate(confidence, right)
+    assert calibration.count.tolist() == [0, 0, 0, 0, 0, 0, 2, 0, 0, 3]
+    expected = (2 * (1 - 0.65) + 3 * abs(2 / 3 - 2.9 / 3)) / 5
+    assert calibration.expected_error == pytest.approx(expected)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1))
+def test_calibration_counts_every_row_once(rows: list[tuple[float, bool]]) -> None:
+    confidence, right = (np.array(values) for values in zip(*rows, strict=True))
+    calibration = calibrate(confidence, right)
+    assert calibration.count.sum() == len(rows)
+    assert 0 <= calibration.expected_error <= 1
+
+
+def test_the_reference_is_the_data_with_out_of_fold_predictions(
+    trained: TrainingResult, penguins: pd.DataFrame, spec: DataSpec
+) -> None:
+    reference = reference_frame(trained, penguins, spec)
+    for column in [*spec.input_names, "species"]:
+        pd.testing.assert_series_equal(
+            reference[column], penguins[column].reset_index(drop=True), check_names=False
+        )
+    probabilities = reference[[f"probability_{label}" for label in spec.target.classes]]
+    assert (probabilities.max(axis=1) == reference["confidence"]).all()
+    winners = probabilities.idxmax(axis=1).str.removeprefix("probability_")
+    assert (winners == reference["prediction"]).all()
+
+
+def test_exemplars_are_complete_rows_that_the_model_gets_right(
+    trained: TrainingResult, penguins: pd.DataFrame, spec: DataSpec
+) -> None:
+    reference = reference_frame(trained, penguins, spec)
+    samples = exemplars(reference, spec)
+    assert [label for _, label in samples] == list(spec.target.classes)
+    for row, label in samples:
+        assert list(row) == spec.input_names
+        found = reference[(reference[spec.input_names] == pd.Series(row)).all(axis=1)]
+        assert found["prediction"].tolist() == found["species"].tolist() == [label]
+    assert exemplars(reference.assign(prediction="Adelie"), spec)[1:] == []
+
+
+def test_every_picture_is_a_png(
+    trained: TrainingResult, penguins: pd.DataFrame, spec: DataSpec
+) -> None:
+    evaluation = evaluate(trained, penguins, spec)
+    pictures = [
+        plots.class_balance(penguins, spec),
+        plots.distributions(penguins, spec),
+        plots.learning_curves(trained),
+        plots.confusion_matrix(evaluation, spec),
+        plots.reliability_diagram(evaluation),
+        plots.fold_accuracies(evaluation),
+    ]
+    assert all(picture.startswith(b"\x89PNG") for picture in pictures)

@@ -1,0 +1,220 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import cast
+
+import httpx
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mlflow import MlflowClient
+
+from mlschool_dagster.capture.records import InputValue
+from mlschool_dagster.modeling.compiled import CompiledModel
+from mlschool_dagster.modeling.data import content_digest
+from mlschool_dagster.modeling.evaluation import exemplars, reference_frame
+from mlschool_dagster.modeling.features import input_frame
+from mlschool_dagster.modeling.registry import Registry
+from mlschool_dagster.modeling.spec import Column, DataSpec, NumericColumn, load_spec
+from mlschool_dagster.modeling.training import TrainingResult
+from mlschool_dagster.modeling.version_folder import compile_model
+from mlschool_dagster_tests.modeling.conftest import DATA
+from mlschool_dagster_tests.modeling.logged import Logged
+
+READY_SECONDS = 120
+BATCH = 8
+
+
+def values_of(column: Column) -> st.SearchStrategy[InputValue]:
+    if isinstance(column, NumericColumn):
+        known: st.SearchStrategy[InputValue] = st.floats(column.minimum, column.maximum)
+    else:
+        known = st.sampled_from([*column.categories, "elsewhere"])
+    return st.none() | known if column.nullable else known
+
+
+ROWS = st.fixed_dictionaries(
+    {column.name: values_of(column) for column in load_spec(DATA / "penguins.yaml").columns}
+)
+
+
+@pytest.fixture(scope="module")
+def compiled(trained: TrainingResult, spec: DataSpec) -> CompiledModel:
+    return compile_model(trained.transformer, trained.model, spec)
+
+
+@settings(deadline=None)
+@given(rows=st.lists(ROWS, min_size=BATCH, max_size=BATCH))
+def test_the_compiled_model_predicts_as_scikit_learn_and_keras_do(
+    rows: list[dict[str, InputValue]],
+    compiled: CompiledModel,
+    trained: TrainingResult,
+    spec: DataSpec,
+) -> None:
+    features = trained.transformer.transform(input_frame(pd.DataFrame(rows), spec))
+    expected = np.asarray(trained.model.predict_on_batch(features.astype(np.float32)))
+    np.testing.assert_allclose(compiled.probabilities(rows), expected, atol=1e-6)
+
+
+def test_the_run_tells_how_the_model_came_about(
+    logged: Logged, penguins: pd.DataFrame, trained: TrainingResult
+) -> None:
+    client = MlflowClient(logged.tracking_uri)
+    run = client.get_run(logged.run_id)
+    assert run.data.params["hidden_layers"] == "(10, 8)"
+    assert run.data.metrics["accuracy_mean"] > 0.98
+    assert {"accuracy_std", "expected_calibration_error"} <= run.data.metrics.keys()
+    history = client.get_metric_history(logged.run_id, "epoch_loss")
+    assert [point.step for point in history] == list(range(1, 51))
+    [dataset] = run.inputs.dataset_inputs
+    assert dataset.dataset.digest == content_digest(penguins)[:36]
+    assert {file.path for file in client.list_artifacts(logged.run_id)} >= {
+        "calibration.json",
+        "classification_report.json",
+        "confusion_matrix.json",
+        "environment.json",
+        "pictures",
+    }
+    environment = json.loads(
+        Path(client.download_artifacts(logged.run_id, "environment.json")).read_text()
+    )
+    assert environment["packages"]["keras"]
+
+
+def test_each_fold_is_a_nested_run(logged: Logged, trained: TrainingResult) -> None:
+    client = MlflowClient(logged.tracking_uri)
+    experiment = client.get_run(logged.run_id).info.experiment_id
+    nested = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{logged.run_id}'")
+    assert sorted(run.info.run_name for run in nested) == [f"fold-{n}" for n in range(1, 6)]
+    assert all(run.info.status == "FINISHED" for run in nested)
+    scores = {run.info.run_name: run.data.metrics["accuracy"] for run in nested}
+    last = trained.curves[2].validation_accuracy[-1]
+    assert scores["fold-3"] == pytest.approx(last, abs=1e-6)
+    history = client.get_metric_history(nested[0].info.run_id, "epoch_validation_accuracy")
+    assert len(history) == 50
+
+
+def test_the_model_states_its_schema_example_and_pinned_requirements(logged: Logged) -> None:
+    mlflow.set_tracking_uri(logged.tracking_uri)
+    info = mlflow.models.get_model_info(logged.model_uri)
+    assert info.signature.inputs.input_names()[0] == "island"
+    assert info.signature.outputs.input_names()[:2] == ["prediction", "confidence"]
+    assert info.saved_input_example_info is not None
+    folder = Path(mlflow.artifacts.download_artifacts(logged.model_uri))
+    requirements = (folder / "requirements.txt").read_text().split()
+    assert any(line.startswith("keras==") for line in requirements)
+    assert all("==" in line for line in requirements)
+
+
+def test_a_version_holds_no_pickle(logged: Logged) -> None:
+    folder = Path(mlflow.artifacts.download_artifacts(logged.model_uri))
+    files = {path for path in folder.rglob("*") if path.is_file()}
+    assert {path.name for path in files} >= {
+        "compiled.npz",
+        "network.keras",
+        "reference.parquet",
+        "spec.json",
+    }
+    for path in files:
+        assert path.suffix not in {".pkl", ".pickle", ".joblib"}
+        if zipfile.is_zipfile(path):
+            names = zipfile.ZipFile(path).namelist()
+            assert not any(name.endswith((".pkl", ".pickle")) for name in names)
+
+
+def test_the_served_model_predicts_as_the_endpoint_does(
+    logged: Logged, compiled: CompiledModel, penguins: pd.DataFrame, spec: DataSpec
+) -> None:
+    served = mlflow.pyfunc.load_model(logged.model_uri)
+    rows = input_frame(penguins.head(BATCH), spec)
+    rows.iloc[1, 0] = "elsewhere"
+    answers = served.predict(rows)
+    records = cast("list[dict[str, InputValue]]", rows.to_dict("records"))
+    expected = compiled.probabilities(records)
+    columns = [f"probability_{label}" for label in spec.target.classes]
+    np.testing.assert_allclose(answers[columns], expected, atol=1e-6)
+    assert answers["prediction"].tolist() == [
+        spec.target.classes[code] for code in expected.argmax(axis=1)
+    ]
+    np.testing.assert_allclose(answers["confidence"], expected.max(axis=1), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_version_loads_where_the_package_is_not_installed(logged: Logged, tmp_path: Path) -> None:
+    folder = mlflow.artifacts.download_artifacts(logged.model_uri)
+    script = (
+        "import sys; sys.modules['mlschool_dagster'] = None\n"
+        "import mlflow, pandas as pd\n"
+        f"model = mlflow.pyfunc.load_model({folder!r})\n"
+        "print(model.predict(model.input_example)['prediction'].tolist())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert "Adelie" in done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_mlflow_serves_the_champion(
+    logged: Logged, trained: TrainingResult, penguins: pd.DataFrame, spec: DataSpec, tmp_path: Path
+) -> None:
+    registry = Registry(logged.tracking_uri, "served")
+    registry.promote(registry.register(logged.model_uri, logged.run_id, {}))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = f"-m mlflow models serve -m models:/served@champion --env-manager local -p {port}"
+    log = tmp_path / "serve.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [sys.executable, *command.split(), "-h", "127.0.0.1"],
+            env={**os.environ, "MLFLOW_TRACKING_URI": logged.tracking_uri},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        _wait_until_ready(f"http://127.0.0.1:{port}/ping", server, log)
+        samples = exemplars(reference_frame(trained, penguins, spec), spec)
+        rows: list[dict[str, InputValue]] = [row for row, _ in samples]
+        rows[0] = {**rows[0], "sex": None, "body_mass_g": None}
+        rows[1] = {**rows[1], "body_mass_g": int(str(rows[1]["body_mass_g"]).split(".")[0])}
+        for body in (
+            {"dataframe_records": rows},
+            {"inputs": rows},
+            {"dataframe_split": pd.DataFrame(rows).astype(object).to_dict("split")},
+        ):
+            text = json.dumps(body).replace("NaN", "null")
+            answer = httpx.post(
+                f"http://127.0.0.1:{port}/invocations",
+                content=text,
+                headers={"Content-Type": "application/json"},
+                timeout=60,
+            )
+            assert answer.status_code == 200, answer.text
+            predictions = [row["prediction"] for row in answer.json()["predictions"]]
+            assert predictions == [label for _, label in samples]
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(30)
+
+
+def _wait_until_ready(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        assert server.poll() is None, log.read_text()
+        try:
+            if httpx.get(url, timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)
+    pytest.fail(f"not ready after {READY_SECONDS} s: {log.read_text()}")
