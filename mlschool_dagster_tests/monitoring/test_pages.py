@@ -105,7 +105,13 @@ def test_every_window_has_its_pages(name: str, tmp_path: Path) -> None:
             assert_sound(text, len(current))
 
 
-@pytest.mark.parametrize("name", WINDOWS)
+TELLING = ("ordinary", "empty", "no values", "infinite")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in TELLING else pytest.param(n, marks=pytest.mark.slow) for n in WINDOWS],
+)
 def test_every_window_has_its_pictures(name: str) -> None:
     current = WINDOWS[name]
     told = labels(current, len(current) // 2)

@@ -23,7 +23,8 @@ def populated(folder: Path, samples: int) -> tuple[Endpoint, Diary]:
 def told(endpoint: Endpoint) -> dict[str, str]:
     labels: dict[str, str] = {}
     for window in endpoint.store.windows():
-        labels |= endpoint.store.read_labels(window).set_index("event_id")["label"].to_dict()
+        newest = endpoint.store.read_labels(window)
+        labels.update(zip(newest["event_id"], newest["label"], strict=True))
     return labels
 
 
