@@ -6,5 +6,5 @@ The rooms of this package, and the one direction in which they may depend on eac
         -> {targets, serving, monitoring, simulation} -> {capture, modeling}
 
 ``local`` starts the platform's processes on one machine; it stands outside the package's graph.
-``errors`` is the one module that every room may import.
+``errors``, ``atomic`` and ``settings`` belong to no room; every room may import the first two.
 """

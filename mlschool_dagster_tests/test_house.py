@@ -15,7 +15,7 @@ from mlschool_dagster.settings import Settings
 PACKAGE = Path(mlschool_dagster.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-FOR_ALL = {"errors", "atomic", "settings"}
+FOR_ALL = {"errors", "atomic"}
 BELOW = {"capture", "modeling"}
 MIDDLE = {"targets", "serving", "monitoring", "simulation"}
 ALLOWED: dict[str, set[str]] = {
@@ -28,9 +28,10 @@ ALLOWED: dict[str, set[str]] = {
     "resources": BELOW | MIDDLE,
     "assets": BELOW | MIDDLE | {"resources"},
     "automation": BELOW | MIDDLE | {"resources", "assets"},
-    "definitions": BELOW | MIDDLE | {"resources", "assets", "automation"},
+    "definitions": BELOW | MIDDLE | {"resources", "assets", "automation", "settings"},
+    "settings": set(),
 }
-WITHOUT_DAGSTER = BELOW | MIDDLE | FOR_ALL
+WITHOUT_DAGSTER = BELOW | MIDDLE | FOR_ALL | {"settings"}
 HEAVY = {
     "azure", "boto3", "dagster_mlflow", "duckdb", "evidently", "jax", "keras", "matplotlib",
     "mlflow", "pandas", "pandera", "sagemaker", "scipy", "skops", "sklearn", "numpy", "httpx",

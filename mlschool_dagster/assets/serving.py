@@ -1,6 +1,7 @@
 """The endpoint: which version serves, where, since when."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -17,7 +18,7 @@ from mlschool_dagster.resources.tracking import MlflowTracking
 
 if TYPE_CHECKING:
     from mlschool_dagster.modeling.registry import Registry
-    from mlschool_dagster.targets.base import EndpointStatus, EndpointTarget
+    from mlschool_dagster.targets.base import EndpointTarget
 
 GROUP = "serving"
 
@@ -73,23 +74,15 @@ def endpoint(spec: DataSpec) -> dg.AssetsDefinition:
             target = local_endpoint.target()
             before = target.status()
             folder = registry.fetch(chosen, files.versions)
-            status = target.deploy(chosen, folder, context.log.info)
             reference = pd.read_parquet(folder / REFERENCE_FILE)
-            answers = _smoke_test(target, exemplars(reference, spec))
-            wrong = [answer for answer in answers if answer["predicted"] != answer["expected"]]
-            right = f"{len(answers) - len(wrong)} of {len(answers)} samples"
-            yield dg.AssetCheckResult(
-                check_name="smoke_test",
-                passed=not wrong,
-                description=f"{right} of known {spec.target.name} were answered as expected.",
-                metadata={"answers": table(answers)},
-            )
-            if wrong:
-                _restore(target, before, files, context.log.info)
-                raise UserError(
-                    f"Version {chosen} failed its smoke test ({right} right) and does not serve; "
-                    "deploy another version."
-                )
+            smoke_test = _SmokeTest(target, exemplars(reference, spec))
+            try:
+                status = target.deploy(chosen, folder, context.log.info, smoke_test.verify)
+            except UserError:
+                if smoke_test.answers:
+                    yield smoke_test.result()
+                raise
+            yield smoke_test.result()
             registry.promote(chosen)
             context.log.info(f"version {chosen} passed its smoke test and is the champion")
             yield dg.MaterializeResult(
@@ -113,26 +106,45 @@ def _choose(registry: "Registry", wanted: str) -> str:
     return registry.resolve(wanted).version
 
 
-def _smoke_test(
-    target: "EndpointTarget", samples: Sequence[tuple[dict[str, InputValue], str]]
-) -> list[dict[str, Any]]:
-    """What the endpoint answers to `samples`, each beside what is expected."""
-    rows = [row for row, _ in samples]
-    answers = target.invoke(rows, f"{SMOKE_TEST_PREFIX}{uuid4()}")
-    return [
-        {**row, "expected": expected, "predicted": a.prediction, "confidence": a.confidence}
-        for (row, expected), a in zip(samples, answers, strict=True)
-    ]
+@dataclass
+class _SmokeTest:
+    """Samples of known class, and what the endpoint answered to them."""
 
+    target: "EndpointTarget"
+    samples: Sequence[tuple[dict[str, InputValue], str]]
+    answers: list[dict[str, Any]] = field(default_factory=list)
 
-def _restore(
-    target: "EndpointTarget",
-    before: "EndpointStatus | None",
-    files: PlatformFiles,
-    progress: Callable[[str], None],
-) -> None:
-    """Let the version before serve again; with none before, nothing is to serve."""
-    if before is None:
-        target.stop()
-    else:
-        target.deploy(before.version, files.versions / before.version, progress)
+    def verify(self) -> None:
+        """Send the samples.
+
+        Raises:
+            UserError: an answer is not the expected one.
+        """
+        predictions = self.target.invoke(
+            [row for row, _ in self.samples], f"{SMOKE_TEST_PREFIX}{uuid4()}"
+        )
+        self.answers = [
+            {**row, "expected": expected, "predicted": p.prediction, "confidence": p.confidence}
+            for (row, expected), p in zip(self.samples, predictions, strict=True)
+        ]
+        if self.wrong:
+            raise UserError(
+                f"The version failed its smoke test ({self.wrong} of {len(self.answers)} samples "
+                "wrong) and does not serve; deploy another version."
+            )
+
+    @property
+    def wrong(self) -> int:
+        """How many answers are not the expected ones."""
+        return sum(answer["predicted"] != answer["expected"] for answer in self.answers)
+
+    def result(self) -> dg.AssetCheckResult:
+        """The outcome as an asset check."""
+        right = len(self.answers) - self.wrong
+        return dg.AssetCheckResult(
+            check_name="smoke_test",
+            passed=not self.wrong,
+            description=f"{right} of {len(self.answers)} samples of known class were answered as "
+            "expected.",
+            metadata={"answers": table(self.answers)},
+        )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.local.jobs import run_job
 from mlschool_dagster.local.platform import running_platform, stop_leftovers
+from mlschool_dagster.serving.deployment import read_deployment
 from mlschool_dagster.settings import Settings
 
 
@@ -57,7 +58,7 @@ def dev(settings: Settings) -> None:
     """The platform until Ctrl-C; what the endpoint served last, it serves again."""
     with running_platform(settings, say) as platform:
         os.environ.update(platform.environment)
-        if (settings.home / "endpoint" / "deployment.json").exists():
+        if read_deployment(settings.home / "endpoint"):
             run_job("deployment_job", settings, say)
         say(f"Dagster   {platform.dagster_url}")
         say(f"MLflow    {platform.mlflow_url}")

@@ -139,6 +139,8 @@ def _start(settings: Settings, services: list[Service], record: Path, say: Say) 
     dagster_url = f"http://127.0.0.1:{ports['Dagster']}"
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{ports['MLflow']}")
     environment |= {
+        # MLflow would start four more processes for jobs that nothing here asks for.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_TRACKING_URI": tracking_uri,
         "MLSCHOOL_ENDPOINT_PORT": str(ports["endpoint"]),
         "MLSCHOOL_FILES_URL": files_url,

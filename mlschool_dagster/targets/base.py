@@ -41,11 +41,18 @@ class Prediction:
 class EndpointTarget(Protocol):
     """One endpoint in one place: a process of this machine, or a managed service."""
 
-    def deploy(self, version: str, folder: Path, progress: Progress) -> EndpointStatus:
+    def deploy(
+        self,
+        version: str,
+        folder: Path,
+        progress: Progress,
+        verify: Callable[[], None] = lambda: None,
+    ) -> EndpointStatus:
         """Make `version`, whose compiled model is in `folder`, the one that serves.
 
-        Returns once a real prediction of that version came back, however long the target takes; no
-        request fails meanwhile. If it raises, the version before goes on serving.
+        Returns once a real prediction of that version came back and `verify`, called then, had
+        nothing to object, however long the target takes; no request fails meanwhile. If anything
+        raises, `verify` included, the version before serves on; without one, nothing does.
 
         Raises:
             UserError: the version cannot be served, or the target not be reached.

@@ -4,7 +4,7 @@ import fcntl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -60,7 +60,13 @@ class LocalTarget:
         """The server's log file."""
         return self._home / LOG_FILE
 
-    def deploy(self, version: str, folder: Path, progress: Progress) -> EndpointStatus:
+    def deploy(
+        self,
+        version: str,
+        folder: Path,
+        progress: Progress,
+        verify: Callable[[], None] = lambda: None,
+    ) -> EndpointStatus:
         """See `EndpointTarget.deploy`."""
         model = CompiledModel.load(folder)
         with self._only_deployment():
@@ -70,6 +76,7 @@ class LocalTarget:
                 started = self._ensure_server(deployment, progress)
                 self._wait_until_served(deployment, started)
                 self._check_prediction(version, plausible_rows(model.spec)[1])
+                verify()
             except BaseException:
                 write_deployment(self._home, before)
                 if before is None:
