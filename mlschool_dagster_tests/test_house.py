@@ -15,7 +15,7 @@ from mlschool_dagster.settings import Settings
 PACKAGE = Path(mlschool_dagster.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-FOR_ALL = {"errors", "atomic"}
+FOR_ALL = {"errors", "atomic", "values"}
 BELOW = {"capture", "modeling"}
 MIDDLE = {"targets", "serving", "monitoring", "simulation"}
 ALLOWED: dict[str, set[str]] = {

@@ -9,10 +9,10 @@ from mlschool_dagster.assets.windows import (
     LABELS_FILE,
     LABELS_TOKEN,
     TRAFFIC_FILE,
-    WINDOWED,
     chosen_window,
     covered_token,
     freeze,
+    windowed_asset,
 )
 from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.resources.captures import Captures
@@ -40,13 +40,12 @@ def live_traffic(spec: DataSpec) -> dg.AssetSpec:
 def captured_traffic(spec: DataSpec) -> dg.AssetsDefinition:
     """The asset ``captured_traffic``: a window's requests and predictions, frozen."""
 
-    @dg.asset(
-        name="captured_traffic",
+    @windowed_asset(
+        "captured_traffic",
         deps=["endpoint", LIVE_TRAFFIC],
         kinds={"parquet", "pandas"},
         description="Requests and predictions of one hour, frozen as Parquet as they are in the "
         "capture store now.",
-        **WINDOWED,
     )
     def traffic(
         context: dg.AssetExecutionContext, captures: Captures, files: PlatformFiles
@@ -83,13 +82,12 @@ def captured_traffic(spec: DataSpec) -> dg.AssetsDefinition:
 def labels(spec: DataSpec) -> dg.AssetsDefinition:
     """The asset ``labels``: the ground truth of a window, as far as it is known."""
 
-    @dg.asset(
-        name="labels",
+    @windowed_asset(
+        "labels",
         deps=["captured_traffic"],
         kinds={"parquet", "pandas"},
         description=f"Ground truth ({spec.target.name}) of one hour's captures, joined by event "
         "id, as far as it has arrived.",
-        **WINDOWED,
     )
     def window_labels(
         context: dg.AssetExecutionContext, captures: Captures, files: PlatformFiles

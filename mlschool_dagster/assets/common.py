@@ -7,11 +7,14 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.errors import DagsterUserCodeProcessError
-from dagster._utils.error import SerializableErrorInfo
+from dagster_shared.error import SerializableErrorInfo
 
 from mlschool_dagster.errors import UserError
 
 OWNERS = ["team:mlops"]
+
+RECORDS = 20
+"""How many materializations to look back for the one of this run."""
 
 NETWORK_RETRIES = dg.RetryPolicy(
     max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
@@ -30,7 +33,7 @@ def plain_errors() -> Iterator[None]:
         yield
     except UserError as error:
         told = SerializableErrorInfo(f"{error}\n", [], "UserError")
-        raise DagsterUserCodeProcessError(
+        raise DagsterUserCodeProcessError(  # type: ignore[no-untyped-call]
             str(error), user_code_process_error_infos=[told]
         ) from None
 
@@ -41,7 +44,7 @@ def picture(png: bytes, alt: str) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(f"![{alt}](data:image/png;base64,{encoded})")
 
 
-def table(rows: Iterable[Mapping[str, Any]]) -> dg.MetadataValue:
+def table(rows: Iterable[Mapping[Any, Any]]) -> dg.MetadataValue:
     """Rows of plain values as a table; values that a table cannot hold are shown as text."""
     records = [
         dg.TableRecord({str(key): _cell(value) for key, value in row.items()}) for row in rows
@@ -59,24 +62,16 @@ def _cell(value: Any) -> str | int | float | bool | None:
     return str(value)
 
 
-def last_materialization(
-    context: dg.AssetExecutionContext, key: str
-) -> dg.AssetMaterialization | None:
-    """The materialization of asset `key` in this run, else its newest one."""
-    result = context.instance.fetch_materializations(dg.AssetKey(key), limit=20)
-    for record in result.records:
-        if record.run_id == context.run_id:
-            return record.asset_materialization
-    return result.records[0].asset_materialization if result.records else None
-
-
 def metadata_of(context: dg.AssetExecutionContext, key: str, *names: str) -> tuple[Any, ...]:
-    """Metadata values `names` of the last materialization of asset `key`.
+    """Metadata values `names` of what this run made of asset `key`, else of its newest state.
 
     Raises:
         UserError: the asset has not been materialized.
     """
-    materialization = last_materialization(context, key)
-    if materialization is None:
+    records = context.instance.fetch_materializations(dg.AssetKey(key), limit=RECORDS).records
+    if not records:
         raise UserError(f"{key} has not been materialized yet; materialize it first.")
-    return tuple(materialization.metadata[name].value for name in names)
+    own = [record for record in records if record.run_id == context.run_id]
+    materialization = (own or records)[0].asset_materialization
+    metadata = materialization.metadata if materialization else {}
+    return tuple(metadata[name].value for name in names)

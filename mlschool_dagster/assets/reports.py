@@ -10,10 +10,10 @@ from mlschool_dagster.assets.common import picture, plain_errors, table
 from mlschool_dagster.assets.windows import (
     LABELS_FILE,
     LABELS_TOKEN,
-    WINDOWED,
     chosen_window,
     frozen,
     monitored_window,
+    windowed_asset,
 )
 from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.monitoring.config import DEFAULT_ACCURACY_THRESHOLD, DriftConfig
@@ -72,8 +72,8 @@ class PerformanceSettings(ReportConfig):
 def data_quality_report(spec: DataSpec) -> dg.AssetsDefinition:
     """The asset ``data_quality_report``: what is wrong with a window's rows in themselves."""
 
-    @dg.asset(
-        name="data_quality_report",
+    @windowed_asset(
+        "data_quality_report",
         deps=["captured_traffic"],
         kinds={"evidently", "html"},
         check_specs=[
@@ -86,7 +86,6 @@ def data_quality_report(spec: DataSpec) -> dg.AssetsDefinition:
         ],
         description="Missing values, new categories, ranges, duplicates and model versions of one "
         "hour's captures, beside the training data.",
-        **WINDOWED,
     )
     def report(
         context: dg.AssetExecutionContext,
@@ -137,8 +136,8 @@ def _share_missing(columns: Sequence[Mapping[str, Any]]) -> float:
 def drift_report(spec: DataSpec) -> dg.AssetsDefinition:
     """The asset ``drift_report``: whether a window still looks like the training data."""
 
-    @dg.asset(
-        name="drift_report",
+    @windowed_asset(
+        "drift_report",
         deps=["captured_traffic"],
         kinds={"evidently", "scipy", "html"},
         check_specs=[
@@ -151,7 +150,6 @@ def drift_report(spec: DataSpec) -> dg.AssetsDefinition:
         ],
         description="Two-sample tests of one hour's captures against the training data of the "
         "version that served, corrected for the number of tests and with an effect floor.",
-        **WINDOWED,
     )
     def report(
         context: dg.AssetExecutionContext,
@@ -207,8 +205,8 @@ def drift_report(spec: DataSpec) -> dg.AssetsDefinition:
 def performance_report(spec: DataSpec) -> dg.AssetsDefinition:
     """The asset ``performance_report``: how often the model was right."""
 
-    @dg.asset(
-        name="performance_report",
+    @windowed_asset(
+        "performance_report",
         deps=["captured_traffic", "labels"],
         kinds={"evidently", "html"},
         check_specs=[
@@ -221,7 +219,6 @@ def performance_report(spec: DataSpec) -> dg.AssetsDefinition:
         ],
         description="Estimated accuracy of one hour's captures, and the measured one with its "
         "interval as far as labels have arrived.",
-        **WINDOWED,
     )
     def report(
         context: dg.AssetExecutionContext,

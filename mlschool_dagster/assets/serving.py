@@ -9,12 +9,13 @@ import dagster as dg
 from pydantic import Field
 
 from mlschool_dagster.assets.common import NETWORK_RETRIES, OWNERS, plain_errors, table
-from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX, InputValue
+from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.resources.endpoint import LocalEndpoint
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.tracking import MlflowTracking
+from mlschool_dagster.values import InputValue
 
 if TYPE_CHECKING:
     from mlschool_dagster.modeling.registry import Registry

@@ -1,6 +1,6 @@
 """What the assets of one hourly window share: its partition, its frozen files and its reference."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,18 +27,32 @@ WINDOWS = dg.HourlyPartitionsDefinition(
 )
 
 GROUP = "monitoring"
-WINDOWED: dict[str, Any] = {
-    "group_name": GROUP,
-    "owners": OWNERS,
-    "partitions_def": WINDOWS,
-    "code_version": "1",
-}
-"""What every asset of a window is declared with."""
-
 TRAFFIC_FILE = "captured_traffic.parquet"
 LABELS_FILE = "labels.parquet"
 CAPTURES_TOKEN = "captures_token"  # noqa: S105 - names a state of the store
 LABELS_TOKEN = "labels_token"  # noqa: S105
+
+
+def windowed_asset(
+    name: str,
+    *,
+    deps: Sequence[str],
+    kinds: set[str],
+    description: str,
+    check_specs: Sequence[dg.AssetCheckSpec] = (),
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """Declares an asset with one partition per window."""
+    return dg.asset(
+        name=name,
+        deps=deps,
+        group_name=GROUP,
+        kinds=kinds,
+        owners=OWNERS,
+        code_version="1",
+        partitions_def=WINDOWS,
+        description=description,
+        check_specs=check_specs,
+    )
 
 
 def chosen_window(context: dg.AssetExecutionContext, captures: Captures) -> Window:

@@ -10,10 +10,8 @@ from mlschool_dagster.assets.common import NETWORK_RETRIES, plain_errors, table
 from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.endpoint import LocalEndpoint
+from mlschool_dagster.simulation.config import Drift, TrafficConfig
 from mlschool_dagster.simulation.diary import Diary
-from mlschool_dagster.simulation.drift import Drift
-from mlschool_dagster.simulation.labels import label_captures
-from mlschool_dagster.simulation.traffic import TrafficConfig, simulate
 
 _TRAFFIC = TrafficConfig()
 
@@ -75,6 +73,7 @@ def traffic_job(spec: DataSpec, data: str, diary: Path) -> dg.JobDefinition:
         context: dg.OpExecutionContext, config: TrafficSettings, local_endpoint: LocalEndpoint
     ) -> None:
         from mlschool_dagster.modeling.data import read_data
+        from mlschool_dagster.simulation.traffic import simulate
 
         with plain_errors():
             summary = simulate(
@@ -120,6 +119,8 @@ def labeling_job(spec: DataSpec, diary: Path) -> dg.JobDefinition:
     def experts(
         context: dg.OpExecutionContext, config: LabelingSettings, captures: Captures
     ) -> None:
+        from mlschool_dagster.simulation.labels import label_captures
+
         with plain_errors(), captures.open() as store:
             summary = label_captures(
                 store, Diary(diary), spec, config.quality, config.seed, context.log.info

@@ -17,7 +17,9 @@ from mlschool_dagster.monitoring.following import FollowingConfig, Run, RunStatu
 from mlschool_dagster.resources.captures import Captures
 
 if TYPE_CHECKING:
-    from mlschool_dagster.automation.jobs import AssetJob
+    from dagster._core.definitions.unresolved_asset_job_definition import (
+        UnresolvedAssetJobDefinition as AssetJob,
+    )
 
 INTERVAL_SECONDS = 10
 RUNS_LOOKED_AT = 25

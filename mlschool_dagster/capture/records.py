@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-InputValue = float | int | str | bool | None
+from mlschool_dagster.values import InputValue
 
 SMOKE_TEST_PREFIX = "smoke-test-"
 """Event ids with this prefix are the platform's own probes: kept, but never counted as traffic."""

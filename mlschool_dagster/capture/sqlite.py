@@ -19,7 +19,7 @@ from uuid import uuid4
 import orjson
 
 from mlschool_dagster.capture.frames import captures_frame, labels_frame
-from mlschool_dagster.capture.records import Capture, InputValue, Label
+from mlschool_dagster.capture.records import Capture, Label
 from mlschool_dagster.capture.sqlite_format import (
     CAPTURE_FIELDS,
     INSERT_CAPTURE,
@@ -36,6 +36,7 @@ from mlschool_dagster.capture.sqlite_format import (
 from mlschool_dagster.capture.store import Changes, Revision
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.errors import UserError
+from mlschool_dagster.values import InputValue
 
 if TYPE_CHECKING:
     import pandas as pd

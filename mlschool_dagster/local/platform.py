@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,8 +161,7 @@ def _start(settings: Settings, services: list[Service], record: Path, say: Say) 
     children = [Identity.of(service.process.pid) for service in services]
     Registered(Identity.of(os.getpid()), children, platform).save(record)
     for service in services:
-        url = f"http://127.0.0.1:{ports[service.name]}"
-        service.wait_until(lambda url=url: _answers(url))
+        service.wait_until(partial(_answers, f"http://127.0.0.1:{ports[service.name]}"))
     return platform
 
 

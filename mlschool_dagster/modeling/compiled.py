@@ -15,9 +15,9 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from mlschool_dagster.capture.records import InputValue
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.values import InputValue
 
 Array = npt.NDArray[np.float64]
 

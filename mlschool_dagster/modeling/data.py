@@ -39,7 +39,7 @@ def read_data(uri: str, spec: DataSpec) -> "pd.DataFrame":
     Returns:
         One row per record: the spec's columns and then its target. Numeric columns are float64,
         the others strings; missing is NaN in both. The index names each row's place, as in
-        ``penguins.csv:2``, so that whoever refuses a row can say where it is.
+        ``rows.csv:2``, so that whoever refuses a row can say where it is.
 
     Raises:
         UserError: there is no such file, or it is empty, not UTF-8, malformed, lacks a column, or

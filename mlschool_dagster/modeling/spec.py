@@ -1,6 +1,6 @@
 """The data spec: the one declarative statement of what a data set is.
 
-A spec is a YAML file (see ``data/penguins.yaml``). Everything that needs to know a column reads it
+A spec is a YAML file (one is in ``data/``). Everything that needs to know a column reads it
 from here: contract, features, request validation, simulated traffic, monitoring.
 """
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import orjson
 
-from mlschool_dagster.capture.records import InputValue
 from mlschool_dagster.modeling.spec import CategoricalColumn, Column, DataSpec, NumericColumn
+from mlschool_dagster.values import InputValue
 
 MAX_ROWS = 10_000
 MAX_DEPTH = 32

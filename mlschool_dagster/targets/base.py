@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from mlschool_dagster.capture.records import InputValue
+from mlschool_dagster.values import InputValue
 
 Progress = Callable[[str], None]
 """Told one sentence at each step of something that takes a while."""

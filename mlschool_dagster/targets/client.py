@@ -5,9 +5,9 @@ from typing import Any
 
 import httpx
 
-from mlschool_dagster.capture.records import InputValue
 from mlschool_dagster.errors import RefusedError, UserError
 from mlschool_dagster.targets.base import Prediction
+from mlschool_dagster.values import InputValue
 
 EVENT_ID_HEADER = "X-Amzn-SageMaker-Inference-Id"
 

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from mlschool_dagster.capture.records import Capture, InputValue, Label
+from mlschool_dagster.capture.records import Capture, Label
 from mlschool_dagster.capture.store import open_store
 from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.values import InputValue
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 WINDOW = Window.of(NOON)

@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +18,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
-from mlschool_dagster.capture.records import InputValue
 from mlschool_dagster.modeling.compiled import CompiledModel
 from mlschool_dagster.modeling.data import content_digest
 from mlschool_dagster.modeling.evaluation import exemplars, reference_frame
@@ -26,6 +26,7 @@ from mlschool_dagster.modeling.registry import Registry
 from mlschool_dagster.modeling.spec import Column, DataSpec, NumericColumn, load_spec
 from mlschool_dagster.modeling.training import TrainingResult
 from mlschool_dagster.modeling.version_folder import compile_model
+from mlschool_dagster.values import InputValue
 from mlschool_dagster_tests.modeling.conftest import DATA
 from mlschool_dagster_tests.modeling.logged import Logged
 
@@ -176,7 +177,12 @@ def test_mlflow_serves_the_champion(
     with log.open("wb") as output:
         server = subprocess.Popen(
             [sys.executable, *command.split(), "-h", "127.0.0.1"],
-            env={**os.environ, "MLFLOW_TRACKING_URI": logged.tracking_uri},
+            # MLflow runs uvicorn by name, so the environment must be an activated one.
+            env={
+                **os.environ,
+                "MLFLOW_TRACKING_URI": logged.tracking_uri,
+                "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            },
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -203,7 +209,8 @@ def test_mlflow_serves_the_champion(
             predictions = [row["prediction"] for row in answer.json()["predictions"]]
             assert predictions == [label for _, label in samples]
     finally:
-        os.killpg(server.pid, 15)
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
 
 

@@ -167,7 +167,7 @@ def silent_server() -> Iterator[str]:
 
 
 def test_a_server_that_is_down_is_told_in_one_sentence() -> None:
-    with pytest.raises(UserError, match="does not answer.*start it"):
+    with pytest.raises(UserError, match=r"does not answer.*start it"):
         tracking("http://127.0.0.1:9").prepare()
 
 

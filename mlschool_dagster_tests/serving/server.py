@@ -12,9 +12,10 @@ from typing import Any
 
 import httpx
 
-from mlschool_dagster.capture.records import Capture, InputValue
+from mlschool_dagster.capture.records import Capture
 from mlschool_dagster.capture.store import open_store
 from mlschool_dagster.serving.deployment import Deployment, Release, write_deployment
+from mlschool_dagster.values import InputValue
 from mlschool_dagster_tests.serving.tiny_model import tiny_model
 
 PATIENCE = 30.0
