@@ -67,7 +67,13 @@ def raw_data(spec: DataSpec, default_uri: str) -> dg.AssetsDefinition:
         from mlschool_dagster.modeling.data import content_digest, read_data
 
         with plain_errors():
-            frame = read_data(config.uri, spec)
+            try:
+                frame = read_data(config.uri, spec)
+            except UserError as error:
+                yield dg.AssetCheckResult(
+                    check_name="contract", passed=False, description=str(error)
+                )
+                raise
             broken = violations(frame, spec)
             yield dg.AssetCheckResult(
                 check_name="contract",
