@@ -112,8 +112,8 @@ def data_quality_report(spec: DataSpec) -> dg.AssetsDefinition:
                     **seen.metadata(),
                     "findings": float(len(found.findings)),
                     "missing_share": _share_missing(found.rows()),
-                    "columns": table(found.rows()),
                     "missing_values": picture(missing_shares(found), "missing share per column"),
+                    "columns": table(found.rows()),
                 },
                 check_results=[
                     dg.AssetCheckResult(
@@ -182,12 +182,12 @@ def drift_report(spec: DataSpec) -> dg.AssetsDefinition:
                     "verdict": str(found.verdict),
                     "drifted_columns": dg.MetadataValue.json(found.drifted_columns),
                     "drifted": float(len(found.drifted_columns)),
-                    "tests": table(found.rows()),
+                    **scores,
                     "distributions": picture(
                         distributions(seen.current, seen.reference, spec, found),
                         "window beside reference, per column",
                     ),
-                    **scores,
+                    "tests": table(found.rows()),
                 },
                 check_results=[
                     dg.AssetCheckResult(
@@ -227,6 +227,9 @@ def performance_report(spec: DataSpec) -> dg.AssetsDefinition:
         files: PlatformFiles,
         mlflow: MlflowTracking,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        import numpy as np
+
+        from mlschool_dagster.modeling.plots import confusion_matrix
         from mlschool_dagster.monitoring.html import performance_html
         from mlschool_dagster.monitoring.performance import PerformanceVerdict, performance
         from mlschool_dagster.monitoring.plots import accuracy
@@ -252,8 +255,12 @@ def performance_report(spec: DataSpec) -> dg.AssetsDefinition:
                         estimated_accuracy=found.overall.estimated,
                         measured_accuracy=found.overall.measured,
                     ),
-                    "accuracy_by_version": table(found.rows()),
                     "accuracy": picture(accuracy(found), "estimated and measured accuracy"),
+                    "confusion_matrix": picture(
+                        confusion_matrix(np.array(found.confusion), spec, "Labelled rows"),
+                        "labelled rows by true and predicted class",
+                    ),
+                    "accuracy_by_version": table(found.rows()),
                 },
                 check_results=[
                     dg.AssetCheckResult(

@@ -1,8 +1,9 @@
 """Training: what accuracy to expect, the model fitted on all data, the registered version."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
@@ -135,8 +136,9 @@ def cross_validation_and_model(spec: DataSpec) -> dg.AssetsDefinition:
                 asset_key="cross_validation",
                 metadata={
                     **_scores(evaluation),
-                    **{name: picture(png, name) for name, png in pictures.items()},
                     **links,
+                    **{name: picture(png, name) for name, png in pictures.items()},
+                    **_tables(evaluation),
                 },
             )
             yield dg.MaterializeResult(
@@ -170,14 +172,19 @@ def cross_validation_and_model(spec: DataSpec) -> dg.AssetsDefinition:
     return training
 
 
-def _scores(evaluation: "Evaluation") -> dict[str, Any]:
-    folds = enumerate(evaluation.fold_accuracies, start=1)
+def _scores(evaluation: "Evaluation") -> dict[str, float]:
     return {
         "accuracy_mean": evaluation.accuracy_mean,
         "accuracy_std": evaluation.accuracy_std,
         "expected_calibration_error": evaluation.calibration.expected_error,
+    }
+
+
+def _tables(evaluation: "Evaluation") -> dict[str, dg.MetadataValue]:
+    folds = enumerate(evaluation.fold_accuracies, start=1)
+    return {
         "folds": table({"fold": number, "accuracy": float(score)} for number, score in folds),
-        "classes": table({"class": name, **row} for name, row in evaluation.report.items()),
+        "classes": table(asdict(scores) for scores in evaluation.scores),
     }
 
 

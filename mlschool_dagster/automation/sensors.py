@@ -27,6 +27,14 @@ FOLLOWING = FollowingConfig(backoff=timedelta(seconds=30), stale_after=timedelta
 
 RUN_KEY_TAG = "dagster/run_key"
 PARTITION_TAG = "dagster/partition"
+STREAM_TAG = "stream"
+
+_STATUSES = {
+    dg.DagsterRunStatus.QUEUED: RunStatus.QUEUED,
+    dg.DagsterRunStatus.SUCCESS: RunStatus.SUCCEEDED,
+    dg.DagsterRunStatus.FAILURE: RunStatus.FAILED,
+    dg.DagsterRunStatus.CANCELED: RunStatus.FAILED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +89,18 @@ class FollowedStream:
     def runs(self, window: Window) -> Sequence[Run]:
         """The runs of `window`, however they were started, newest first."""
         filters = dg.RunsFilter(tags={PARTITION_TAG: window.key})
-        return [_run(record) for record in self.instance.get_run_records(filters, RUNS_LOOKED_AT)]
+        records = self.instance.get_run_records(filters, RUNS_LOOKED_AT)
+        return [self._run(record) for record in records]
 
-
-_STATUSES = {
-    dg.DagsterRunStatus.QUEUED: RunStatus.QUEUED,
-    dg.DagsterRunStatus.SUCCESS: RunStatus.SUCCEEDED,
-    dg.DagsterRunStatus.FAILURE: RunStatus.FAILED,
-    dg.DagsterRunStatus.CANCELED: RunStatus.FAILED,
-}
-
-
-def _run(record: dg.RunRecord) -> Run:
-    run = record.dagster_run
-    status = _STATUSES.get(run.status, RunStatus.STARTED)
-    return Run(run.tags.get(RUN_KEY_TAG), status, record.update_timestamp.replace(tzinfo=UTC))
+    def _run(self, record: dg.RunRecord) -> Run:
+        run = record.dagster_run
+        # Tokens of two streams may be equal, so that a run key alone does not tell whose it is.
+        own = run.tags.get(STREAM_TAG) == self.stream.name
+        return Run(
+            key=run.tags.get(RUN_KEY_TAG) if own else None,
+            status=_STATUSES.get(run.status, RunStatus.STARTED),
+            since=record.update_timestamp.replace(tzinfo=UTC),
+        )
 
 
 def following_sensor(
@@ -122,7 +127,7 @@ def following_sensor(
                 run_key=request.key,
                 partition_key=request.window.key,
                 asset_selection=[dg.AssetKey(name) for name in stream.selection],
-                tags={"stream": stream.name},
+                tags={STREAM_TAG: stream.name},
             )
             for request in tick.requests
         ]

@@ -7,21 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from mlschool_dagster.modeling.features import input_frame
-from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.modeling.scores import ClassScores, class_scores, confusion_counts
+from mlschool_dagster.modeling.spec import CONFIDENCE, PREDICTION, DataSpec, probability_column
 from mlschool_dagster.modeling.training import TrainingResult
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CALIBRATION_BINS = 10
-
-PREDICTION = "prediction"
-CONFIDENCE = "confidence"
-
-
-def probability_column(label: str) -> str:
-    """The column that holds the probability of class `label`."""
-    return f"probability_{label}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,19 +39,21 @@ class Evaluation:
 
     ``fold_accuracies`` has shape (folds,); ``accuracy_mean`` and ``accuracy_std`` (population) are
     taken over it. ``confusion`` counts rows by (true class, predicted class) in the spec's order.
-    ``report`` maps each class to its precision, recall, f1 and support.
+    ``scores`` has one entry per class, in the same order.
     """
 
     fold_accuracies: npt.NDArray[np.float64]
     accuracy_mean: float
     accuracy_std: float
     confusion: npt.NDArray[np.int64]
-    report: dict[str, dict[str, float]]
+    scores: tuple[ClassScores, ...]
     calibration: Calibration
 
 
 def evaluate(result: TrainingResult, frame: "pd.DataFrame", spec: DataSpec) -> Evaluation:
     """Compare the out-of-fold predictions of `result` with the target in `frame`."""
+    import pandas as pd
+
     classes = np.array(spec.target.classes)
     truth = frame[spec.target.name].to_numpy()
     codes = (truth[:, None] == classes).argmax(axis=1)
@@ -67,14 +62,15 @@ def evaluate(result: TrainingResult, frame: "pd.DataFrame", spec: DataSpec) -> E
     accuracies = np.array(
         [right[result.fold_of_row == fold].mean() for fold in range(result.config.folds)]
     )
-    confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
-    np.add.at(confusion, (codes, predicted), 1)
+    confusion = confusion_counts(
+        frame[spec.target.name], pd.Series(classes[predicted]), spec.target.classes
+    )
     return Evaluation(
         fold_accuracies=accuracies,
         accuracy_mean=float(accuracies.mean()),
         accuracy_std=float(accuracies.std()),
         confusion=confusion,
-        report=_report(confusion, spec.target.classes),
+        scores=class_scores(confusion, spec.target.classes),
         calibration=calibrate(result.probabilities.max(axis=1), right),
     )
 
@@ -126,19 +122,3 @@ def exemplars(reference: "pd.DataFrame", spec: DataSpec) -> list[tuple[dict[str,
     best = known.sort_values(CONFIDENCE, ascending=False, kind="stable").drop_duplicates(target)
     rows = {row[target]: {name: row[name] for name in inputs} for row in best.to_dict("records")}
     return [(rows[label], label) for label in spec.target.classes if label in rows]
-
-
-def _report(
-    confusion: npt.NDArray[np.int64], classes: tuple[str, ...]
-) -> dict[str, dict[str, float]]:
-    report = {}
-    for position, label in enumerate(classes):
-        hits = int(confusion[position, position])
-        predicted, support = int(confusion[:, position].sum()), int(confusion[position].sum())
-        report[label] = {
-            "precision": hits / predicted if predicted else 0.0,
-            "recall": hits / support if support else 0.0,
-            "f1": 2 * hits / (predicted + support) if predicted + support else 0.0,
-            "support": support,
-        }
-    return report

@@ -19,14 +19,9 @@ import numpy as np
 
 from mlschool_dagster.modeling import plots
 from mlschool_dagster.modeling.data import content_digest
-from mlschool_dagster.modeling.evaluation import (
-    CONFIDENCE,
-    PREDICTION,
-    Evaluation,
-    probability_column,
-)
+from mlschool_dagster.modeling.evaluation import Evaluation
 from mlschool_dagster.modeling.features import input_frame
-from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.modeling.spec import CONFIDENCE, PREDICTION, DataSpec, probability_column
 from mlschool_dagster.modeling.training import Curves, TrainingResult
 from mlschool_dagster.modeling.version_folder import VERSION_FOLDER, write_version
 
@@ -145,7 +140,9 @@ def _pictures(result: TrainingResult, evaluation: Evaluation, spec: DataSpec) ->
     return {
         "fold_accuracies": plots.fold_accuracies(evaluation),
         "learning_curves": plots.learning_curves(result),
-        "confusion_matrix": plots.confusion_matrix(evaluation, spec),
+        "confusion_matrix": plots.confusion_matrix(
+            evaluation.confusion, spec, "Out-of-fold predictions"
+        ),
         "reliability": plots.reliability_diagram(evaluation),
     }
 
@@ -210,7 +207,7 @@ def _write(
             "rows": "true class, then predicted class",
             "counts": evaluation.confusion.tolist(),
         },
-        "classification_report": evaluation.report,
+        "classification_report": [asdict(scores) for scores in evaluation.scores],
         "calibration": {
             name: np.asarray(value).tolist() for name, value in vars(evaluation.calibration).items()
         },

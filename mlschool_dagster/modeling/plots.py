@@ -7,6 +7,7 @@ import numpy as np
 
 from mlschool_dagster.modeling.evaluation import Evaluation
 from mlschool_dagster.modeling.figures import COLOURS, new_figure, to_png
+from mlschool_dagster.modeling.scores import Counts
 from mlschool_dagster.modeling.spec import DataSpec, NumericColumn
 from mlschool_dagster.modeling.training import TrainingResult
 
@@ -62,6 +63,7 @@ def learning_curves(result: TrainingResult) -> bytes:
         accuracy.plot(epochs, curves.validation_accuracy, **style)
         accuracy.plot(epochs, curves.accuracy, ls=":", **style)
     loss.set(xlabel="epoch", ylabel="cross-entropy (nats)", yscale="log")
+    loss.minorticks_off()
     accuracy.set(xlabel="epoch", ylabel="accuracy (share of rows)")
     figure.legend(
         loc="outside upper center",
@@ -71,9 +73,9 @@ def learning_curves(result: TrainingResult) -> bytes:
     return to_png(figure)
 
 
-def confusion_matrix(evaluation: Evaluation, spec: DataSpec) -> bytes:
-    """Out-of-fold rows by true and predicted class."""
-    classes, counts = spec.target.classes, evaluation.confusion
+def confusion_matrix(counts: Counts, spec: DataSpec, title: str) -> bytes:
+    """Rows by true and predicted class, from `confusion_counts`."""
+    classes = spec.target.classes
     figure = new_figure(max(4.8, 1.2 * len(classes)), max(4.0, 1.0 * len(classes)))
     axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -93,7 +95,7 @@ def confusion_matrix(evaluation: Evaluation, spec: DataSpec) -> bytes:
     axes.set(
         xlabel=f"predicted {spec.target.name}",
         ylabel=f"true {spec.target.name}",
-        title="Confusion matrix (rows, share of true class)",
+        title=f"{title} (rows, share of true class)",
     )
     return to_png(figure)
 

@@ -41,6 +41,13 @@ class CategoricalColumn:
 
 Column = NumericColumn | CategoricalColumn
 
+PREDICTION = "prediction"
+CONFIDENCE = "confidence"
+PROBABILITY_PREFIX = "probability_"
+
+RESERVED = (PREDICTION, CONFIDENCE, "event_id", "captured_at", "endpoint", "model_version")
+"""Names of what the platform itself keeps beside the columns, as it does ``probability_...``."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -118,7 +125,18 @@ class DataSpec:
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise UserError(f"The data spec names {', '.join(repeated)} twice; name each once.")
+        taken = [n for n in names if n in RESERVED or n.startswith(PROBABILITY_PREFIX)]
+        if taken:
+            raise UserError(
+                f"The data spec calls a column {', '.join(taken)}, a name that the platform itself "
+                "uses; rename it."
+            )
         return spec
+
+
+def probability_column(label: str) -> str:
+    """The name of the column that holds the predicted probability of class `label`."""
+    return f"{PROBABILITY_PREFIX}{label}"
 
 
 def _column(entry: Mapping[str, Any]) -> Column:

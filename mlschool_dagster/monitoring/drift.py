@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.modeling.spec import CategoricalColumn, DataSpec
+from mlschool_dagster.modeling.spec import CONFIDENCE, PREDICTION, CategoricalColumn, DataSpec
 from mlschool_dagster.monitoring.config import DriftConfig
-from mlschool_dagster.monitoring.frames import CONFIDENCE, PREDICTION
 from mlschool_dagster.monitoring.statistics import (
     Counts,
     Floats,

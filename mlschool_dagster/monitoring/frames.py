@@ -6,18 +6,10 @@ column a class; the reference also has the target.
 
 from typing import TYPE_CHECKING, Any
 
-from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.modeling.spec import CONFIDENCE, PREDICTION, DataSpec, probability_column
 
 if TYPE_CHECKING:
     import pandas as pd
-
-PREDICTION = "prediction"
-CONFIDENCE = "confidence"
-
-
-def probability_column(label: str) -> str:
-    """The name of the column with the predicted probability of class `label`."""
-    return f"probability_{label}"
 
 
 def current_frame(captures: "pd.DataFrame", spec: DataSpec) -> "pd.DataFrame":

@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.modeling.spec import PREDICTION, DataSpec
 from mlschool_dagster.monitoring.drift import DriftReport
-from mlschool_dagster.monitoring.frames import PREDICTION
 from mlschool_dagster.monitoring.page import Heading, Subject, write_page
 from mlschool_dagster.monitoring.performance import PerformanceReport, with_labels
 from mlschool_dagster.monitoring.quality import QualityReport

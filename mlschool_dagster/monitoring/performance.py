@@ -4,11 +4,9 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.modeling.scores import ClassScores, class_scores, confusion_counts
+from mlschool_dagster.modeling.spec import CONFIDENCE, PREDICTION, DataSpec
 from mlschool_dagster.monitoring.config import DEFAULT_ACCURACY_THRESHOLD
-from mlschool_dagster.monitoring.frames import CONFIDENCE, PREDICTION
 from mlschool_dagster.monitoring.statistics import wilson_interval
 
 if TYPE_CHECKING:
@@ -43,17 +41,6 @@ class Accuracy:
     def coverage(self) -> float:
         """The labelled share of the rows; 0 without rows."""
         return self.labelled / self.rows if self.rows else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class ClassScores:
-    """How well one class is recognised; a score is None where it would divide by zero."""
-
-    label: str
-    precision: float | None
-    recall: float | None
-    f1: float | None
-    support: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +135,7 @@ def performance(
     """
     joined = with_labels(current, labels)
     labelled = joined[joined["label"].notna()]
-    confusion = _confusion(labelled, spec.target.classes)
+    confusion = confusion_counts(labelled["label"], labelled[PREDICTION], spec.target.classes)
     return PerformanceReport(
         classes=spec.target.classes,
         accuracy_threshold=accuracy_threshold,
@@ -157,9 +144,7 @@ def performance(
             str(version): _accuracy(rows) for version, rows in joined.groupby("model_version")
         },
         confusion=tuple(tuple(int(count) for count in row) for row in confusion),
-        scores=tuple(
-            _scores(label, confusion, index) for index, label in enumerate(spec.target.classes)
-        ),
+        scores=class_scores(confusion, spec.target.classes),
         foreign_labels=int((~labelled["label"].isin(spec.target.classes)).sum()),
         label_delay=_delay(labelled),
     )
@@ -185,28 +170,6 @@ def _accuracy(rows: "pd.DataFrame") -> Accuracy:
         estimated=float(rows[CONFIDENCE].mean()) if len(rows) else None,
         measured=correct / labelled if labelled else None,
         interval=wilson_interval(correct, labelled) if labelled else None,
-    )
-
-
-def _confusion(labelled: "pd.DataFrame", classes: tuple[str, ...]) -> "np.ndarray[Any, Any]":
-    import pandas as pd
-
-    truth = pd.Categorical(labelled["label"], categories=classes).codes
-    answer = pd.Categorical(labelled[PREDICTION], categories=classes).codes
-    known = (truth >= 0) & (answer >= 0)
-    cells = truth[known].astype(np.int64) * len(classes) + answer[known]
-    return np.bincount(cells, minlength=len(classes) ** 2).reshape(len(classes), len(classes))
-
-
-def _scores(label: str, confusion: "np.ndarray[Any, Any]", index: int) -> ClassScores:
-    right = int(confusion[index, index])
-    predicted, support = int(confusion[:, index].sum()), int(confusion[index].sum())
-    return ClassScores(
-        label=label,
-        precision=right / predicted if predicted else None,
-        recall=right / support if support else None,
-        f1=2 * right / (predicted + support) if predicted + support else None,
-        support=support,
     )
 
 

@@ -4,9 +4,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from mlschool_dagster.modeling.figures import COLOURS, new_figure, to_png
-from mlschool_dagster.modeling.spec import DataSpec, NumericColumn
+from mlschool_dagster.modeling.spec import CONFIDENCE, PREDICTION, DataSpec, NumericColumn
 from mlschool_dagster.monitoring.drift import DriftReport, DriftVerdict
-from mlschool_dagster.monitoring.frames import CONFIDENCE, PREDICTION
 from mlschool_dagster.monitoring.performance import PerformanceReport
 from mlschool_dagster.monitoring.quality import QualityReport
 

@@ -21,11 +21,10 @@ def test_scores_agree_with_scikit_learn(
     expected = confusion_matrix(truth, predicted, labels=labels)
     np.testing.assert_array_equal(evaluation.confusion, expected)
     report = classification_report(truth, predicted, output_dict=True)
-    for label in labels:
-        row = report[label]
-        assert evaluation.report[label] == pytest.approx(
-            {"precision": row["precision"], "recall": row["recall"], "f1": row["f1-score"]}
-            | {"support": row["support"]}
+    for scores in evaluation.scores:
+        row = report[scores.label]
+        assert (scores.precision, scores.recall, scores.f1, scores.support) == pytest.approx(
+            (row["precision"], row["recall"], row["f1-score"], row["support"])
         )
     per_fold = (truth == predicted).groupby(trained.fold_of_row).mean()
     np.testing.assert_allclose(evaluation.fold_accuracies, per_fold)
@@ -85,7 +84,7 @@ def test_every_picture_is_a_png(
         plots.class_balance(penguins, spec),
         plots.distributions(penguins, spec),
         plots.learning_curves(trained),
-        plots.confusion_matrix(evaluation, spec),
+        plots.confusion_matrix(evaluation.confusion, spec, "Out of fold"),
         plots.reliability_diagram(evaluation),
         plots.fold_accuracies(evaluation),
     ]
