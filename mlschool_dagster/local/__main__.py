@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.local.jobs import run_job
-from mlschool_dagster.local.platform import running_platform, stop_leftovers
+from mlschool_dagster.local.platform import local_endpoint, running_platform, stop_leftovers
 from mlschool_dagster.serving.deployment import read_deployment
 from mlschool_dagster.settings import Settings
 
@@ -26,7 +26,9 @@ def main() -> int:
     if len(sys.argv) != 2 or sys.argv[1] not in commands:
         print(f"usage: python -m mlschool_dagster.local {{{','.join(commands)}}}")
         return 2
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shell that starts a job in the background lets it ignore SIGINT.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         commands[sys.argv[1]](Settings.from_environment())
     except UserError as error:
@@ -63,7 +65,8 @@ def dev(settings: Settings) -> None:
         say(f"Dagster   {platform.dagster_url}")
         say(f"MLflow    {platform.mlflow_url}")
         say(f"reports   {platform.files_url}")
-        say("endpoint  starts when the asset endpoint is materialized, if it does not run yet")
+        serving = local_endpoint(Settings.from_environment()).status()
+        say(f"endpoint  {serving.url if serving else 'starts when its asset is materialized'}")
         say("Ctrl-C stops all of it")
         threading.Event().wait()
 

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -101,8 +102,8 @@ def stop_leftovers(settings: Settings) -> None:
 
 
 def _stop(children: list[Identity], settings: Settings) -> None:
-    for child in children:
-        stop_tree(child)
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(stop_tree, children))
     local_endpoint(settings).stop()
 
 

@@ -1,0 +1,69 @@
+"""The pictures in the README, taken from the platform that `make dev` runs.
+
+``python docs/screenshots.py`` after `make demo`, with `make dev` running and Chromium installed.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+IMAGES = Path(__file__).parent / "images"
+DAGSTER = "http://127.0.0.1:3000"
+REPORTS = "http://127.0.0.1:8090"
+SETTLED_MILLISECONDS = 4000
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def newest_window() -> str:
+    """The folder name of the newest window with reports."""
+    windows = Path(__file__).parents[1] / ".mlschool" / "files" / "windows"
+    return max(path.name for path in windows.iterdir())
+
+
+def pages() -> dict[str, str]:
+    """Address by picture name."""
+    return {
+        "lineage": f"{DAGSTER}/asset-groups",
+        "cross_validation": f"{DAGSTER}/assets/cross_validation?view=overview",
+        "checks": f"{DAGSTER}/assets/drift_report?view=checks",
+        "drift_metadata": f"{DAGSTER}/assets/drift_report?view=events",
+        "drift_report": f"{REPORTS}/windows/{newest_window()}/drift_report.html",
+    }
+
+
+def take(page: Page, name: str, address: str) -> None:
+    """Open `address`, wait until nothing loads any more, and keep a picture of it."""
+    page.goto(address, wait_until="networkidle")
+    page.wait_for_timeout(SETTLED_MILLISECONDS)
+    invitation = page.get_by_role("button", name="Skip")
+    if invitation.count():
+        invitation.click()
+    if name == "lineage":
+        page.keyboard.press("Alt+e")
+    page.wait_for_timeout(SETTLED_MILLISECONDS)
+    page.screenshot(path=IMAGES / f"{name}.png")
+
+
+def main() -> None:
+    """Take the pictures named by the arguments, all of them without any."""
+    chromium = shutil.which("chromium") or sys.exit("Chromium is missing; install it.")
+    wanted = sys.argv[1:] or list(pages())
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1500, "height": 950})
+        for name in wanted:
+            take(page, name, pages()[name])
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
