@@ -1,0 +1,27 @@
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlschool_dagster_tests.platform import Platform, empty_home, platform_at, trained_home
+
+
+@pytest.fixture
+def platform(tmp_path: Path, fresh_mlflow_database: Path) -> Iterator[Platform]:
+    """A platform on which nothing has happened yet."""
+    with platform_at(empty_home(tmp_path / "home", fresh_mlflow_database)) as platform:
+        yield platform
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, fresh_mlflow_database: Path) -> Path:
+    """The state of a platform with one registered version, to be copied."""
+    return trained_home(tmp_path_factory.mktemp("trained") / "home", fresh_mlflow_database)
+
+
+@pytest.fixture
+def trained_platform(trained: Path, tmp_path: Path) -> Iterator[Platform]:
+    """A platform with one registered version."""
+    with platform_at(shutil.copytree(trained, tmp_path / "home")) as platform:
+        yield platform

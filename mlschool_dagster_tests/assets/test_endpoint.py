@@ -1,0 +1,127 @@
+"""The endpoint: a version serves only after it has answered, and the alias follows what serves."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mlschool_dagster.local.platform import local_endpoint
+from mlschool_dagster.modeling.compiled import CompiledModel, DenseLayer
+from mlschool_dagster.targets.local import LocalTarget
+from mlschool_dagster_tests.platform import Platform, checks, materialized, metadata, sentence
+from mlschool_dagster_tests.serving.tiny_model import ROW
+
+
+@pytest.fixture
+def target(trained_platform: Platform) -> Iterator[LocalTarget]:
+    """The platform's endpoint, stopped in the end."""
+    target = local_endpoint(trained_platform.settings)
+    yield target
+    target.stop()
+
+
+def register_again(platform: Platform) -> str:
+    """The model of version 1 as one more version, which is the challenger then."""
+    first = platform.registry().resolve("1")
+    return platform.registry().register(first.source, first.run_id, {})
+
+
+def spoil(platform: Platform, version: str) -> None:
+    """Turn the fetched `version` into its opposite: it predicts, and what it predicts is wrong."""
+    folder = platform.registry().fetch(version, platform.home / "versions")
+    model = CompiledModel.load(folder)
+    last = model.layers[-1]
+    opposite = DenseLayer(-last.kernel, -last.bias, last.activation)
+    replace(model, layers=(*model.layers[:-1], opposite)).save(folder)
+
+
+def test_the_first_deployment_serves_the_challenger_and_makes_it_champion(
+    trained_platform: Platform, target: LocalTarget
+) -> None:
+    result = trained_platform.run("deployment_job")
+    assert result.success
+    assert checks(result)["smoke_test"].passed
+    assert trained_platform.registry().aliases("1") == ["champion"]
+    shown = metadata(result, "endpoint")
+    status = target.status()
+    assert status is not None
+    assert (shown["version"], shown["version_before"]) == ("1", "none")
+    assert (shown["url"], shown["since"]) == (status.url, status.since.timestamp())
+    assert shown["pid"] == status.details["pid"]
+    assert Path(shown["log"]).exists()
+    assert target.invoke([ROW])[0].model_version == "1"
+
+
+def test_the_smoke_test_is_kept_but_is_no_traffic(
+    trained_platform: Platform, target: LocalTarget
+) -> None:
+    assert trained_platform.run("deployment_job").success
+    with trained_platform.store() as store:
+        assert store.windows() == {}
+
+
+def test_a_second_version_takes_over_in_the_same_process(
+    trained_platform: Platform, target: LocalTarget
+) -> None:
+    first = metadata(trained_platform.run("deployment_job"), "endpoint")
+    version = register_again(trained_platform)
+    assert trained_platform.run("deployment_job").success
+    assert target.invoke([ROW])[0].model_version == "1"
+    result = trained_platform.run("deployment_job", {"endpoint": {"version": "challenger"}})
+    second = metadata(result, "endpoint")
+    assert (second["version"], second["version_before"]) == (version, "1")
+    assert second["pid"] == first["pid"]
+    assert target.invoke([ROW])[0].model_version == version
+    assert trained_platform.registry().aliases(version) == ["champion"]
+    assert trained_platform.registry().aliases("1") == []
+
+
+def test_a_version_that_fails_its_smoke_test_leaves_all_as_it_was(
+    trained_platform: Platform, target: LocalTarget
+) -> None:
+    assert trained_platform.run("deployment_job").success
+    version = register_again(trained_platform)
+    spoil(trained_platform, version)
+    result = trained_platform.run("deployment_job", {"endpoint": {"version": version}})
+    assert "failed its smoke test (3 of 3 samples wrong)" in sentence(result)
+    assert not checks(result)["smoke_test"].passed
+    assert materialized(result) == set()
+    assert target.invoke([ROW])[0].model_version == "1"
+    assert trained_platform.registry().aliases("1") == ["champion"]
+    assert trained_platform.registry().aliases(version) == ["challenger"]
+
+
+def test_a_first_version_that_fails_its_smoke_test_does_not_serve(
+    trained_platform: Platform, target: LocalTarget
+) -> None:
+    spoil(trained_platform, "1")
+    result = trained_platform.run("deployment_job")
+    assert "failed its smoke test" in sentence(result)
+    assert target.status() is None
+    assert trained_platform.registry().aliases("1") == ["challenger"]
+
+
+def test_a_version_whose_files_are_damaged_leaves_all_as_it_was(
+    trained_platform: Platform, target: LocalTarget
+) -> None:
+    assert trained_platform.run("deployment_job").success
+    version = register_again(trained_platform)
+    folder = trained_platform.registry().fetch(version, trained_platform.home / "versions")
+    (folder / "compiled.npz").write_bytes(b"damaged")
+    result = trained_platform.run("deployment_job", {"endpoint": {"version": version}})
+    assert "is damaged" in sentence(result)
+    assert target.invoke([ROW])[0].model_version == "1"
+    assert trained_platform.registry().aliases("1") == ["champion"]
+
+
+def test_an_unknown_version_is_told_with_those_that_exist(trained_platform: Platform) -> None:
+    result = trained_platform.run("deployment_job", {"endpoint": {"version": "7"}})
+    assert sentence(result) == (
+        "Model penguins has no version '7'; choose among 1, challenger (version 1)."
+    )
+
+
+def test_a_deployment_before_any_training_says_what_to_run(platform: Platform) -> None:
+    result = platform.run("deployment_job")
+    assert "none is registered yet: run the training job" in sentence(result)

@@ -1,0 +1,179 @@
+"""Windows: frozen, labelled and reported on, however little has landed in them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+import pytest
+
+from mlschool_dagster.assets.captures import REPORTS
+from mlschool_dagster.automation.jobs import MONITORED
+from mlschool_dagster.automation.sensors import LABELS
+from mlschool_dagster.capture.records import Capture
+from mlschool_dagster.capture.windows import Window
+from mlschool_dagster_tests.platform import (
+    WINDOW,
+    Platform,
+    checks,
+    materialized,
+    metadata,
+    sentence,
+    traffic,
+    truth,
+)
+
+LATER = Window(WINDOW.start + timedelta(hours=1))
+
+
+@pytest.fixture
+def serving(trained_platform: Platform) -> Platform:
+    """A platform whose version 1 is the champion, as if it served."""
+    trained_platform.registry().promote("1")
+    return trained_platform
+
+
+def land(
+    platform: Platform, rows: int, labelled: int = 0, window: Window = WINDOW
+) -> Sequence[Capture]:
+    """Captures of version 1 in `window`, the first of them `labelled`, and half of those wrong."""
+    captures = traffic(platform.registry().reference("1"), rows, window)
+    with platform.store() as store:
+        store.append(captures)
+        store.append_labels(truth(captures[: labelled // 2]))
+        store.append_labels(truth(captures[labelled // 2 : labelled], right=False))
+    return captures
+
+
+def monitor(platform: Platform, config: Any = None, window: Window = WINDOW) -> dict[str, Any]:
+    """Monitor `window` and return the reports' metadata by report."""
+    result = platform.run("monitoring_job", config or {}, window)
+    assert result.success
+    assert materialized(result) == set(MONITORED)
+    return {report: metadata(result, report) for report in REPORTS}
+
+
+def frozen(platform: Platform, name: str) -> pd.DataFrame:
+    (path,) = (platform.settings.files / "windows").glob(f"*/{name}.parquet")
+    return pd.read_parquet(path)
+
+
+@pytest.mark.parametrize(("rows", "labelled"), [(0, 0), (1, 0), (60, 0), (60, 40)])
+def test_every_report_says_what_it_is_about(serving: Platform, rows: int, labelled: int) -> None:
+    land(serving, rows, labelled)
+    reports = monitor(serving)
+    for name, report in reports.items():
+        assert (report["window"], report["model_version"]) == (WINDOW.key, "1")
+        assert report["reference"] == "training data of version 1 with out-of-fold predictions"
+        assert (report["rows"], report["reference_rows"]) == (rows, 344)
+        page = Path(report["report"])
+        assert page.name == f"{name}.html"
+        assert WINDOW.key in page.read_text(encoding="utf-8")
+    assert reports["performance_report"]["labelled"] == labelled
+    assert ("measured_accuracy" in reports["performance_report"]) == (labelled > 0)
+    assert len(frozen(serving, "captured_traffic")) == rows
+    assert len(frozen(serving, "labels")) == labelled
+
+
+def test_unlabelled_rows_count_for_drift_and_only_labelled_ones_for_accuracy(
+    serving: Platform,
+) -> None:
+    land(serving, 60, labelled=20)
+    reports = monitor(serving)
+    assert reports["drift_report"]["rows"] == 60
+    assert {row.data["n_current"] for row in reports["drift_report"]["tests"].records} == {60}
+    performance = reports["performance_report"]
+    assert (performance["rows"], performance["labelled"]) == (60, 20)
+    assert performance["measured_accuracy"] == 0.5
+    assert performance["label_coverage"] == pytest.approx(1 / 3)
+
+
+def test_samples_bound_what_is_drawn_never_what_is_counted(serving: Platform) -> None:
+    land(serving, 60, labelled=40)
+    whole = monitor(serving)
+    sampled = monitor(serving, {name: {"samples": 5} for name in REPORTS})
+    for name in REPORTS:
+        assert numbers(sampled[name]) == numbers(whole[name])
+
+
+def numbers(report: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in report.items() if isinstance(v, int | float | dg.TableMetadataValue)}
+
+
+def test_a_window_again_takes_the_place_of_what_was_known_before(serving: Platform) -> None:
+    earlier = land(serving, 40)
+    monitor(serving)
+    with serving.store() as store:
+        store.append(traffic(serving.registry().reference("1"), 2, start=40))
+        store.append_labels(truth(earlier))
+    performance = monitor(serving)["performance_report"]
+    assert (performance["rows"], performance["labelled"]) == (42, 40)
+    assert frozen(serving, "captured_traffic")["event_id"].is_unique
+
+
+def test_drift_and_degradation_are_told_by_checks_that_name_the_columns(serving: Platform) -> None:
+    captures = [
+        replace(capture, inputs={**capture.inputs, "body_mass_g": 9000.0})
+        for capture in traffic(serving.registry().reference("1"), 60)
+    ]
+    with serving.store() as store:
+        store.append(captures)
+        store.append_labels(truth(captures, right=False))
+    result = serving.run("monitoring_job", window=WINDOW)
+    assert result.success
+    told = checks(result)
+    for name, column in {"no_drift": "body_mass_g", "data_quality": "body_mass_g"}.items():
+        assert not told[name].passed
+        assert column in str(told[name].description)
+    assert told["no_drift"].severity is dg.AssetCheckSeverity.WARN
+    assert not told["accuracy"].passed
+    assert "body_mass_g" in metadata(result, "drift_report")["drifted_columns"]
+
+
+def test_without_a_window_the_newest_one_is_named(serving: Platform) -> None:
+    land(serving, 1)
+    land(serving, 1, window=LATER)
+    result = serving.run("monitoring_job", assets=["captured_traffic"])
+    assert LATER.key in sentence(result)
+    assert WINDOW.key not in sentence(result)
+    assert "dagster/partition" in sentence(result)
+
+
+def test_a_report_of_a_window_that_was_not_frozen_says_so(serving: Platform) -> None:
+    result = serving.run("monitoring_job", window=WINDOW, assets=["drift_report"])
+    assert sentence(result) == (
+        f"captured_traffic of window {WINDOW.key} is missing; materialize it first."
+    )
+
+
+def test_the_coverage_check_names_the_windows_that_a_report_lacks(serving: Platform) -> None:
+    land(serving, 5)
+    land(serving, 5, window=LATER)
+    assert uncovered(serving) == {WINDOW.key, LATER.key}
+    monitor(serving)
+    assert uncovered(serving) == {LATER.key}
+    serving.run("monitoring_job", window=LATER, assets=LABELS.selection)
+    assert uncovered(serving) == {LATER.key}
+    monitor(serving, window=LATER)
+    assert uncovered(serving) == set()
+    with serving.store() as store:
+        store.append(traffic(serving.registry().reference("1"), 1, start=5))
+    assert uncovered(serving) == {WINDOW.key}
+
+
+def uncovered(platform: Platform) -> set[str]:
+    """The windows that the check ``coverage`` names."""
+    job = platform.definitions.resolve_implicit_global_asset_job_def()
+    selected = job.get_subset(
+        asset_selection=set(),
+        asset_check_selection={dg.AssetCheckKey(dg.AssetKey("captured_traffic"), "coverage")},
+    )
+    result = selected.execute_in_process(instance=platform.instance)
+    (told,) = result.get_asset_check_evaluations()
+    description = str(told.description)
+    windows = {window.key for window in (WINDOW, LATER) if window.key in description}
+    assert told.passed == (not windows)
+    return windows
