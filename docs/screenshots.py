@@ -7,12 +7,13 @@ import shutil
 import sys
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import FloatRect, Page, sync_playwright
 
 IMAGES = Path(__file__).parent / "images"
 DAGSTER = "http://127.0.0.1:3000"
 REPORTS = "http://127.0.0.1:8090"
 SETTLED_MILLISECONDS = 4000
+CLIPS: dict[str, FloatRect] = {"lineage": {"x": 565, "y": 270, "width": 900, "height": 450}}
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -50,7 +51,7 @@ def take(page: Page, name: str, address: str) -> None:
     if name == "lineage":
         page.keyboard.press("Alt+e")
     page.wait_for_timeout(SETTLED_MILLISECONDS)
-    page.screenshot(path=IMAGES / f"{name}.png")
+    page.screenshot(path=IMAGES / f"{name}.png", clip=CLIPS.get(name))
 
 
 def main() -> None:
@@ -59,7 +60,7 @@ def main() -> None:
     wanted = sys.argv[1:] or list(pages())
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1500, "height": 950})
+        page = browser.new_page(viewport={"width": 1500, "height": 950}, device_scale_factor=1.5)
         for name in wanted:
             take(page, name, pages()[name])
         browser.close()

@@ -121,6 +121,7 @@ def data_quality_report(spec: DataSpec) -> dg.AssetsDefinition:
                         passed=not found.findings,
                         severity=dg.AssetCheckSeverity.WARN,
                         description=found.summary,
+                        metadata={"findings": float(len(found.findings))},
                     )
                 ],
             )
@@ -182,11 +183,11 @@ def drift_report(spec: DataSpec) -> dg.AssetsDefinition:
                     "verdict": str(found.verdict),
                     "drifted_columns": dg.MetadataValue.json(found.drifted_columns),
                     "drifted": float(len(found.drifted_columns)),
-                    **scores,
                     "distributions": picture(
                         distributions(seen.current, seen.reference, spec, found),
                         "window beside reference, per column",
                     ),
+                    **scores,
                     "tests": table(found.rows()),
                 },
                 check_results=[
@@ -195,6 +196,7 @@ def drift_report(spec: DataSpec) -> dg.AssetsDefinition:
                         passed=found.verdict is DriftVerdict.STABLE,
                         severity=dg.AssetCheckSeverity.WARN,
                         description=found.summary,
+                        metadata={"drifted": float(len(found.drifted_columns)), **scores},
                     )
                 ],
             )
@@ -243,6 +245,10 @@ def performance_report(spec: DataSpec) -> dg.AssetsDefinition:
                 seen.current, truth, seen.reference, spec, seen.subject, found, page, config.samples
             )
             context.log.info(found.summary)
+            accuracies = _known(
+                estimated_accuracy=found.overall.estimated,
+                measured_accuracy=found.overall.measured,
+            )
             return dg.MaterializeResult(
                 metadata={
                     "report": files.link(page),
@@ -251,10 +257,7 @@ def performance_report(spec: DataSpec) -> dg.AssetsDefinition:
                     "labelled": found.overall.labelled,
                     "label_coverage": found.overall.coverage,
                     "verdict": str(found.verdict),
-                    **_known(
-                        estimated_accuracy=found.overall.estimated,
-                        measured_accuracy=found.overall.measured,
-                    ),
+                    **accuracies,
                     "accuracy": picture(accuracy(found), "estimated and measured accuracy"),
                     "confusion_matrix": picture(
                         confusion_matrix(np.array(found.confusion), spec, "Labelled rows"),
@@ -267,6 +270,7 @@ def performance_report(spec: DataSpec) -> dg.AssetsDefinition:
                         check_name="accuracy",
                         passed=found.verdict is not PerformanceVerdict.DEGRADED,
                         description=found.summary,
+                        metadata=accuracies,
                     )
                 ],
             )

@@ -86,7 +86,7 @@ def running_platform(settings: Settings, say: Say) -> Iterator[Platform]:
         yield platform
     finally:
         say("stopping what was started")
-        _stop([Identity.of(service.process.pid) for service in reversed(services)], settings)
+        _stop([service.identity for service in services], settings)
         record.unlink(missing_ok=True)
 
 
@@ -159,7 +159,7 @@ def _start(settings: Settings, services: list[Service], record: Path, say: Say) 
         say(f"starting {name}")
         log = settings.home / "logs" / f"{name.lower().replace(' ', '-')}.log"
         services.append(Service.start(name, command, environment, log))
-    children = [Identity.of(service.process.pid) for service in services]
+    children = [service.identity for service in services]
     Registered(Identity.of(os.getpid()), children, platform).save(record)
     for service in services:
         service.wait_until(partial(_answers, f"http://127.0.0.1:{ports[service.name]}"))

@@ -46,6 +46,7 @@ class Service:
 
     name: str
     process: subprocess.Popen[bytes]
+    identity: Identity
     log: Path
 
     @classmethod
@@ -63,7 +64,7 @@ class Service:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        return cls(name, process, log)
+        return cls(name, process, Identity.of(process.pid), log)
 
     def wait_until(self, answers: Callable[[], bool]) -> None:
         """Wait until the service answers.
