@@ -1,0 +1,101 @@
+"""The shape of the platform: what a user finds in the UI changes only on purpose.
+
+``python -m mlschool_dagster_tests.test_definitions`` writes the snapshot anew.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from mlschool_dagster.definitions import build_definitions
+from mlschool_dagster.resources.tracking import MlflowTracking
+
+SNAPSHOT = Path(__file__).with_name("definitions.json")
+
+
+def shape(definitions: dg.Definitions) -> dict[str, Any]:
+    """Everything of the definitions that a user sees or relies on, as plain data."""
+    graph = definitions.resolve_asset_graph()
+    repository = definitions.get_repository_def()
+    specs = {spec.key: spec for spec in definitions.resolve_all_asset_specs()}
+    return {
+        "assets": {
+            key.to_user_string(): {
+                "group": spec.group_name,
+                "kinds": sorted(spec.kinds),
+                "owners": list(spec.owners),
+                "code_version": spec.code_version,
+                "deps": sorted(dep.asset_key.to_user_string() for dep in spec.deps),
+                "partitions": type(spec.partitions_def).__name__ if spec.partitions_def else None,
+                "description": spec.description,
+            }
+            for key, spec in sorted(specs.items())
+        },
+        "checks": {
+            f"{key.asset_key.to_user_string()}:{key.name}": {
+                "blocking": graph.get_check_spec(key).blocking,
+                "description": graph.get_check_spec(key).description,
+            }
+            for key in sorted(graph.asset_check_keys)
+        },
+        "jobs": {
+            job.name: {"description": job.description, "tags": dict(job.tags)}
+            for job in sorted(repository.get_all_jobs(), key=lambda job: job.name)
+            if not job.name.startswith("__")
+        },
+        "sensors": {
+            sensor.name: {
+                "default_status": sensor.default_status.value,
+                "interval_seconds": sensor.minimum_interval_seconds,
+                "description": sensor.description,
+            }
+            for sensor in sorted(repository.sensor_defs, key=lambda sensor: sensor.name)
+        },
+        "schedules": {
+            schedule.name: {
+                "cron": schedule.cron_schedule,
+                "job": schedule.job_name,
+                "default_status": schedule.default_status.value,
+                "description": schedule.description,
+            }
+            for schedule in repository.schedule_defs
+        },
+    }
+
+
+def test_the_definitions_are_those_of_the_snapshot() -> None:
+    expected = json.loads(SNAPSHOT.read_text(encoding="utf-8"))
+    assert shape(build_definitions()) == expected
+
+
+def test_everything_is_described_and_owned() -> None:
+    found = shape(build_definitions())
+    for kind, entries in found.items():
+        for name, entry in entries.items():
+            assert entry["description"], f"{kind}: {name}"
+    for name, asset in found["assets"].items():
+        assert asset["owners"] and asset["kinds"] and asset["group"], name
+        assert asset["code_version"] or name == "live_traffic", name
+
+
+def test_a_resource_can_be_overridden() -> None:
+    other = MlflowTracking(tracking_uri="sqlite:///other.db", experiment="other", artifacts="a")
+    resources = build_definitions(mlflow=other).resources or {}
+    assert resources["mlflow"] == other
+
+
+def test_a_location_with_a_password_is_shown_by_its_variable_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:5000")
+    shown = repr(build_definitions().resources)
+    assert "MLFLOW_TRACKING_URI" in shown
+    assert "secret" not in shown
+
+
+if __name__ == "__main__":
+    text = json.dumps(shape(build_definitions()), indent=2, ensure_ascii=False)
+    SNAPSHOT.write_text(text + "\n", encoding="utf-8")
