@@ -32,7 +32,7 @@ lint: $(VENV)/.installed-dev ## check style and types
 	@$(BIN)/mypy
 
 bench: $(VENV)/.installed-dev ## measure against the peers, side by side
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python benchmarks/training.py
 
 stop: $(VENV)/.installed ## stop whatever of the platform still runs
 	@$(BIN)/python -m mlschool_dagster.local stop
