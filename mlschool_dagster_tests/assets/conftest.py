@@ -4,13 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from mlschool_dagster_tests.platform import Platform, empty_home, platform_at, trained_home
+from mlschool_dagster_tests.platform import Platform, platform_at, trained_home, untouched_home
+
+
+@pytest.fixture(scope="session")
+def untouched(tmp_path_factory: pytest.TempPathFactory, fresh_mlflow_database: Path) -> Path:
+    """The state of a platform on which nothing has happened yet, to be copied."""
+    return untouched_home(tmp_path_factory.mktemp("untouched") / "home", fresh_mlflow_database)
 
 
 @pytest.fixture
-def platform(tmp_path: Path, fresh_mlflow_database: Path) -> Iterator[Platform]:
+def platform(untouched: Path, tmp_path: Path) -> Iterator[Platform]:
     """A platform on which nothing has happened yet."""
-    with platform_at(empty_home(tmp_path / "home", fresh_mlflow_database)) as platform:
+    with platform_at(shutil.copytree(untouched, tmp_path / "home")) as platform:
         yield platform
 
 
