@@ -118,9 +118,8 @@ def performance_html(
     drawn = _drawn(
         known[[target, PREDICTION]], reference[[target, PREDICTION]], samples, "labelled rows"
     )
-    # Evidently compares a single class with two by neither of its two ways.
-    if drawn.enough and {len(classes) for classes in _classes(drawn)} == {1, 2}:
-        note = f"No charts: they need rows of more than one {target}."
+    if drawn.enough and not _comparable(drawn, target):
+        note = f"No charts: the rows drawn show too few values of {target}."
         drawn = replace(drawn, current=known.iloc[:0], notes=(*drawn.notes, note))
     heading = Heading(
         "Performance",
@@ -207,6 +206,16 @@ def _classification(drawn: _Drawn, target: str) -> str:
 
 def _classes(drawn: _Drawn) -> list[set[str]]:
     return [{*rows.iloc[:, 0], *rows.iloc[:, 1]} for rows in (drawn.current, drawn.reference)]
+
+
+def _comparable(drawn: _Drawn, target: str) -> bool:
+    """Whether Evidently can score window and reference side by side.
+
+    It needs reference rows of each class that the window shows, and compares a single class with
+    two by neither of its two ways.
+    """
+    current, reference = _classes(drawn)
+    return current <= {*drawn.reference[target]} and (len(current), len(reference)) != (1, 2)
 
 
 def _definition(drawn: _Drawn, spec: DataSpec) -> Any:
