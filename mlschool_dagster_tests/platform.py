@@ -12,6 +12,7 @@ from typing import Any
 
 import dagster as dg
 import pandas as pd
+import psutil
 import pytest
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
 from dagster._utils.error import SerializableErrorInfo
@@ -28,7 +29,10 @@ from mlschool_dagster_tests.serving.server import free_port
 
 SPEC = load_spec(ROOT / "data" / "penguins.yaml")
 DATA = ROOT / "data" / "penguins.csv"
-WINDOW = Window.from_key("2026-11-20-23:00")
+WINDOW = Window.of(utc_now() - timedelta(hours=5))
+"""A window in the past: Dagster knows no others."""
+
+LATER = Window(WINDOW.end)
 SOURCE = "test"
 
 Config = Mapping[str, Mapping[str, Any]]
@@ -77,8 +81,19 @@ class Platform:
 
     def subprocess_environment(self) -> dict[str, str]:
         """The environment in which a command finds this platform and no other."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
-        return {**kept, **self.environment}
+        return {**foreign_environment(), **self.environment}
+
+
+def processes(home: Path) -> list[psutil.Process]:
+    """Every process that was started with `home` as its state folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("MLSCHOOL_HOME") == str(home) and process.pid != os.getpid():
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
 
 
 @contextmanager
@@ -94,6 +109,11 @@ def platform_at(home: Path) -> Iterator[Platform]:
             patch.setenv(name, value)
         with dg.DagsterInstance.from_config(environment["DAGSTER_HOME"]) as instance:
             yield Platform(home, settings, environment, build_definitions(), instance)
+
+
+def foreign_environment() -> dict[str, str]:
+    """The variables of this process that say nothing of a platform."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
 
 
 def run_config(config: Config) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from mlschool_dagster.automation.sensors import LABELS
 from mlschool_dagster.capture.records import Capture
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster_tests.platform import (
+    LATER,
     WINDOW,
     Platform,
     checks,
@@ -25,8 +25,6 @@ from mlschool_dagster_tests.platform import (
     traffic,
     truth,
 )
-
-LATER = Window(WINDOW.start + timedelta(hours=1))
 
 
 @pytest.fixture
@@ -61,8 +59,12 @@ def frozen(platform: Platform, name: str) -> pd.DataFrame:
     return pd.read_parquet(path)
 
 
-@pytest.mark.parametrize(("rows", "labelled"), [(0, 0), (1, 0), (60, 0), (60, 40)])
-def test_every_report_says_what_it_is_about(serving: Platform, rows: int, labelled: int) -> None:
+@pytest.mark.parametrize(
+    ("rows", "labelled"), [(0, 0), (1, 0), pytest.param(60, 0, marks=pytest.mark.slow), (60, 20)]
+)
+def test_every_report_is_made_and_says_what_it_is_about(
+    serving: Platform, rows: int, labelled: int
+) -> None:
     land(serving, rows, labelled)
     reports = monitor(serving)
     for name, report in reports.items():
@@ -72,25 +74,18 @@ def test_every_report_says_what_it_is_about(serving: Platform, rows: int, labell
         page = Path(report["report"])
         assert page.name == f"{name}.html"
         assert WINDOW.key in page.read_text(encoding="utf-8")
-    assert reports["performance_report"]["labelled"] == labelled
-    assert ("measured_accuracy" in reports["performance_report"]) == (labelled > 0)
+    # Values that are missing in the reference are missing in the traffic drawn from it.
+    counted = [row.data["n_current"] for row in reports["drift_report"]["tests"].records]
+    assert max(counted) == rows
+    performance = reports["performance_report"]
+    assert performance["labelled"] == labelled
+    assert performance["label_coverage"] == (labelled / rows if rows else 0)
+    assert performance.get("measured_accuracy") == (0.5 if labelled else None)
     assert len(frozen(serving, "captured_traffic")) == rows
     assert len(frozen(serving, "labels")) == labelled
 
 
-def test_unlabelled_rows_count_for_drift_and_only_labelled_ones_for_accuracy(
-    serving: Platform,
-) -> None:
-    land(serving, 60, labelled=20)
-    reports = monitor(serving)
-    assert reports["drift_report"]["rows"] == 60
-    assert {row.data["n_current"] for row in reports["drift_report"]["tests"].records} == {60}
-    performance = reports["performance_report"]
-    assert (performance["rows"], performance["labelled"]) == (60, 20)
-    assert performance["measured_accuracy"] == 0.5
-    assert performance["label_coverage"] == pytest.approx(1 / 3)
-
-
+@pytest.mark.slow
 def test_samples_bound_what_is_drawn_never_what_is_counted(serving: Platform) -> None:
     land(serving, 60, labelled=40)
     whole = monitor(serving)
@@ -103,6 +98,7 @@ def numbers(report: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in report.items() if isinstance(v, int | float | dg.TableMetadataValue)}
 
 
+@pytest.mark.slow
 def test_a_window_again_takes_the_place_of_what_was_known_before(serving: Platform) -> None:
     earlier = land(serving, 40)
     monitor(serving)
@@ -150,8 +146,8 @@ def test_a_report_of_a_window_that_was_not_frozen_says_so(serving: Platform) -> 
 
 
 def test_the_coverage_check_names_the_windows_that_a_report_lacks(serving: Platform) -> None:
-    land(serving, 5)
-    land(serving, 5, window=LATER)
+    land(serving, 1)
+    land(serving, 1, window=LATER)
     assert uncovered(serving) == {WINDOW.key, LATER.key}
     monitor(serving)
     assert uncovered(serving) == {LATER.key}
@@ -160,7 +156,7 @@ def test_the_coverage_check_names_the_windows_that_a_report_lacks(serving: Platf
     monitor(serving, window=LATER)
     assert uncovered(serving) == set()
     with serving.store() as store:
-        store.append(traffic(serving.registry().reference("1"), 1, start=5))
+        store.append(traffic(serving.registry().reference("1"), 1, start=1))
     assert uncovered(serving) == {WINDOW.key}
 
 

@@ -10,11 +10,9 @@ from mlschool_dagster.automation.jobs import MONITORED, asset_jobs
 from mlschool_dagster.automation.sensors import CAPTURES, LABELS, Stream, following_sensor
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.monitoring.following import FollowingConfig
-from mlschool_dagster_tests.capture.samples import WINDOW as NOON
-from mlschool_dagster_tests.capture.samples import capture, label
-from mlschool_dagster_tests.platform import SPEC, Platform
+from mlschool_dagster_tests.capture.samples import NOON, capture, label
+from mlschool_dagster_tests.platform import LATER, SPEC, WINDOW, Platform
 
-ONE = Window(NOON.start + timedelta(hours=1))
 IMPATIENT = FollowingConfig(backoff=timedelta(0), stale_after=timedelta(minutes=10))
 
 
@@ -74,10 +72,10 @@ def ticks(platform: Platform, request: pytest.FixtureRequest) -> Ticks:
     return Ticks(platform, request.param)
 
 
-def land(platform: Platform, event_id: str, window: Window = NOON) -> None:
+def land(platform: Platform, event_id: str, window: Window = WINDOW) -> None:
     """A labelled capture in `window`."""
     with platform.store() as store:
-        store.append([capture(event_id, window.start - NOON.start)])
+        store.append([capture(event_id, window.start - NOON)])
         store.append_labels([label(event_id)])
 
 
@@ -93,9 +91,9 @@ def test_a_landing_asks_for_one_run_of_its_window(ticks: Ticks) -> None:
     land(ticks.platform, "a")
     land(ticks.platform, "b")
     (request,) = ticks.tick()
-    assert request.partition_key == NOON.key
+    assert request.partition_key == WINDOW.key
     assert request.run_key is not None
-    assert request.run_key.startswith(f"{NOON.key}@")
+    assert request.run_key.startswith(f"{WINDOW.key}@")
     assert {key.to_user_string() for key in request.asset_selection or ()} == set(
         ticks.stream.selection
     )
@@ -104,30 +102,30 @@ def test_a_landing_asks_for_one_run_of_its_window(ticks: Ticks) -> None:
 
 def test_two_windows_ask_for_two_runs(ticks: Ticks) -> None:
     land(ticks.platform, "a")
-    land(ticks.platform, "b", ONE)
-    assert windows(ticks.tick()) == [NOON.key, ONE.key]
+    land(ticks.platform, "b", LATER)
+    assert windows(ticks.tick()) == [WINDOW.key, LATER.key]
 
 
 def test_a_covered_window_asks_for_nothing_until_something_lands(ticks: Ticks) -> None:
     land(ticks.platform, "a")
     (first,) = ticks.tick()
     ticks.created(first, dg.DagsterRunStatus.SUCCESS)
-    ticks.report(NOON, ticks.present(NOON))
+    ticks.report(WINDOW, ticks.present(WINDOW))
     assert ticks.tick() == ()
     land(ticks.platform, "b")
     (second,) = ticks.tick()
-    assert second.partition_key == NOON.key
+    assert second.partition_key == WINDOW.key
     assert second.run_key != first.run_key
 
 
 def test_reports_that_read_less_than_has_landed_are_asked_for_again(ticks: Ticks) -> None:
     land(ticks.platform, "a")
     (first,) = ticks.tick()
-    earlier = ticks.present(NOON)
+    earlier = ticks.present(WINDOW)
     land(ticks.platform, "b")
-    ticks.report(NOON, earlier)
+    ticks.report(WINDOW, earlier)
     ticks.created(first, dg.DagsterRunStatus.SUCCESS)
-    assert windows(ticks.tick()) == [NOON.key]
+    assert windows(ticks.tick()) == [WINDOW.key]
 
 
 @pytest.mark.parametrize("status", [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED])
@@ -157,7 +155,7 @@ def test_the_runs_of_one_stream_are_no_attempts_of_the_other(platform: Platform)
         (request,) = captures.tick()
         captures.created(request, dg.DagsterRunStatus.FAILURE)
     assert captures.tick() == ()
-    assert windows(labels.tick()) == [NOON.key]
+    assert windows(labels.tick()) == [WINDOW.key]
 
 
 def test_a_tick_whose_requests_were_lost_is_repeated_by_the_same_keys(ticks: Ticks) -> None:
