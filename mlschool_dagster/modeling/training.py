@@ -1,9 +1,7 @@
 """Cross-validation and the final fit, trained side by side in one compiled program."""
 
-import gc
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +12,12 @@ import numpy.typing as npt
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.config import TrainingConfig
 from mlschool_dagster.modeling.features import input_frame, new_transformer
-from mlschool_dagster.modeling.network import build_network, import_keras, initial_weights
+from mlschool_dagster.modeling.network import (
+    build_network,
+    import_keras,
+    initial_weights,
+    no_garbage_collection,
+)
 from mlschool_dagster.modeling.spec import DataSpec
 
 if TYPE_CHECKING:
@@ -95,7 +98,7 @@ def train(
         f"Training {config.folds} folds and the final model side by side for {config.epochs} "
         f"epochs on {len(frame)} rows."
     )
-    with _no_garbage_collection():
+    with no_garbage_collection():
         weights, curves, probabilities = _program(keras, network, config)(
             np.stack([_flat(start) for start in starts]),
             np.array([seed.generate_state(1)[0] for seed in seeds], dtype=np.uint32),
@@ -162,18 +165,6 @@ def _keep_compiled_programs(folder: Path) -> None:
     # By default JAX keeps only what took a second to compile.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Tracing makes a million objects that live on: looking for garbage meanwhile costs a third."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _flat(weights: list[Floats]) -> Floats:
