@@ -15,7 +15,7 @@ import pandas as pd
 import psutil
 import pytest
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
-from dagster._utils.error import SerializableErrorInfo
+from dagster_shared.error import SerializableErrorInfo
 
 from mlschool_dagster.capture.records import Capture, Label, utc_now
 from mlschool_dagster.capture.store import CaptureStore, open_store

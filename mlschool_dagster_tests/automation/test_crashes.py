@@ -81,12 +81,11 @@ def land(platform: Platform, window: Window, start: int = 0) -> None:
 
 def ticked(platform: Platform) -> bool:
     """Whether the sensor has looked at the store."""
-    states = platform.instance.all_instigator_state()
-    return any(state.name == "new_captures_sensor" and ticks(platform, state) for state in states)
-
-
-def ticks(platform: Platform, state: object) -> bool:
-    return bool(platform.instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1))
+    return any(
+        platform.instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1)
+        for state in platform.instance.all_instigator_state()
+        if state.name == "new_captures_sensor"
+    )
 
 
 def runs(platform: Platform, *statuses: dg.DagsterRunStatus) -> bool:
