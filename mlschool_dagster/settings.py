@@ -41,7 +41,7 @@ class Settings:
         Raises:
             UserError: a variable has a value that cannot be used.
         """
-        home = Path(environment.get("MLSCHOOL_HOME", ROOT / ".mlschool")).expanduser().resolve()
+        home = _folder(environment.get("MLSCHOOL_HOME", ROOT / ".mlschool"))
         deployment = environment.get("DAGSTER_DEPLOYMENT", "local")
         if deployment not in DEPLOYMENTS:
             raise UserError(
@@ -56,11 +56,15 @@ class Settings:
             capture_store=environment.get(
                 "MLSCHOOL_CAPTURE_STORE", f"sqlite:///{home}/captures.db"
             ),
-            files=Path(environment.get("MLSCHOOL_FILES", home / "files")),
+            files=_folder(environment.get("MLSCHOOL_FILES", home / "files")),
             endpoint_host=environment.get("MLSCHOOL_ENDPOINT_HOST", "127.0.0.1"),
             endpoint_port=_port(environment.get("MLSCHOOL_ENDPOINT_PORT", "8080")),
             files_url=environment.get("MLSCHOOL_FILES_URL", ""),
         )
+
+
+def _folder(path: str | Path) -> Path:
+    return Path(path).expanduser().resolve()
 
 
 def _port(text: str) -> int:

@@ -1,0 +1,54 @@
+"""Where everything lives, by default and as asked for."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mlschool_dagster.errors import UserError
+from mlschool_dagster.settings import ROOT, Settings
+
+VARIABLES = set(
+    re.findall(
+        r"\b(?:MLSCHOOL|MLFLOW|DAGSTER)_[A-Z_]+\b",
+        (ROOT / "mlschool_dagster" / "settings.py").read_text(encoding="utf-8"),
+    )
+)
+
+
+def test_all_state_lives_in_one_ignored_folder_by_default() -> None:
+    settings = Settings.from_environment({})
+    assert settings.home == ROOT / ".mlschool"
+    for location in (settings.tracking_uri, settings.capture_store, str(settings.files)):
+        assert str(settings.home) in location
+    assert "/.mlschool/" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+
+
+def test_state_follows_its_folder(tmp_path: Path) -> None:
+    settings = Settings.from_environment({"MLSCHOOL_HOME": str(tmp_path)})
+    assert settings.tracking_uri == f"sqlite:///{tmp_path}/mlflow.db"
+    assert settings.files == tmp_path / "files"
+
+
+def test_the_endpoint_listens_on_loopback_unless_told_otherwise() -> None:
+    assert Settings.from_environment({}).endpoint_host == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("DAGSTER_DEPLOYMENT", "moon"),
+        ("MLSCHOOL_ENDPOINT_PORT", "http"),
+        ("MLSCHOOL_ENDPOINT_PORT", "0"),
+        ("MLSCHOOL_ENDPOINT_PORT", "65536"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named(variable: str, value: str) -> None:
+    with pytest.raises(UserError, match=f"{variable}.*{value}"):
+        Settings.from_environment({variable: value})
+
+
+@pytest.mark.parametrize("document", [".env.example", "README.md"])
+def test_every_variable_is_documented(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    assert not [variable for variable in VARIABLES if variable not in text]
