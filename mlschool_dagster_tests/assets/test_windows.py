@@ -145,6 +145,7 @@ def test_a_report_of_a_window_that_was_not_frozen_says_so(serving: Platform) -> 
     )
 
 
+@pytest.mark.slow
 def test_the_coverage_check_names_the_windows_that_a_report_lacks(serving: Platform) -> None:
     land(serving, 1)
     land(serving, 1, window=LATER)
