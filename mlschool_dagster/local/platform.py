@@ -143,6 +143,7 @@ def _start(settings: Settings, services: list[Service], record: Path, say: Say) 
     environment |= {
         # MLflow would start four more processes for jobs that nothing here asks for.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_TRACKING_URI": tracking_uri,
         "MLSCHOOL_ENDPOINT_PORT": str(ports["endpoint"]),
         "MLSCHOOL_FILES_URL": files_url,
