@@ -16,8 +16,13 @@ if TYPE_CHECKING:
 TRAINED = ("cross_validation", "trained_model", "registered_version")
 MONITORED = ("captured_traffic", "labels", *REPORTS)
 
-# A run worker that hangs would hold a place in the queue for ever.
-MAX_RUNTIME = {"dagster/max_runtime": 1800}
+MONITORING_SECONDS = 600
+"""How long monitoring a window may take; a run that takes longer has died with its machine."""
+
+
+def _at_most(seconds: int) -> dict[str, int]:
+    """A bound after which Dagster ends a run, so that a dead one keeps no place in the queue."""
+    return {"dagster/max_runtime": seconds}
 
 
 def asset_jobs(spec: DataSpec) -> "list[AssetJob]":
@@ -28,20 +33,20 @@ def asset_jobs(spec: DataSpec) -> "list[AssetJob]":
             [raw_data_name(spec), *TRAINED],
             description="Raw data to registered version; fails, and registers nothing, when the "
             "data breaks its contract or the accuracy is below the threshold.",
-            tags={"stage": "training", **MAX_RUNTIME},
+            tags={"stage": "training", **_at_most(3600)},
         ),
         dg.define_asset_job(
             "deployment_job",
             ["endpoint"],
             description="Let the endpoint serve a version: the champion unless configured.",
-            tags={"stage": "serving", **MAX_RUNTIME},
+            tags={"stage": "serving", **_at_most(600)},
         ),
         dg.define_asset_job(
             "monitoring_job",
             list(MONITORED),
             description="Everything that is known of one hourly window. Choose it by the tag "
             "dagster/partition.",
-            tags={"stage": "monitoring", **MAX_RUNTIME},
+            tags={"stage": "monitoring", **_at_most(MONITORING_SECONDS)},
         ),
     ]
 

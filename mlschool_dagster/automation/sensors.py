@@ -9,7 +9,7 @@ import dagster as dg
 
 from mlschool_dagster.assets.captures import REPORTS
 from mlschool_dagster.assets.windows import CAPTURES_TOKEN, LABELS_TOKEN, covered_token
-from mlschool_dagster.automation.jobs import MONITORED
+from mlschool_dagster.automation.jobs import MONITORED, MONITORING_SECONDS
 from mlschool_dagster.capture.records import utc_now
 from mlschool_dagster.capture.store import CaptureStore, Changes
 from mlschool_dagster.capture.windows import Window
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 INTERVAL_SECONDS = 10
 RUNS_LOOKED_AT = 25
-FOLLOWING = FollowingConfig(backoff=timedelta(seconds=30), stale_after=timedelta(minutes=10))
+FOLLOWING = FollowingConfig(
+    backoff=timedelta(seconds=30), stale_after=timedelta(seconds=MONITORING_SECONDS)
+)
 
 RUN_KEY_TAG = "dagster/run_key"
 PARTITION_TAG = "dagster/partition"

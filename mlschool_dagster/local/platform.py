@@ -160,8 +160,9 @@ def _start(settings: Settings, services: list[Service], record: Path, say: Say) 
         say(f"starting {name}")
         log = settings.home / "logs" / f"{name.lower().replace(' ', '-')}.log"
         services.append(Service.start(name, command, environment, log))
-    children = [service.identity for service in services]
-    Registered(Identity.of(os.getpid()), children, platform).save(record)
+        # Written after each start, so that nothing is forgotten if this process is killed.
+        children = [service.identity for service in services]
+        Registered(Identity.of(os.getpid()), children, platform).save(record)
     for service in services:
         service.wait_until(partial(_answers, f"http://127.0.0.1:{ports[service.name]}"))
     return platform

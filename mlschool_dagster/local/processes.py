@@ -84,17 +84,37 @@ class Service:
 
 
 def stop_tree(identity: Identity) -> None:
-    """Stop a process and all its descendants: asked first, killed after a while."""
+    """Stop a process and all that it started: asked first, killed after a while.
+
+    What it started is found even after it has died itself, if it led a session (as each `Service`
+    does).
+    """
+    family = _family(identity)
     process = identity.find()
-    if process is None:
-        return
-    family = [process, *process.children(recursive=True)]
-    _signal(process, signal.SIGINT)
-    psutil.wait_procs([process], timeout=STOP_SECONDS)
+    if process is not None:
+        _signal(process, signal.SIGINT)
+        psutil.wait_procs([process], timeout=STOP_SECONDS)
     for number in (signal.SIGTERM, signal.SIGKILL):
         for member in family:
             _signal(member, number)
         _, family = psutil.wait_procs(family, timeout=STOP_SECONDS / 4)
+
+
+def _family(identity: Identity) -> list[psutil.Process]:
+    leader = identity.find()
+    if leader is None and psutil.pid_exists(identity.pid):
+        # Another program has got the pid: whatever has that session now is not ours.
+        return []
+    descendants = [] if leader is None else [leader, *leader.children(recursive=True)]
+    session = [process for process in psutil.process_iter() if _session(process) == identity.pid]
+    return list({process.pid: process for process in (*descendants, *session)}.values())
+
+
+def _session(process: psutil.Process) -> int | None:
+    try:
+        return os.getsid(process.pid)
+    except (ProcessLookupError, PermissionError):
+        return None
 
 
 def _signal(process: psutil.Process, number: int) -> None:
