@@ -13,7 +13,7 @@ import psutil
 
 from mlschool_dagster.errors import UserError
 
-STOP_SECONDS = 20.0
+STOP_SECONDS = 10.0
 READY_SECONDS = 120.0
 POLL_SECONDS = 0.2
 

@@ -37,7 +37,7 @@ def summary(
         f"{performance['measured_accuracy']:.3f} on {performance['labelled']} labelled rows"
     )
     yield ""
-    yield f"Dagster      {platform.dagster_url}"
+    yield f"Dagster      {platform.dagster_url} (`make dev` opens it, with all of this in it)"
     yield f"MLflow       {platform.mlflow_url}"
     yield f"reports      {settings.files / 'windows'}"
     yield f"logs         {settings.home / 'logs'}"
