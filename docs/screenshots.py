@@ -13,7 +13,7 @@ IMAGES = Path(__file__).parent / "images"
 DAGSTER = "http://127.0.0.1:3000"
 REPORTS = "http://127.0.0.1:8090"
 SETTLED_MILLISECONDS = 4000
-CLIPS: dict[str, FloatRect] = {"lineage": {"x": 565, "y": 270, "width": 900, "height": 450}}
+CLIPS: dict[str, FloatRect] = {"lineage": {"x": 565, "y": 270, "width": 891, "height": 450}}
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -36,7 +36,7 @@ def pages() -> dict[str, str]:
         "lineage": f"{DAGSTER}/asset-groups",
         "cross_validation": f"{DAGSTER}/assets/cross_validation?view=overview",
         "checks": f"{DAGSTER}/assets/drift_report?view=checks",
-        "drift_metadata": f"{DAGSTER}/assets/drift_report?view=events",
+        "drift_picture": f"{DAGSTER}/assets/drift_report?view=events",
         "drift_report": f"{REPORTS}/windows/{newest_window()}/drift_report.html",
     }
 
@@ -50,6 +50,8 @@ def take(page: Page, name: str, address: str) -> None:
         invitation.click()
     if name == "lineage":
         page.keyboard.press("Alt+e")
+    if name == "drift_picture":
+        page.get_by_text("[Show Markdown]").first.click()
     page.wait_for_timeout(SETTLED_MILLISECONDS)
     page.screenshot(path=IMAGES / f"{name}.png", clip=CLIPS.get(name))
 

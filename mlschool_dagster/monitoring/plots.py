@@ -28,7 +28,7 @@ def distributions(
     names = [*spec.input_names, PREDICTION, CONFIDENCE]
     numeric = {column.name: column for column in spec.numeric}
     rows = math.ceil(len(names) / PANELS_A_ROW)
-    figure = new_figure(3.6 * PANELS_A_ROW, 2.7 * rows)
+    figure = new_figure(3.3 * PANELS_A_ROW, 2.5 * rows)
     panels = figure.subplots(rows, PANELS_A_ROW, squeeze=False).flat
     for name, axes in zip(names, panels, strict=False):
         if name in numeric or name == CONFIDENCE:
