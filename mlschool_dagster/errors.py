@@ -13,7 +13,7 @@ class UserError(Exception):
     """Something that the user can mend, told in one sentence: what is wrong, where, what to do."""
 
 
-class RefusedError(Exception):
+class RefusedError(UserError):
     """The endpoint refused a request as a whole and predicted nothing.
 
     ``faults`` lists the reasons as the endpoint told them, one mapping each; it may be empty.

@@ -10,7 +10,6 @@ from mlschool_dagster.assets.common import picture, plain_errors, table
 from mlschool_dagster.assets.windows import (
     LABELS_FILE,
     LABELS_TOKEN,
-    WINDOWS,
     chosen_window,
     frozen,
     monitored_window,
@@ -81,7 +80,6 @@ def data_quality_report(spec: DataSpec) -> dg.AssetsDefinition:
             dg.AssetCheckSpec(
                 "data_quality",
                 asset="data_quality_report",
-                partitions_def=WINDOWS,
                 description="No missing values beyond the reference, new categories, values out "
                 "of range, constant columns or repeated events.",
             )
@@ -147,7 +145,6 @@ def drift_report(spec: DataSpec) -> dg.AssetsDefinition:
             dg.AssetCheckSpec(
                 "no_drift",
                 asset="drift_report",
-                partitions_def=WINDOWS,
                 description="No column, prediction or confidence has drifted away from the "
                 "training data, and there was enough data to say so.",
             )
@@ -218,7 +215,6 @@ def performance_report(spec: DataSpec) -> dg.AssetsDefinition:
             dg.AssetCheckSpec(
                 "accuracy",
                 asset="performance_report",
-                partitions_def=WINDOWS,
                 description="The measured accuracy is not below the threshold beyond chance; "
                 "without labels nothing is claimed.",
             )

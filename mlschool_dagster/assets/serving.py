@@ -119,8 +119,13 @@ class _SmokeTest:
         """Send the samples.
 
         Raises:
-            UserError: an answer is not the expected one.
+            UserError: an answer is not the expected one, or there is no sample to send.
         """
+        if not self.samples:
+            raise UserError(
+                "The version got no complete row of its own training data right, so that it cannot "
+                "be tested and does not serve; train a better one."
+            )
         predictions = self.target.invoke(
             [row for row, _ in self.samples], f"{SMOKE_TEST_PREFIX}{uuid4()}"
         )

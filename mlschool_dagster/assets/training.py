@@ -1,7 +1,7 @@
 """Training: what accuracy to expect, the model fitted on all data, the registered version."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -136,6 +136,7 @@ def cross_validation_and_model(spec: DataSpec) -> dg.AssetsDefinition:
                 asset_key="cross_validation",
                 metadata={
                     **_scores(evaluation),
+                    "accuracy_threshold": config.accuracy_threshold,
                     **links,
                     **{name: picture(png, name) for name, png in pictures.items()},
                     **_tables(evaluation),
@@ -152,24 +153,46 @@ def cross_validation_and_model(spec: DataSpec) -> dg.AssetsDefinition:
                     **links,
                 },
             )
-            mean, threshold = evaluation.accuracy_mean, config.accuracy_threshold
-            sentence = f"Mean cross-validated accuracy {mean:.4f} " + (
-                f"reaches accuracy_threshold {threshold:g}."
-                if mean >= threshold
-                else f"is below accuracy_threshold {threshold:g}: no version is registered. "
-                "Improve data or training, or lower the threshold."
-            )
+            gate = _Gate(evaluation.accuracy_mean, config.accuracy_threshold)
             yield dg.AssetCheckResult(
                 asset_key="cross_validation",
                 check_name="accuracy_gate",
-                passed=mean >= threshold,
-                description=sentence,
-                metadata={"accuracy_mean": mean, "accuracy_threshold": threshold},
+                passed=gate.is_open,
+                description=gate.sentence,
+                metadata=asdict(gate),
             )
-            if mean < threshold:
-                raise UserError(sentence)
+            gate.require_open()
 
     return training
+
+
+@dataclass(frozen=True)
+class _Gate:
+    """The mean cross-validated accuracy, and the least with which a version is registered."""
+
+    accuracy_mean: float
+    accuracy_threshold: float
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a version may be registered."""
+        return self.accuracy_mean >= self.accuracy_threshold
+
+    @property
+    def sentence(self) -> str:
+        """The verdict, and what to do if it is against registering."""
+        score = f"Mean cross-validated accuracy {self.accuracy_mean:.4f}"
+        if self.is_open:
+            return f"{score} reaches accuracy_threshold {self.accuracy_threshold:g}."
+        return (
+            f"{score} is below accuracy_threshold {self.accuracy_threshold:g}: no version is "
+            "registered. Improve data or training, or lower the threshold."
+        )
+
+    def require_open(self) -> None:
+        """Raises `UserError` if no version may be registered."""
+        if not self.is_open:
+            raise UserError(self.sentence)
 
 
 def _scores(evaluation: "Evaluation") -> dict[str, float]:
@@ -203,7 +226,12 @@ def registered_version(spec: DataSpec) -> dg.AssetsDefinition:
         "with the alias challenger.",
     )
     def version(context: dg.AssetExecutionContext, mlflow: MlflowTracking) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        from mlschool_dagster.modeling.packaging import git_commit
+
         with plain_errors():
+            scores = metadata_of(context, "cross_validation", "accuracy_mean", "accuracy_threshold")
+            # A check blocks only the run it was evaluated in; this holds in any other run as well.
+            _Gate(*scores).require_open()
             model_uri, run_id, digest = metadata_of(
                 context, "trained_model", "model_uri", "mlflow_run_id", "data_version"
             )
@@ -212,6 +240,7 @@ def registered_version(spec: DataSpec) -> dg.AssetsDefinition:
                 "dagster_run_id": context.run_id,
                 "dagster_asset": "registered_version",
                 "data_version": digest,
+                "git_commit": git_commit() or "none",
             }
             number = registry.register(model_uri, run_id, tags)
             context.log.info(f"version {number} of {spec.name}, alias challenger")

@@ -33,6 +33,7 @@ def test_a_version_is_linked_to_its_run_asset_and_data(trained_platform: Platfor
     assert run is not None
     assert run.job_name == "training_job"
     assert version.tags["dagster_asset"] == "registered_version"
+    assert version.tags["git_commit"]
     raw = last_metadata(trained_platform, "raw_penguins")
     registered = last_metadata(trained_platform, "registered_version")
     assert version.tags["data_version"] == raw["digest"] == registered["data_version"]
@@ -120,4 +121,6 @@ def test_accuracy_below_the_threshold_registers_nothing_and_ends_in_an_exit_code
         dg.AssetCheckKey(dg.AssetKey("cross_validation"), "accuracy_gate"), limit=1
     )
     assert gate.status is AssetCheckExecutionRecordStatus.FAILED
+    later = trained_platform.run("training_job", assets=["registered_version"])
+    assert "is below accuracy_threshold 1: no version is registered" in sentence(later)
     assert trained_platform.registry().resolve("challenger").version == "1"
