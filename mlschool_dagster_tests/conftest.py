@@ -1,9 +1,12 @@
 """Fixtures for every room."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from mlschool_dagster_tests.platform import Platform, platform_at, trained_home, untouched_home
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +24,29 @@ def tracking_uri(fresh_mlflow_database: Path, tmp_path: Path) -> str:
     """The tracking URI of an empty MLflow database of the test's own."""
     shutil.copy(fresh_mlflow_database, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def untouched(tmp_path_factory: pytest.TempPathFactory, fresh_mlflow_database: Path) -> Path:
+    """The state of a platform on which nothing has happened yet, to be copied."""
+    return untouched_home(tmp_path_factory.mktemp("untouched") / "home", fresh_mlflow_database)
+
+
+@pytest.fixture
+def platform(untouched: Path, tmp_path: Path) -> Iterator[Platform]:
+    """A platform on which nothing has happened yet."""
+    with platform_at(shutil.copytree(untouched, tmp_path / "home")) as platform:
+        yield platform
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, fresh_mlflow_database: Path) -> Path:
+    """The state of a platform with one registered version, to be copied."""
+    return trained_home(tmp_path_factory.mktemp("trained") / "home", fresh_mlflow_database)
+
+
+@pytest.fixture
+def trained_platform(trained: Path, tmp_path: Path) -> Iterator[Platform]:
+    """A platform with one registered version."""
+    with platform_at(shutil.copytree(trained, tmp_path / "home")) as platform:
+        yield platform

@@ -39,7 +39,7 @@ def plain_errors() -> Iterator[None]:
 
 
 def picture(png: bytes, alt: str) -> dg.MarkdownMetadataValue:
-    """A PNG shown in place in Dagster's UI."""
+    """A PNG that Dagster's UI shows on a click, without any file beside it."""
     encoded = base64.b64encode(png).decode()
     return dg.MetadataValue.md(f"![{alt}](data:image/png;base64,{encoded})")
 

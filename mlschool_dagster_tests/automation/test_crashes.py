@@ -23,18 +23,11 @@ from mlschool_dagster_tests.platform import (
     platform_at,
     processes,
     traffic,
-    trained_home,
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 PATIENCE_SECONDS = 400.0
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, fresh_mlflow_database: Path) -> Path:
-    """The state of a platform with one registered version, to be copied."""
-    return trained_home(tmp_path_factory.mktemp("trained") / "home", fresh_mlflow_database)
 
 
 @pytest.fixture
