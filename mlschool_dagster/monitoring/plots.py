@@ -63,17 +63,6 @@ def missing_shares(report: QualityReport) -> bytes:
     return to_png(figure)
 
 
-def prediction_shares(current: "pd.DataFrame", reference: "pd.DataFrame", spec: DataSpec) -> bytes:
-    """The share of every predicted class: window beside reference."""
-    figure = new_figure()
-    axes = figure.subplots()
-    classes = list(spec.target.classes)
-    _bars(axes, classes, *(_class_shares(f[PREDICTION], classes) for f in (current, reference)))
-    axes.set(title="Predicted classes", ylabel="share of rows", ylim=(0, 1))
-    axes.legend(frameon=False)
-    return to_png(figure)
-
-
 def accuracy(report: PerformanceReport) -> bytes:
     """Estimated and measured accuracy with its interval: of the window, and of several versions."""
     groups = {"window": report.overall}

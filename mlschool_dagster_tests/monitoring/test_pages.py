@@ -118,7 +118,6 @@ def test_every_window_has_its_pictures(name: str) -> None:
     pictures = [
         plots.distributions(current, REFERENCE, SPEC, drift(current, REFERENCE, SPEC)),
         plots.missing_shares(quality(current, REFERENCE, SPEC)),
-        plots.prediction_shares(current, REFERENCE, SPEC),
         plots.accuracy(performance(current, told, SPEC)),
     ]
     assert all(picture.startswith(b"\x89PNG") for picture in pictures)
