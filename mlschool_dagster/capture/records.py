@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 
 from mlschool_dagster.values import InputValue
 
@@ -9,12 +10,27 @@ SMOKE_TEST_PREFIX = "smoke-test-"
 """Event ids with this prefix are the platform's own probes: kept, but never counted as traffic."""
 
 
+class Role(StrEnum):
+    """In which role a version predicted.
+
+    The primary and the canary answer; a shadow predicts on what they answer and never answers
+    itself; a candidate is only tested, on probes.
+    """
+
+    PRIMARY = "primary"
+    CANARY = "canary"
+    SHADOW = "shadow"
+    CANDIDATE = "candidate"
+
+
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """One row that the endpoint answered.
+    """One row on which the endpoint predicted.
 
     ``captured_at`` is timezone-aware UTC; ``inputs`` is the row as received; ``probabilities`` maps
-    each class to its predicted probability, ``confidence`` is that of ``prediction``.
+    each class to its predicted probability, ``confidence`` is that of ``prediction``. A shadow's
+    capture has the event id of the answer it stands beside. ``sampling_share`` is the share of
+    requests that were captured then, in (0, 1]: each capture stands for one over it.
     """
 
     event_id: str
@@ -25,6 +41,8 @@ class Capture:
     prediction: str
     confidence: float
     probabilities: dict[str, float]
+    role: Role = Role.PRIMARY
+    sampling_share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

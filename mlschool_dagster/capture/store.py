@@ -1,6 +1,6 @@
 """What every capture store can do, and how one is opened by URI."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -38,22 +38,46 @@ class Revision:
     labels_token: str
 
 
+class StoreAwayError(UserError):
+    """The store cannot be reached, is locked for too long or has no room; it may be back later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What became of appended captures whose event ids were known already.
+
+    ``repeated`` holds, by event id, what was kept before with the same inputs. ``refused`` are the
+    event ids that belong to a capture with other inputs; if there is one, nothing was kept.
+    """
+
+    repeated: Mapping[str, Capture]
+    refused: frozenset[str]
+
+
 class CaptureStore(Protocol):
     """A durable store of captures and labels, safe for many threads and processes at once.
 
-    Reading never blocks appending. Probes are kept but left out of everything that is read here.
-    Cursors and tokens belong to one store: one that replaces it is read from its beginning.
+    Reading never blocks appending. Probes are kept but left out of everything that is read here;
+    so are shadows, but for `read_shadow`. Cursors and tokens belong to one store: one that replaces
+    it is read from its beginning. Every method raises `StoreAwayError` while the store is away.
     """
 
-    def append(self, captures: Sequence[Capture]) -> frozenset[str]:
+    def append(self, captures: Sequence[Capture]) -> Appended:
         """Keep all of `captures` or none of them; durable on return.
 
         A capture whose event id is known with the same inputs is a repetition and changes nothing.
+        A shadow's capture has an event id of its own kind: it neither repeats nor refuses another
+        role's, and the first one counts.
 
-        Returns:
-            The event ids that already belong to a capture with other inputs. If there is one,
-            nothing was kept.
+        Raises:
+            StoreAwayError: nothing was kept.
         """
+
+    def count_refusals(self, window: Window, counts: Mapping[str, int]) -> None:
+        """Add to the counts of refused requests of `window`, by reason; durable on return."""
+
+    def refusals(self, window: Window) -> dict[str, int]:
+        """How many requests were refused in `window`, by reason, most frequent first."""
 
     def append_labels(self, labels: Iterable[Label]) -> int:
         """Keep `labels` in bounded batches; durable on return.
@@ -68,8 +92,12 @@ class CaptureStore(Protocol):
         """The window's captures in order of arrival.
 
         Columns: ``event_id``, ``captured_at`` (datetime64, UTC), ``endpoint``, ``model_version``,
-        ``inputs`` (dict), ``prediction``, ``confidence``, ``probabilities`` (dict).
+        ``inputs`` (dict), ``prediction``, ``confidence``, ``probabilities`` (dict), ``role``,
+        ``sampling_share``.
         """
+
+    def read_shadow(self, window: Window) -> "pd.DataFrame":
+        """The shadows' captures of the window, shaped like those of `read`."""
 
     def read_labels(self, window: Window) -> "pd.DataFrame":
         """The newest label (by ``labelled_at``) of each of the window's captures that has one.
@@ -106,6 +134,8 @@ def open_store(uri: str) -> CaptureStore:
 
     Raises:
         UserError: no store is known for the URI's scheme, or it cannot be opened.
+        StoreAwayError: an embedded store is out of reach; one that is a server is first contacted
+            when it is used.
     """
     scheme, separator, location = uri.partition("://")
     if not separator or scheme != "sqlite":

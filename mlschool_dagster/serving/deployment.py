@@ -1,15 +1,22 @@
-"""What should serve: the desired state that a server follows, kept in one file of its home."""
+"""What should serve: the desired state that every worker follows, and how it came to that.
+
+The deployments of an endpoint are one append-only file in its home, one line each; the last line is
+what should serve now. So the state and its history cannot disagree, whatever dies in between.
+"""
 
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from mlschool_dagster.atomic import replacing
+from mlschool_dagster.capture.records import utc_now
 from mlschool_dagster.errors import UserError
 
-DEPLOYMENT_FILE = "deployment.json"
+DEPLOYMENTS_FILE = "deployments.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,47 +28,149 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
-class Deployment:
-    """What should serve; ``id`` tells one wish from the next, even for the same version."""
+class Plan:
+    """Which versions serve, and in which role; without a primary, none does.
 
-    primary: Release
+    The canary answers ``canary_share`` of the requests, in [0, 1]. The shadow predicts on each
+    request and never answers. ``sampling_share`` of the requests, in (0, 1], are captured.
+
+    Raises:
+        UserError: the shares and versions contradict each other.
+    """
+
+    primary: Release | None
+    canary: Release | None = None
+    canary_share: float = 0.0
+    shadow: Release | None = None
+    sampling_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be carried out."""
+        if not 0.0 <= self.canary_share <= 1.0 or (self.canary is None) != (not self.canary_share):
+            raise UserError(
+                f"A canary share of {self.canary_share:g} does not fit; give a canary and a share "
+                "above 0 and up to 1 together, or neither."
+            )
+        if not 0.0 < self.sampling_share <= 1.0:
+            raise UserError(
+                f"A sampling share of {self.sampling_share:g} cannot be used; choose one above 0 "
+                "and up to 1."
+            )
+
+    @property
+    def releases(self) -> list[Release]:
+        """The versions that the plan names, the primary first, each once."""
+        named = (self.primary, self.canary, self.shadow)
+        return list(dict.fromkeys(release for release in named if release is not None))
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A plan from ``at`` (UTC) on, by whom and why.
+
+    The ``candidate`` is loaded beside the plan, to be tested before it takes traffic. ``id`` tells
+    one deployment from the next, even of the same plan.
+    """
+
+    plan: Plan
+    by: str = ""
+    reason: str = ""
+    candidate: Release | None = None
+    at: datetime = field(default_factory=utc_now)
     id: str = field(default_factory=lambda: uuid4().hex)
 
 
-def read_deployment(home: Path) -> Deployment | None:
-    """What should serve by the deployment file in `home`; None if there is no such file.
+def read_deployments(home: Path) -> list[Deployment]:
+    """Every deployment of the endpoint in `home`, the present one last.
 
     Raises:
-        UserError: the file is not a deployment.
+        UserError: the file is damaged.
     """
-    path = home / DEPLOYMENT_FILE
+    path = home / DEPLOYMENTS_FILE
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        primary = document["primary"]
-        release = Release(str(primary["version"]), Path(primary["folder"]))
-        return Deployment(release, str(document["id"]))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is not a deployment; deploy a version anew.") from None
+        return []
+    # What follows the last line's end was cut off by a crash, before it was told to anyone.
+    lines = text.split("\n")[:-1]
+    try:
+        return [_deployment(json.loads(line)) for line in lines]
+    except (ValueError, KeyError, TypeError, UserError):
+        raise UserError(
+            f"{path} is damaged; move it away and deploy a version anew."
+        ) from None
 
 
-def write_deployment(home: Path, deployment: Deployment | None) -> None:
-    """Make `deployment` what should serve; None takes the file away."""
-    if deployment is None:
-        (home / DEPLOYMENT_FILE).unlink(missing_ok=True)
-        return
-    primary = deployment.primary
-    write_json(
-        home / DEPLOYMENT_FILE,
-        {
-            "id": deployment.id,
-            "primary": {"version": primary.version, "folder": str(primary.folder.absolute())},
-        },
+def read_deployment(home: Path) -> Deployment | None:
+    """What should serve by the file in `home`; None if nothing was ever deployed.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    deployments = read_deployments(home)
+    return deployments[-1] if deployments else None
+
+
+def record_deployment(home: Path, deployment: Deployment) -> None:
+    """Make `deployment` what should serve; durable on return."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / DEPLOYMENTS_FILE).open("a+b") as file:
+        file.truncate(_complete_size(file.seek(0, os.SEEK_END), home))
+        file.write(json.dumps(_document(deployment)).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def previous_primary(deployments: Sequence[Deployment]) -> Release | None:
+    """The primary before the present one; None if there was no other."""
+    primaries = [d.plan.primary for d in deployments if d.plan.primary is not None]
+    earlier = [p for p in primaries if p.version != primaries[-1].version]
+    return earlier[-1] if earlier else None
+
+
+def _complete_size(size: int, home: Path) -> int:
+    content = (home / DEPLOYMENTS_FILE).read_bytes()[:size]
+    return content.rfind(b"\n") + 1
+
+
+def _document(deployment: Deployment) -> dict[str, Any]:
+    plan = deployment.plan
+    return {
+        "id": deployment.id,
+        "at": deployment.at.isoformat(),
+        "by": deployment.by,
+        "reason": deployment.reason,
+        "primary": _entry(plan.primary),
+        "canary": _entry(plan.canary),
+        "canary_share": plan.canary_share,
+        "shadow": _entry(plan.shadow),
+        "candidate": _entry(deployment.candidate),
+        "sampling_share": plan.sampling_share,
+    }
+
+
+def _deployment(document: dict[str, Any]) -> Deployment:
+    return Deployment(
+        plan=Plan(
+            primary=_release(document["primary"]),
+            canary=_release(document["canary"]),
+            canary_share=float(document["canary_share"]),
+            shadow=_release(document["shadow"]),
+            sampling_share=float(document["sampling_share"]),
+        ),
+        by=str(document["by"]),
+        reason=str(document["reason"]),
+        candidate=_release(document["candidate"]),
+        at=datetime.fromisoformat(document["at"]),
+        id=str(document["id"]),
     )
 
 
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write `document` so that a reader, or a crash, finds the old file or the new one."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(document, indent=2), encoding="utf-8")
+def _entry(release: Release | None) -> dict[str, str] | None:
+    if release is None:
+        return None
+    return {"version": release.version, "folder": str(release.folder.absolute())}
+
+
+def _release(entry: dict[str, str] | None) -> Release | None:
+    return None if entry is None else Release(str(entry["version"]), Path(entry["folder"]))

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Protocol
 
+from mlschool_dagster.serving.deployment import Deployment, Plan, Release
 from mlschool_dagster.values import InputValue
 
 Progress = Callable[[str], None]
@@ -14,8 +14,9 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class EndpointStatus:
-    """Which version an endpoint serves, where, and since when.
+    """Which versions an endpoint serves, where, and since when (UTC).
 
+    ``version`` is the primary's, ``canary`` and ``shadow`` those of the other roles, if any.
     ``details`` are what else an operator wants to know of this kind of target (a process id and a
     log file, or a cloud resource's name), by label.
     """
@@ -24,6 +25,10 @@ class EndpointStatus:
     url: str
     version: str
     since: datetime
+    canary: str | None = None
+    canary_share: float = 0.0
+    shadow: str | None = None
+    sampling_share: float = 1.0
     details: Mapping[str, str | int] = field(default_factory=dict)
 
 
@@ -38,28 +43,43 @@ class Prediction:
     model_version: str
 
 
+Invoke = Callable[[Sequence[Mapping[str, InputValue]]], list[Prediction]]
+"""Has one version predict on rows, as a probe, before it takes any traffic."""
+
+Verify = Callable[[Release, Invoke], None]
+"""Tests a version; whatever it raises keeps that version from serving."""
+
+
+def accept(release: Release, invoke: Invoke) -> None:
+    """Has nothing to object."""
+
+
 class EndpointTarget(Protocol):
     """One endpoint in one place: a process of this machine, or a managed service."""
 
     def deploy(
         self,
-        version: str,
-        folder: Path,
+        plan: Plan,
+        by: str,
+        reason: str,
         progress: Progress,
-        verify: Callable[[], None] = lambda: None,
+        verify: Verify = accept,
     ) -> EndpointStatus:
-        """Make `version`, whose compiled model is in `folder`, the one that serves.
+        """Make `plan` what serves, and record who wanted it and why.
 
-        Returns once a real prediction of that version came back and `verify`, called then, had
-        nothing to object, however long the target takes; no request fails meanwhile. If anything
-        raises, `verify` included, the version before serves on; without one, nothing does.
+        Each version that does not serve yet is loaded, predicts, and passes `verify`, before it
+        takes any traffic; no request fails meanwhile. Returns once every worker serves the plan. If
+        anything raises, `verify` included, the plan before serves on; without one, nothing does.
 
         Raises:
-            UserError: the version cannot be served, or the target not be reached.
+            UserError: a version cannot be served, or the target not be reached.
         """
 
     def status(self) -> EndpointStatus | None:
         """What serves now; None if nothing does."""
+
+    def history(self) -> Sequence[Deployment]:
+        """Every deployment, the present one last."""
 
     def invoke(
         self, rows: Sequence[Mapping[str, InputValue]], inference_id: str | None = None
@@ -68,7 +88,7 @@ class EndpointTarget(Protocol):
 
         `inference_id` becomes the event id of a single row, and with -0, -1, ... appended those of
         several rows. Without it the endpoint chooses new ones. The same id with the same rows is
-        captured once.
+        captured once, and answered as it was the first time.
 
         Raises:
             RefusedError: the endpoint refuses the rows; the error holds its reasons.
