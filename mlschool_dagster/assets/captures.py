@@ -8,6 +8,7 @@ from mlschool_dagster.assets.windows import (
     GROUP,
     LABELS_FILE,
     LABELS_TOKEN,
+    REFUSALS,
     TRAFFIC_FILE,
     chosen_window,
     covered_token,
@@ -45,7 +46,7 @@ def captured_traffic(spec: DataSpec) -> dg.AssetsDefinition:
         deps=["endpoint", LIVE_TRAFFIC],
         kinds={"parquet", "pandas"},
         description="Requests and predictions of one hour, frozen as Parquet as they are in the "
-        "capture store now.",
+        "capture store now, with the counts of what was refused.",
     )
     def traffic(
         context: dg.AssetExecutionContext, captures: Captures, files: PlatformFiles
@@ -58,8 +59,11 @@ def captured_traffic(spec: DataSpec) -> dg.AssetsDefinition:
                 # The token is read first: rows that land in between are covered, but not claimed.
                 token = store.revision(window).captures_token
                 frame = current_frame(store.read(window), spec)
+                refusals = store.refusals(window)
+            frame.attrs[REFUSALS] = refusals
             path = freeze(frame, token, files, window, TRAFFIC_FILE)
-            context.log.info(f"{len(frame)} captures in window {window.key}")
+            refused = sum(refusals.values())
+            context.log.info(f"{len(frame)} captures in window {window.key}, {refused} refusals")
             versions = frame["model_version"].value_counts()
             return dg.MaterializeResult(
                 metadata={
@@ -69,6 +73,7 @@ def captured_traffic(spec: DataSpec) -> dg.AssetsDefinition:
                         {"version": str(version), "rows": int(rows)}
                         for version, rows in versions.items()
                     ),
+                    "refused": float(refused),
                     "preview": table(frame.tail(PREVIEW_ROWS).to_dict("records")),
                     "path": dg.MetadataValue.path(path),
                     CAPTURES_TOKEN: token,

@@ -16,7 +16,11 @@ from mlschool_dagster.assets.windows import (
     windowed_asset,
 )
 from mlschool_dagster.modeling.spec import DataSpec
-from mlschool_dagster.monitoring.config import DEFAULT_ACCURACY_THRESHOLD, DriftConfig
+from mlschool_dagster.monitoring.config import (
+    DEFAULT_ACCURACY_THRESHOLD,
+    MAXIMUM_REFUSED_SHARE,
+    DriftConfig,
+)
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.tracking import MlflowTracking
@@ -81,11 +85,12 @@ def data_quality_report(spec: DataSpec) -> dg.AssetsDefinition:
                 "data_quality",
                 asset="data_quality_report",
                 description="No missing values beyond the reference, new categories, values out "
-                "of range, constant columns or repeated events.",
+                f"of range, constant columns, repeated events, or more than "
+                f"{MAXIMUM_REFUSED_SHARE:.0%} refusals beyond chance.",
             )
         ],
-        description="Missing values, new categories, ranges, duplicates and model versions of one "
-        "hour's captures, beside the training data.",
+        description="Missing values, new categories, ranges and duplicates of one hour's captures, "
+        "beside the training data; and what was refused in that hour, by reason.",
     )
     def report(
         context: dg.AssetExecutionContext,
@@ -100,7 +105,7 @@ def data_quality_report(spec: DataSpec) -> dg.AssetsDefinition:
 
         with plain_errors():
             seen = monitored_window(chosen_window(context, captures), spec, files, mlflow)
-            found = quality(seen.current, seen.reference, spec)
+            found = quality(seen.current, seen.reference, spec, seen.refusals)
             page = files.window(seen.window, "data_quality_report.html")
             quality_html(
                 seen.current, seen.reference, spec, seen.subject, found, page, config.samples
@@ -114,6 +119,12 @@ def data_quality_report(spec: DataSpec) -> dg.AssetsDefinition:
                     "missing_share": _share_missing(found.rows()),
                     "missing_values": picture(missing_shares(found), "missing share per column"),
                     "columns": table(found.rows()),
+                    "refused": float(found.refused),
+                    "refused_share": found.refused_share or 0.0,
+                    "refusals": table(
+                        {"reason": reason, "refused": count}
+                        for reason, count in found.refusals.items()
+                    ),
                 },
                 check_results=[
                     dg.AssetCheckResult(

@@ -31,6 +31,7 @@ TRAFFIC_FILE = "captured_traffic.parquet"
 LABELS_FILE = "labels.parquet"
 CAPTURES_TOKEN = "captures_token"  # noqa: S105 - names a state of the store
 LABELS_TOKEN = "labels_token"  # noqa: S105
+REFUSALS = "refusals"
 
 
 def windowed_asset(
@@ -76,7 +77,10 @@ def chosen_window(context: dg.AssetExecutionContext, captures: Captures) -> Wind
 def freeze(
     frame: "pd.DataFrame", token: str, files: PlatformFiles, window: Window, name: str
 ) -> Path:
-    """Keep `frame` as the window's file `name`, together with the store's `token` for it."""
+    """Keep `frame` as the window's file `name`, together with the store's `token` for it.
+
+    The frame's ``attrs`` are kept with it.
+    """
     path = files.window(window, name)
     frame.attrs["token"] = token
     with replacing(path) as temporary:
@@ -126,6 +130,7 @@ class MonitoredWindow:
     window: Window
     current: "pd.DataFrame"
     captures_token: str
+    refusals: dict[str, int]
     reference: "pd.DataFrame"
     subject: "Subject"
 
@@ -167,5 +172,10 @@ def monitored_window(
     reference = pd.read_parquet(folder / REFERENCE_FILE)
     origin = f"training data of version {version} with out-of-fold predictions"
     return MonitoredWindow(
-        window, current, token, reference, Subject(spec.name, version, window.key, origin)
+        window,
+        current,
+        token,
+        current.attrs[REFUSALS],
+        reference,
+        Subject(spec.name, version, window.key, origin),
     )

@@ -45,7 +45,24 @@ PREDICTION = "prediction"
 CONFIDENCE = "confidence"
 PROBABILITY_PREFIX = "probability_"
 
-RESERVED = (PREDICTION, CONFIDENCE, "event_id", "captured_at", "endpoint", "model_version")
+ROLE = "role"
+SAMPLING_SHARE = "sampling_share"
+MODEL_VERSION = "model_version"
+SOURCE_FILE = "source_file"
+ROW_NUMBER = "row_number"
+
+RESERVED = (
+    PREDICTION,
+    CONFIDENCE,
+    "event_id",
+    "captured_at",
+    "endpoint",
+    MODEL_VERSION,
+    ROLE,
+    SAMPLING_SHARE,
+    SOURCE_FILE,
+    ROW_NUMBER,
+)
 """Names of what the platform itself keeps beside the columns, as it does ``probability_...``."""
 
 

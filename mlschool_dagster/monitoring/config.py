@@ -7,6 +7,9 @@ from mlschool_dagster.errors import UserError
 DEFAULT_ACCURACY_THRESHOLD = 0.7
 """The accuracy below which a version would not have been registered either."""
 
+MAXIMUM_REFUSED_SHARE = 0.05
+"""What clients may get wrong before it is a finding: one request in twenty, as a convention."""
+
 
 @dataclass(frozen=True, slots=True)
 class DriftConfig:

@@ -6,7 +6,14 @@ column a class; the reference also has the target.
 
 from typing import TYPE_CHECKING, Any
 
-from mlschool_dagster.modeling.spec import CONFIDENCE, PREDICTION, DataSpec, probability_column
+from mlschool_dagster.modeling.spec import (
+    CONFIDENCE,
+    PREDICTION,
+    ROLE,
+    SAMPLING_SHARE,
+    DataSpec,
+    probability_column,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,9 +22,10 @@ if TYPE_CHECKING:
 def current_frame(captures: "pd.DataFrame", spec: DataSpec) -> "pd.DataFrame":
     """The captures of a window (as `CaptureStore.read` gives them), one row an event, flattened.
 
-    Columns: ``event_id``, ``captured_at``, ``endpoint``, ``model_version``; the spec's inputs,
-    numeric ones as float, categorical ones as string or None; ``prediction``, ``confidence``,
-    ``probability_<class>``. What was received for a numeric column and is no number is missing.
+    Columns: ``event_id``, ``captured_at``, ``endpoint``, ``model_version``, ``role`` (string),
+    ``sampling_share``; the spec's inputs, numeric ones as float, categorical ones as string or
+    None; ``prediction``, ``confidence``, ``probability_<class>``. What was received for a numeric
+    column and is no number is missing.
     """
     import pandas as pd
 
@@ -29,6 +37,8 @@ def current_frame(captures: "pd.DataFrame", spec: DataSpec) -> "pd.DataFrame":
         name: captures[name].reset_index(drop=True)
         for name in ("event_id", "captured_at", "endpoint", "model_version")
     }
+    columns[ROLE] = captures[ROLE].map(str).reset_index(drop=True)
+    columns[SAMPLING_SHARE] = captures[SAMPLING_SHARE].reset_index(drop=True).astype(float)
     for numeric in spec.numeric:
         columns[numeric.name] = pd.to_numeric(inputs[numeric.name], errors="coerce").astype(float)
     for categorical in spec.categorical:

@@ -61,9 +61,16 @@ def quality_html(
         f"{report.n_current} in the window, {report.n_reference} in the reference",
         report.summary,
         report.rows(),
-        drawn.notes,
+        (_refusals(report), *drawn.notes),
     )
     write_page(path, heading, _summary(drawn, spec) if drawn.enough else None)
+
+
+def _refusals(report: QualityReport) -> str:
+    if not report.refused:
+        return "No request was refused."
+    reasons = ", ".join(f"{reason} ({count})" for reason, count in report.refusals.items())
+    return f"Refused, by reason: {reasons}."
 
 
 def drift_html(

@@ -1,14 +1,23 @@
 """Data quality: what is wrong with a window's rows in themselves, whatever the model makes of them.
 
-What is refused never becomes a capture, so most faults seen here come from stores that others write
-or from inputs that are valid one by one and odd together.
+What is refused never becomes a capture: it is counted by its reason beside them. So most faults
+seen in rows come from stores that others write or from inputs that are valid one by one and odd
+together.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from mlschool_dagster.modeling.spec import CategoricalColumn, Column, DataSpec, NumericColumn
+from mlschool_dagster.modeling.spec import (
+    SAMPLING_SHARE,
+    CategoricalColumn,
+    Column,
+    DataSpec,
+    NumericColumn,
+)
+from mlschool_dagster.monitoring.config import MAXIMUM_REFUSED_SHARE
 from mlschool_dagster.monitoring.statistics import wilson_interval
 
 if TYPE_CHECKING:
@@ -41,6 +50,8 @@ class QualityReport:
 
     ``duplicate_events`` are rows whose event id came before; ``duplicate_rows`` are rows whose
     inputs all came before, which is no fault in itself: clients may well ask the same thing twice.
+    ``refusals`` counts what was refused in the window by reason, most frequent first;
+    ``refused_share`` is their share among refusals and answered rows, None if there are neither.
     """
 
     n_current: int
@@ -48,8 +59,15 @@ class QualityReport:
     duplicate_events: int
     duplicate_rows: int
     model_versions: dict[str, int]
+    refusals: dict[str, int]
+    refused_share: float | None
     columns: tuple[ColumnQuality, ...]
     findings: tuple[str, ...]
+
+    @property
+    def refused(self) -> int:
+        """How many refusals there were, whatever their reason."""
+        return sum(self.refusals.values())
 
     @property
     def summary(self) -> str:
@@ -67,15 +85,27 @@ class QualityReport:
         return [asdict(column) for column in self.columns]
 
 
-def quality(current: "pd.DataFrame", reference: "pd.DataFrame", spec: DataSpec) -> QualityReport:
-    """Examines a window (`frames.current_frame`) against the spec and the reference."""
+def quality(
+    current: "pd.DataFrame",
+    reference: "pd.DataFrame",
+    spec: DataSpec,
+    refusals: Mapping[str, int] = MappingProxyType({}),
+) -> QualityReport:
+    """Examines a window (`frames.current_frame`) against the spec and the reference.
+
+    `refusals` are those of the window by reason, as `CaptureStore.refusals` gives them.
+    """
     columns = tuple(_column(current, reference, column) for column in spec.columns)
     duplicate_events = int(current["event_id"].duplicated().sum())
+    refused, answered = sum(refusals.values()), _answered(current)
     findings: list[str] = []
     if current.empty:
         findings.append("The window holds no captures.")
     if duplicate_events:
         findings.append(f"{duplicate_events} rows repeat an event id of the window.")
+    # Beyond chance, or the first refusal of a quiet hour would be a finding.
+    if wilson_interval(refused, refused + answered)[0] > MAXIMUM_REFUSED_SHARE:
+        findings.append(_refused(refusals, refused, answered))
     for column, measured in zip(spec.columns, columns, strict=True):
         findings.extend(_faults(column, measured, current, reference, spec))
     return QualityReport(
@@ -87,8 +117,24 @@ def quality(current: "pd.DataFrame", reference: "pd.DataFrame", spec: DataSpec) 
             str(version): int(rows)
             for version, rows in current["model_version"].value_counts().items()
         },
+        refusals=dict(refusals),
+        refused_share=refused / (refused + answered) if refused + answered else None,
         columns=columns,
         findings=tuple(findings),
+    )
+
+
+def _answered(current: "pd.DataFrame") -> int:
+    """How many rows were answered, when only a share of them is captured."""
+    return round(float((1.0 / current[SAMPLING_SHARE]).sum()))
+
+
+def _refused(refusals: Mapping[str, int], refused: int, answered: int) -> str:
+    reason, count = max(refusals.items(), key=lambda entry: entry[1])
+    share = refused / (refused + answered)
+    return (
+        f"{refused} refusals beside {answered} answered rows ({share:.1%}) are more than "
+        f"{MAXIMUM_REFUSED_SHARE:.0%}; the most frequent reason is {reason!r} ({count})."
     )
 
 

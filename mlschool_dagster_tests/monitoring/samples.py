@@ -44,6 +44,8 @@ def as_window(frame: pd.DataFrame) -> pd.DataFrame:
         ),
         endpoint="penguins",
         model_version="3",
+        role="primary",
+        sampling_share=1.0,
     )
 
 

@@ -90,6 +90,13 @@ def test_what_is_not_drawn_is_named(tmp_path: Path) -> None:
     assert "No charts: they need at least 2 labelled rows with values." in texts["performance"]
 
 
+def test_the_quality_page_names_what_was_refused(tmp_path: Path) -> None:
+    current, path = WINDOWS["two rows"], tmp_path / "quality.html"
+    refused = quality(current, REFERENCE, SPEC, {"malformed": 3, "sex: must be a string": 1})
+    quality_html(current, REFERENCE, SPEC, SUBJECT, refused, path)
+    assert "Refused, by reason: malformed (3), sex: must be a string (1)." in path.read_text()
+
+
 def test_an_empty_window_says_why_nothing_is_drawn(tmp_path: Path) -> None:
     for text in pages(WINDOWS["empty"], labels_frame([]), tmp_path, 500).values():
         assert_sound(text, 0)

@@ -53,3 +53,34 @@ def test_repeated_rows_are_counted_but_no_fault() -> None:
     report = quality(twice, REFERENCE, SPEC)
     assert report.duplicate_rows >= 50
     assert report.findings == ()
+
+
+REFUSALS = {"body_mass_g: is not in range": 30, "malformed": 10}
+
+
+def test_refusals_beyond_chance_are_a_finding_that_names_the_commonest_reason() -> None:
+    report = quality(window(200), REFERENCE, SPEC, REFUSALS)
+    assert report.findings == (
+        "40 refusals beside 200 answered rows (16.7%) are more than 5%; the most frequent reason "
+        "is 'body_mass_g: is not in range' (30).",
+    )
+    assert (report.refused, report.refused_share) == (40, 40 / 240)
+    assert report.to_dict()["refusals"] == REFUSALS
+
+
+@pytest.mark.parametrize(("rows", "refused"), [(10, 1), (200, 15), (2000, 110)])
+def test_refusals_that_may_be_chance_are_none(rows: int, refused: int) -> None:
+    assert quality(window(rows), REFERENCE, SPEC, {"malformed": refused}).findings == ()
+
+
+def test_a_sampled_capture_stands_for_the_rows_that_were_not_captured() -> None:
+    sampled = window(200).assign(sampling_share=0.1)
+    report = quality(sampled, REFERENCE, SPEC, REFUSALS)
+    assert report.refused_share == 40 / 2040
+    assert report.findings == ()
+
+
+def test_a_window_of_refusals_only_says_so() -> None:
+    report = quality(window(0), REFERENCE, SPEC, {"malformed": 90})
+    assert report.refused_share == 1
+    assert "90 refusals beside 0 answered rows (100.0%)" in report.findings[-1]
