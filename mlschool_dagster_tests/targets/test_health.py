@@ -1,0 +1,126 @@
+"""Health: what happened lately, from counters that only grow, whatever the server went through."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from mlschool_dagster.targets.health import (
+    LATENCY,
+    QUEUE,
+    REQUESTS,
+    SPILL,
+    Reading,
+    quantile,
+    read_metrics,
+    traffic,
+)
+
+BOUNDS = [0.001, 0.005, 0.025, 0.1, 1.0]
+latencies = st.lists(st.floats(1e-6, 5.0), min_size=1, max_size=60)
+
+
+def histogram(seconds: list[float]) -> dict[str, float]:
+    bounds = [*BOUNDS, math.inf]
+    return {str(bound): float(sum(s <= bound for s in seconds)) for bound in bounds}
+
+
+def bucket_of(seconds: float) -> int:
+    return int(np.searchsorted(BOUNDS, seconds))
+
+
+@given(latencies, st.sampled_from([0.5, 0.95, 0.99]))
+def test_a_quantile_lies_in_the_bucket_of_the_true_one(seconds: list[float], q: float) -> None:
+    estimated = quantile(q, histogram(seconds))
+    true = float(np.quantile(seconds, q, method="inverted_cdf"))
+    assert estimated is not None
+    if bucket_of(true) == len(BOUNDS):
+        assert estimated == BOUNDS[-1]
+    else:
+        assert bucket_of(estimated) == bucket_of(true)
+
+
+@given(latencies)
+def test_quantiles_grow_with_their_rank(seconds: list[float]) -> None:
+    found = [quantile(q, histogram(seconds)) or 0.0 for q in (0.0, 0.5, 0.95, 0.99, 1.0)]
+    assert found == sorted(found)
+
+
+@pytest.mark.parametrize(
+    ("q", "counts", "expected"),
+    [
+        # Half way through ten observations between 0.1 and 0.2.
+        (0.5, {"0.1": 0, "0.2": 10, "+Inf": 10}, 0.15),
+        # The first bucket begins at zero.
+        (0.5, {"0.1": 10, "+Inf": 10}, 0.05),
+        # Nothing is known above the highest finite bound.
+        (0.99, {"0.1": 5, "+Inf": 10}, 0.1),
+        (0.5, {"0.1": 0, "+Inf": 0}, None),
+        (0.5, {}, None),
+    ],
+)
+def test_quantiles_are_those_of_prometheus(
+    q: float, counts: dict[str, float], expected: float | None
+) -> None:
+    found = quantile(q, counts)
+    assert found == (None if expected is None else pytest.approx(expected))
+
+
+def exposition(statuses: dict[str, int], seconds: list[float]) -> str:
+    registry = CollectorRegistry()
+    requests = Counter(REQUESTS, "Requests", ["status", "version"], registry=registry)
+    duration = Histogram(LATENCY, "Duration", buckets=BOUNDS, registry=registry)
+    for status, count in statuses.items():
+        requests.labels(status, "1").inc(count)
+        requests.labels(status, "2").inc(count)
+    for value in seconds:
+        duration.observe(value)
+    Gauge(QUEUE, "Waiting", registry=registry).set(3)
+    Gauge(SPILL, "Spilled", registry=registry).set(4096)
+    return generate_latest(registry).decode()
+
+
+def test_an_exposition_is_read_over_versions_and_workers() -> None:
+    reading = read_metrics(exposition({"200": 5, "422": 1, "503": 2}, [0.002, 0.002, 3.0]))
+    assert reading.requests == {"200": 10, "422": 2, "503": 4}
+    assert reading.latency["0.005"] == 2
+    assert reading.latency["+Inf"] == 3
+    assert (reading.waiting, reading.spilled) == (3, 4096)
+
+
+def test_an_endpoint_that_has_answered_nothing_has_a_reading() -> None:
+    assert read_metrics("") == Reading({}, {}, 0.0, 0.0)
+
+
+counts = st.dictionaries(st.sampled_from(["200", "422", "500", "503"]), st.integers(0, 50))
+
+
+@given(counts, latencies, counts, latencies)
+def test_what_happened_since_is_the_difference(
+    first: dict[str, int], early: list[float], then: dict[str, int], late: list[float]
+) -> None:
+    both = {status: first.get(status, 0) + then.get(status, 0) for status in {**first, **then}}
+    before = Reading({k: float(v) for k, v in first.items()}, histogram(early), 0, 0)
+    now = Reading({k: float(v) for k, v in both.items()}, histogram(early + late), 0, 0)
+    since = traffic(now, before)
+    assert since.requests == sum(then.values())
+    assert since.errors == then.get("500", 0) + then.get("503", 0)
+    assert since.refused == then.get("422", 0)
+    assert since.latency == histogram(late)
+
+
+def test_counters_that_went_back_are_counted_from_the_restart() -> None:
+    before = Reading({"200": 100.0}, histogram([0.01] * 100), 0, 0)
+    now = Reading({"200": 7.0}, histogram([0.01] * 7), 0, 0)
+    assert traffic(now, before).requests == 7
+    assert traffic(now, None).requests == 7
+
+
+def test_a_reading_survives_being_kept() -> None:
+    reading = read_metrics(exposition({"200": 1}, [0.01]))
+    assert Reading.from_dict(reading.to_dict()) == reading
+    assert traffic(reading, replace(reading)).requests == 0
