@@ -1,13 +1,13 @@
 """Where everything lives: one setting per location, by default all below one ignored folder.
 
 Belongs here: names, meaning and defaults of the environment variables. Does not belong here:
-secrets (a location with credentials reaches Dagster as an `EnvVar`, never as text) and anything
-that a run configures.
+secrets as text (what may hold one reaches Dagster as an `EnvVar`) and anything that a run
+configures.
 """
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlschool_dagster.errors import UserError
@@ -16,6 +16,12 @@ ROOT = Path(__file__).resolve().parents[1]
 """The repository's root."""
 
 DEPLOYMENTS = ("local",)
+
+ENDPOINT_TOKEN = "MLSCHOOL_ENDPOINT_TOKEN"  # noqa: S105 - names the variable that holds it
+
+MAX_WORKERS = 64
+MAX_SPILL = 1024**2
+"""Megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,13 @@ class Settings:
     files: Path
     endpoint_host: str
     endpoint_port: int
+    endpoint_workers: int
+    endpoint_url: str
+    """Address of an endpoint that something else starts and keeps, empty if there is none."""
+    endpoint_token: str = field(repr=False)
+    """What a client must present to the endpoint, empty if nothing."""
+    spill_bytes: int
+    """How much the endpoint keeps in its own folder while the capture store is away."""
     files_url: str
     """Address under which `files` is served, empty if it is not."""
 
@@ -58,7 +71,11 @@ class Settings:
             ),
             files=_folder(environment.get("MLSCHOOL_FILES", home / "files")),
             endpoint_host=environment.get("MLSCHOOL_ENDPOINT_HOST", "127.0.0.1"),
-            endpoint_port=_port(environment.get("MLSCHOOL_ENDPOINT_PORT", "8080")),
+            endpoint_port=_number(environment, "MLSCHOOL_ENDPOINT_PORT", 8080, 65535),
+            endpoint_workers=_number(environment, "MLSCHOOL_ENDPOINT_WORKERS", 1, MAX_WORKERS),
+            endpoint_url=environment.get("MLSCHOOL_ENDPOINT_URL", ""),
+            endpoint_token=environment.get(ENDPOINT_TOKEN, ""),
+            spill_bytes=_number(environment, "MLSCHOOL_SPILL_MEGABYTES", 256, MAX_SPILL) * 1024**2,
             files_url=environment.get("MLSCHOOL_FILES_URL", ""),
         )
 
@@ -67,7 +84,8 @@ def _folder(path: str | Path) -> Path:
     return Path(path).expanduser().resolve()
 
 
-def _port(text: str) -> int:
-    if not text.isdigit() or not 0 < int(text) < 65536:
-        raise UserError(f"MLSCHOOL_ENDPOINT_PORT is {text!r}; use a number from 1 to 65535.")
+def _number(environment: Mapping[str, str], variable: str, default: int, maximum: int) -> int:
+    text = environment.get(variable, str(default))
+    if not (text.isascii() and text.isdigit()) or not 0 < int(text) <= maximum:
+        raise UserError(f"{variable} is {text!r}; use a number from 1 to {maximum}.")
     return int(text)

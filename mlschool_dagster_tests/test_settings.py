@@ -34,6 +34,19 @@ def test_the_endpoint_listens_on_loopback_unless_told_otherwise() -> None:
     assert Settings.from_environment({}).endpoint_host == "127.0.0.1"
 
 
+def test_the_endpoint_asks_for_no_token_unless_there_is_one() -> None:
+    assert Settings.from_environment({}).endpoint_token == ""
+    settings = Settings.from_environment({"MLSCHOOL_ENDPOINT_TOKEN": "secret"})
+    assert settings.endpoint_token == "secret"  # noqa: S105
+    assert "secret" not in repr(settings)
+
+
+def test_the_spill_is_bounded_in_megabytes() -> None:
+    assert Settings.from_environment({}).spill_bytes == 256 * 1024**2
+    settings = Settings.from_environment({"MLSCHOOL_SPILL_MEGABYTES": "2"})
+    assert settings.spill_bytes == 2 * 1024**2
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
@@ -41,6 +54,9 @@ def test_the_endpoint_listens_on_loopback_unless_told_otherwise() -> None:
         ("MLSCHOOL_ENDPOINT_PORT", "http"),
         ("MLSCHOOL_ENDPOINT_PORT", "0"),
         ("MLSCHOOL_ENDPOINT_PORT", "65536"),
+        ("MLSCHOOL_ENDPOINT_WORKERS", "0"),
+        ("MLSCHOOL_ENDPOINT_WORKERS", "-2"),
+        ("MLSCHOOL_SPILL_MEGABYTES", "1.5"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named(variable: str, value: str) -> None:
