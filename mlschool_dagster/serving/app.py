@@ -1,258 +1,195 @@
-"""The HTTP application: MLflow's scoring protocol, and what it takes to watch the server.
+"""The HTTP application: MLflow's scoring protocol and SageMaker's, and what it takes to watch it.
 
-``POST /invocations`` answers ``{"predictions": [...], "model_version": "3"}`` after every row is
-durable in the capture store. ``GET /ping`` is 200 once a version serves, ``/version`` names it, and
-``/health`` tells the server's whole state.
+``POST /invocations`` answers ``{"predictions": [...], "model_version": "3"}`` after every captured
+row is durable. ``GET /ping`` is 200 once a version serves, ``/version`` names it, ``/health`` tells
+the worker's whole state, ``/metrics`` speaks to Prometheus, ``/docs`` and ``/openapi.json`` describe
+all of that.
 """
 
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import orjson
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mlschool_dagster.capture.records import Capture, utc_now
-from mlschool_dagster.capture.store import open_store
-from mlschool_dagster.serving.capturing import CaptureFailedError, CaptureWriter
-from mlschool_dagster.serving.validation import InvalidRequestError, Row
-from mlschool_dagster.serving.versions import Version, Versions
+from mlschool_dagster.serving.access import BearerToken
+from mlschool_dagster.serving.batching import Batcher
+from mlschool_dagster.serving.invocations import Invocations
+from mlschool_dagster.serving.logs import RequestLog
+from mlschool_dagster.serving.metrics import Metrics
+from mlschool_dagster.serving.openapi import openapi_document, openapi_page
+from mlschool_dagster.serving.process import ServerConfig
+from mlschool_dagster.serving.refusals import Refusals
+from mlschool_dagster.serving.responses import error_body
+from mlschool_dagster.serving.spill import SpillingStore, open_spilling
+from mlschool_dagster.serving.versions import Routing, Versions
 
-MAX_BODY = 6 * 1024 * 1024
-LARGE_BODY = 64 * 1024
-"""Bodies above this are worked on beside the event loop, one at a time, so that small requests
-need not wait and memory stays bounded."""
-BODY_SECONDS = 30.0
-EVENT_ID_HEADERS = ("x-amzn-sagemaker-inference-id", "x-request-id")
-"""Where a caller may name its request, the first that is present counts. Several rows get the name
-with -0, -1, ... appended."""
-MAX_EVENT_ID = 200
+INVOCATIONS = "/invocations"
+SPILL_FOLDER = "spill"
+HOUSEKEEPING_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
 
-def create_app(home: Path, store_uri: str, name: str) -> Starlette:
-    """The application that serves the deployment in `home` as the endpoint `name`.
+def create_app(config: ServerConfig) -> ASGIApp:
+    """The application that serves the deployments in ``config.home``."""
+    endpoint = Endpoint(config)
+    return endpoint if config.token is None else BearerToken(endpoint, config.token)
 
-    It captures into the store at `store_uri`, which is opened when the application starts.
+
+class Endpoint:
+    """One worker's application.
+
+    Requests to predict go straight to `Invocations`; everything else is routed by Starlette.
     """
-    versions = Versions(home)
+
+    _store: SpillingStore
+    _batcher: Batcher
+    _invocations: Invocations
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._config = config
+        self._versions = Versions(config.home)
+        self._metrics = Metrics(config.name)
+        self._refusals = Refusals(self._metrics)
+        self._site = Starlette(
+            routes=[
+                Route("/ping", self._ping),
+                Route("/version", self._version),
+                Route("/health", self._health),
+                Route("/metrics", self._exposition),
+                Route("/openapi.json", self._openapi),
+                Route("/docs", self._docs),
+            ],
+            exception_handlers={HTTPException: _http_error, 500: _own_error},
+            lifespan=self._lifespan,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or live one lifespan."""
+        if scope["type"] == "http" and scope["path"] == INVOCATIONS and scope["method"] == "POST":
+            await self._invocations(scope, receive, send)
+        else:
+            await self._site(scope, receive, send)
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        writer = CaptureWriter(open_store(store_uri))
-        app.state.writer = invocations.writer = writer
-        await versions.refresh()
-        following = asyncio.create_task(versions.follow())
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        config = self._config
+        self._store = open_spilling(
+            config.store_uri, config.home / SPILL_FOLDER, config.spill_bytes
+        )
+        self._batcher = Batcher(self._store, config.name, self._metrics)
+        requests = RequestLog(config.access_log)
+        self._invocations = Invocations(
+            config.name, self._versions, self._batcher, self._refusals, self._metrics, requests
+        )
+        await self._versions.refresh()
+        tasks = [
+            asyncio.create_task(self._versions.follow()),
+            asyncio.create_task(self._keep_house()),
+        ]
         try:
             yield
         finally:
-            following.cancel()
-            await writer.close()
-            log.info("server stopped", extra={"captures": writer.written})
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._refusals.hand_over(self._store)
+            await self._batcher.close()
+            requests.close()
+            log.info("worker stopped", extra={"captures": self._batcher.written})
 
-    invocations = Invocations(name, versions)
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            await self._refusals.hand_over(self._store)
+            self._metrics.spill(self._store.spilled_bytes)
+            routing = self._versions.routing
+            if routing is not None:
+                for role, version in routing.roles.items():
+                    self._metrics.serves(role, version.release.version, version.since)
 
-    async def ping(request: Request) -> Response:
-        return _json({}, 503 if versions.current is None else 200)
+    def _routing(self) -> Routing:
+        routing = self._versions.routing
+        if routing is None:
+            raise HTTPException(503, "No version serves yet")
+        return routing
 
-    async def version(request: Request) -> Response:
-        current = versions.current
-        if current is None:
-            return _error(503, "No version serves yet.")
-        return _json({"endpoint": name, "version": current.release.version, "since": current.since})
+    async def _ping(self, request: Request) -> Response:
+        self._routing()
+        return _json({})
 
-    async def health(request: Request) -> Response:
-        current = versions.current
+    async def _version(self, request: Request) -> Response:
+        primary = self._routing().primary
         return _json(
             {
-                "status": "starting" if current is None else "ready",
-                "endpoint": name,
-                "version": None if current is None else current.release.version,
-                "since": None if current is None else current.since,
+                "endpoint": self._config.name,
+                "version": primary.release.version,
+                "since": primary.since,
+            }
+        )
+
+    async def _health(self, request: Request) -> Response:
+        routing, failure = self._versions.routing, self._versions.failure
+        roles = {} if routing is None else routing.roles
+        return _json(
+            {
+                "status": "starting" if routing is None else "ready",
+                "endpoint": self._config.name,
+                "version": None if routing is None else routing.primary.release.version,
+                "since": None if routing is None else routing.primary.since,
+                "versions": {role: version.release.version for role, version in roles.items()},
                 "pid": os.getpid(),
-                "captures_written": app.state.writer.written,
-                "deployment": versions.deployment_id,
-                "failure": None if versions.failure is None else asdict(versions.failure),
+                "captures_written": self._batcher.written,
+                "spilled_bytes": self._store.spilled_bytes,
+                "deployment": self._versions.deployment_id,
+                "failure": None if failure is None else asdict(failure),
             }
         )
 
-    app = Starlette(
-        routes=[
-            Route("/invocations", invocations, methods=["POST"]),
-            Route("/ping", ping),
-            Route("/version", version),
-            Route("/health", health),
-        ],
-        exception_handlers={HTTPException: _http_error, 500: _own_error},
-        lifespan=lifespan,
-    )
-    return app
+    async def _exposition(self, request: Request) -> Response:
+        body, content_type = await asyncio.to_thread(self._metrics.exposition)
+        return Response(body, headers={"content-type": content_type})
 
+    async def _openapi(self, request: Request) -> Response:
+        return _json(self._document())
 
-class Invocations:
-    """The ASGI endpoint that predicts: validate, predict, capture, answer."""
+    async def _docs(self, request: Request) -> Response:
+        return HTMLResponse(openapi_page(self._document()))
 
-    writer: CaptureWriter
-
-    def __init__(self, name: str, versions: Versions) -> None:
-        self._name = name
-        self._versions = versions
-        self._large = asyncio.Lock()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        try:
-            response = await self._answer(Headers(scope=scope), receive)
-        except InvalidRequestError as refusal:
-            response = _error(refusal.status, refusal.message, refusal.faults)
-            if refusal.status in (408, 413):
-                response.headers["Connection"] = "close"
-        await response(scope, receive, send)
-
-    async def _answer(self, headers: Headers, receive: Receive) -> Response:
-        version = self._versions.current
-        if version is None:
-            return _try_again("No version serves yet.")
-        _require_json(headers)
-        name = _event_name(headers)
-        body = await _read_body(headers, receive)
-        if len(body) <= LARGE_BODY:
-            captures = self._predict(version, body, name)
-        else:
-            async with self._large:
-                captures = await asyncio.to_thread(self._predict, version, body, name)
-        try:
-            refused = await self.writer.append(captures)
-        except CaptureFailedError:
-            return _try_again("The request could not be captured, so it is not answered.")
-        if refused:
-            return _error(
-                409,
-                "The event id already belongs to a request with other input; use a new one.",
-            )
-        return _json(
-            {
-                "predictions": [
-                    {
-                        "prediction": capture.prediction,
-                        "confidence": capture.confidence,
-                        "probabilities": capture.probabilities,
-                        "event_id": capture.event_id,
-                    }
-                    for capture in captures
-                ],
-                "model_version": version.release.version,
-            }
-        )
-
-    def _predict(self, version: Version, body: bytes, name: str | None) -> list[Capture]:
-        rows = version.validator.rows(body)
-        probabilities = version.model.probabilities(rows).tolist()
-        classes = version.model.spec.target.classes
-        now = utc_now()
-        captures = []
-        for event_id, row, shares in zip(_event_ids(name, rows), rows, probabilities, strict=True):
-            confidence = max(shares)
-            captures.append(
-                Capture(
-                    event_id=event_id,
-                    captured_at=now,
-                    endpoint=self._name,
-                    model_version=version.release.version,
-                    inputs=row,
-                    prediction=classes[shares.index(confidence)],
-                    confidence=confidence,
-                    probabilities=dict(zip(classes, shares, strict=True)),
-                )
-            )
-        return captures
-
-
-def _require_json(headers: Headers) -> None:
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise InvalidRequestError(415, "Send the body as application/json.")
-    if headers.get("content-encoding", "identity").lower() != "identity":
-        raise InvalidRequestError(415, "Send the body without content encoding.")
-
-
-def _event_name(headers: Headers) -> str | None:
-    for header in EVENT_ID_HEADERS:
-        name = headers.get(header)
-        if name is not None:
-            if not (0 < len(name) <= MAX_EVENT_ID and name.isascii() and name.isprintable()):
-                raise InvalidRequestError(
-                    400, f"The header {header} must hold 1 to {MAX_EVENT_ID} printable characters."
-                )
-            return name
-    return None
-
-
-def _event_ids(name: str | None, rows: Sequence[Row]) -> list[str]:
-    if name is None:
-        return [str(uuid4()) for _ in rows]
-    return [name] if len(rows) == 1 else [f"{name}-{i}" for i in range(len(rows))]
-
-
-async def _read_body(headers: Headers, receive: Receive) -> bytes:
-    # The header is only good for refusing early; what arrives is counted.
-    length = headers.get("content-length", "0")
-    if length.isdecimal() and int(length) > MAX_BODY:
-        raise _too_large()
-    chunks: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise InvalidRequestError(400, "The request ended before its body did.")
-                chunks.append(message.get("body", b""))
-                size += len(chunks[-1])
-                if size > MAX_BODY:
-                    raise _too_large()
-                if not message.get("more_body", False):
-                    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-    except TimeoutError:
-        raise InvalidRequestError(408, "The body did not arrive in time.") from None
-
-
-def _too_large() -> InvalidRequestError:
-    return InvalidRequestError(413, f"The body is larger than {MAX_BODY // 1024**2} MB; split it.")
+    def _document(self) -> dict[str, Any]:
+        return openapi_document(self._routing().primary.model.spec, self._config.name)
 
 
 def _json(document: Mapping[str, Any], status: int = 200) -> Response:
     return Response(orjson.dumps(document), status, media_type="application/json")
 
 
-def _error(status: int, message: str, faults: Sequence[Mapping[str, Any]] = ()) -> Response:
-    return _json({"error": message, "faults": faults}, status)
-
-
-def _try_again(message: str) -> Response:
-    response = _error(503, message)
-    response.headers["Retry-After"] = "1"
-    return response
-
-
 async def _http_error(request: Request, error: Any) -> Response:
-    response = _error(error.status_code, f"{error.detail}.")
-    response.headers.update(error.headers or {})
-    return response
+    headers = dict(error.headers or {})
+    if error.status_code == 503:
+        headers["Retry-After"] = "1"
+    return Response(
+        error_body(f"{error.detail}."),
+        error.status_code,
+        headers,
+        media_type="application/json",
+    )
 
 
 async def _own_error(request: Request, error: Exception) -> Response:
-    return _error(500, "The server failed to answer; its log says why.")
+    return Response(
+        error_body("The server failed to answer; its log says why."),
+        500,
+        media_type="application/json",
+    )

@@ -1,0 +1,254 @@
+"""``POST /invocations``: the path of a request, from its first byte to its answer.
+
+Bound, parse, validate, predict, capture, answer. A 200 is sent only after every captured row of the
+request is durable.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from urllib.parse import parse_qsl
+
+from starlette.types import Receive, Scope, Send
+
+from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX, Role
+from mlschool_dagster.serving.batching import (
+    Batcher,
+    CaptureFailedError,
+    ConflictError,
+    predict,
+)
+from mlschool_dagster.serving.bodies import MAX_BODY, Bodies, TooBusyError, too_large
+from mlschool_dagster.serving.event_ids import new_event_ids
+from mlschool_dagster.serving.logs import RequestLog
+from mlschool_dagster.serving.metrics import Metrics
+from mlschool_dagster.serving.questions import Question
+from mlschool_dagster.serving.refusals import Refusals
+from mlschool_dagster.serving.responses import CLOSE, RETRY_LATER, Headers, error_body, send_json
+from mlschool_dagster.serving.validation import Accepted, InvalidRequestError
+from mlschool_dagster.serving.versions import Routing, Version, Versions
+
+LARGE_BODY = 64 * 1024
+"""Bodies above this are worked on beside the event loop, one at a time, so that small requests need
+not wait."""
+EVENT_ID_HEADERS = (b"x-amzn-sagemaker-inference-id", b"x-request-id")
+"""Where a caller may name its request, the first that is present counts. Several rows get the name
+with -0, -1, ... appended."""
+VARIANT_HEADER = b"x-amzn-sagemaker-target-variant"
+MAX_EVENT_ID = 200
+MEDIA_TYPES = ("application/json", "text/csv")
+
+log = logging.getLogger(__name__)
+
+
+class NoVersionError(Exception):
+    """No version serves yet."""
+
+
+UNAVAILABLE: Mapping[type[Exception], str] = {
+    NoVersionError: "No version serves yet.",
+    TooBusyError: "The server is busy with other large requests.",
+    CaptureFailedError: "The request could not be captured, so it is not answered.",
+}
+
+
+@dataclass(slots=True, eq=False)
+class Exchange:
+    """One request and what became of it, as metrics and log want to know it."""
+
+    started: float
+    status: int = 500
+    event_id: str = ""
+    version: str = ""
+    role: str = ""
+    rows: int = 0
+
+
+class Invocations:
+    """The ASGI application behind ``/invocations``."""
+
+    def __init__(
+        self,
+        name: str,
+        versions: Versions,
+        batcher: Batcher,
+        refusals: Refusals,
+        metrics: Metrics,
+        requests: RequestLog,
+    ) -> None:
+        self._name = name
+        self._versions = versions
+        self._batcher = batcher
+        self._refusals = refusals
+        self._metrics = metrics
+        self._requests = requests
+        self._large = asyncio.Lock()
+        self._bodies = Bodies()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        exchange = Exchange(time.perf_counter())
+        body, headers = await self._response(scope, receive, exchange)
+        seconds = time.perf_counter() - exchange.started
+        self._metrics.request(exchange.status, exchange.version, exchange.role, seconds)
+        self._requests.answered(exchange, seconds)
+        await send_json(send, body, exchange.status, headers)
+
+    async def _response(
+        self, scope: Scope, receive: Receive, exchange: Exchange
+    ) -> tuple[bytes, Headers]:
+        try:
+            body = await self._answer(scope, receive, exchange)
+            exchange.status = 200
+        except InvalidRequestError as refusal:
+            self._refuse(exchange, refusal.status, refusal.reasons[0])
+            closing = refusal.status in (408, 413)
+            return error_body(refusal.message, refusal.faults), CLOSE if closing else ()
+        except ConflictError:
+            self._refuse(exchange, 409, "event id taken")
+            return error_body(
+                "The event id already belongs to a request with other input; use a new one."
+            ), ()
+        except (NoVersionError, TooBusyError, CaptureFailedError) as error:
+            exchange.status = 503
+            return error_body(UNAVAILABLE[type(error)]), RETRY_LATER
+        except Exception:
+            log.exception("request failed", extra={"event_id": exchange.event_id})
+            return error_body("The server failed to answer; its log says why."), ()
+        return body, ()
+
+    def _refuse(self, exchange: Exchange, status: int, reason: str) -> None:
+        exchange.status = status
+        self._refusals.count(reason)
+        self._requests.refused(exchange, reason)
+
+    async def _answer(self, scope: Scope, receive: Receive, exchange: Exchange) -> bytes:
+        headers = dict(scope["headers"])
+        name = _event_name(headers)
+        exchange.event_id = name or ""
+        media_type = _media_type(headers)
+        partial = _is_partial(scope["query_string"])
+        routing = self._versions.routing
+        if routing is None:
+            raise NoVersionError
+        key = name or new_event_ids(1)[0]
+        choice = _choose(routing, headers.get(VARIANT_HEADER), name, key)
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > MAX_BODY:
+            raise too_large()
+
+        def prepare(body: bytes) -> Question:
+            accepted = choice[1].validator.accept(body, media_type, partial)
+            return _question(routing, choice, accepted, name, key)
+
+        message = await receive()
+        if message["type"] == "http.request" and not message.get("more_body", False):
+            return await self._answer_body(message.get("body", b""), prepare, exchange)
+        async with self._bodies.whole(message, receive) as body:
+            return await self._answer_body(body, prepare, exchange)
+
+    async def _answer_body(
+        self, body: bytes, prepare: Callable[[bytes], Question], exchange: Exchange
+    ) -> bytes:
+        if len(body) <= LARGE_BODY:
+            question = prepare(body)
+            await self._ask(question, exchange)
+            return question.answer()
+
+        def prepare_and_predict() -> Question:
+            question = prepare(body)
+            predict([question], self._name)
+            return question
+
+        async with self._large:
+            question = await asyncio.to_thread(prepare_and_predict)
+        await self._ask(question, exchange)
+        return await asyncio.to_thread(question.answer)
+
+    async def _ask(self, question: Question, exchange: Exchange) -> None:
+        exchange.event_id = question.event_ids[0]
+        exchange.version = question.version.release.version
+        exchange.role = question.role
+        exchange.rows = len(question.event_ids)
+        if question.accepted.reasons:
+            self._refusals.count(question.accepted.reasons[0])
+        await self._batcher.ask(question)
+        self._metrics.predictions(question.captures)
+
+
+def _choose(
+    routing: Routing, variant: bytes | None, name: str | None, key: str
+) -> tuple[Role, Version]:
+    if variant is None:
+        return routing.choose(key)
+    role = next((role for role in Role if role.value.encode() == variant), None)
+    version = None if role is None else routing.variant(role)
+    probes_only = role in (Role.SHADOW, Role.CANDIDATE)
+    is_probe = name is not None and name.startswith(SMOKE_TEST_PREFIX)
+    if role is None or version is None or (probes_only and not is_probe):
+        raise InvalidRequestError(400, "The target variant does not take this request.")
+    return role, version
+
+
+def _question(
+    routing: Routing,
+    choice: tuple[Role, Version],
+    accepted: Accepted,
+    name: str | None,
+    key: str,
+) -> Question:
+    role, version = choice
+    if name is None:
+        rows = len(accepted.rows)
+        event_ids = [key] if rows == 1 else [key, *new_event_ids(rows - 1)]
+    elif accepted.total == 1:
+        event_ids = [name]
+    else:
+        event_ids = [f"{name}-{position}" for position in accepted.positions]
+    is_probe = key.startswith(SMOKE_TEST_PREFIX)
+    is_captured = is_probe or routing.sampled(key)
+    return Question(
+        role=role,
+        version=version,
+        shadow=routing.shadow if is_captured and not is_probe else None,
+        accepted=accepted,
+        event_ids=event_ids,
+        is_captured=is_captured,
+        sampling_share=1.0 if is_probe else routing.sampling_share,
+    )
+
+
+def _event_name(headers: Mapping[bytes, bytes]) -> str | None:
+    for header in EVENT_ID_HEADERS:
+        name = headers.get(header)
+        if name is not None:
+            text = name.decode("latin-1")
+            if not (0 < len(text) <= MAX_EVENT_ID and text.isascii() and text.isprintable()):
+                raise InvalidRequestError(
+                    400,
+                    f"The header {header.decode()} must hold 1 to {MAX_EVENT_ID} printable "
+                    "characters.",
+                )
+            return text
+    return None
+
+
+def _media_type(headers: Mapping[bytes, bytes]) -> str:
+    declared = headers.get(b"content-type", b"").decode("latin-1")
+    media_type = declared.partition(";")[0].strip().lower()
+    if media_type not in MEDIA_TYPES:
+        raise InvalidRequestError(415, f"Send the body as {' or '.join(MEDIA_TYPES)}.")
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise InvalidRequestError(415, "Send the body without content encoding.")
+    return media_type
+
+
+def _is_partial(query: bytes) -> bool:
+    if not query:
+        return False
+    wanted = dict(parse_qsl(query.decode("latin-1"))).get("on_error", "refuse")
+    if wanted not in ("refuse", "partial"):
+        raise InvalidRequestError(400, "The parameter on_error must be refuse or partial.")
+    return wanted == "partial"
