@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 from mlschool_dagster.capture.records import utc_now
@@ -80,45 +80,82 @@ class Deployment:
     id: str = field(default_factory=lambda: uuid4().hex)
 
 
+class DeploymentLog:
+    """Reads the deployments of the endpoint in `home` as they come, each line once.
+
+    What follows the last line's end was cut off by a crash, before anyone was told of it, and is
+    overlooked; the next deployment takes its place.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._path = home / DEPLOYMENTS_FILE
+        self._inode = 0
+        self._offset = 0
+
+    def news(self) -> list[Deployment]:
+        """The deployments since the last call, in order; all of a file that was replaced.
+
+        Raises:
+            UserError: the file is damaged, or cannot be read.
+        """
+        try:
+            with self._path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                if status.st_ino != self._inode or status.st_size < self._offset:
+                    self._inode, self._offset = status.st_ino, 0
+                file.seek(self._offset)
+                lines = file.read()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise UserError(
+                f"{self._path} cannot be read ({error.strerror}); give its reader access to it."
+            ) from None
+        lines = lines[: lines.rfind(b"\n") + 1]
+        try:
+            deployments = [_deployment(json.loads(line)) for line in lines.splitlines()]
+        except (ValueError, KeyError, TypeError, UserError):
+            raise UserError(
+                f"{self._path} is damaged; move it away and deploy a version anew."
+            ) from None
+        self._offset += len(lines)
+        return deployments
+
+
 def read_deployments(home: Path) -> list[Deployment]:
     """Every deployment of the endpoint in `home`, the present one last.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is damaged, or cannot be read.
     """
-    path = home / DEPLOYMENTS_FILE
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return []
-    # What follows the last line's end was cut off by a crash, before it was told to anyone.
-    lines = text.split("\n")[:-1]
-    try:
-        return [_deployment(json.loads(line)) for line in lines]
-    except (ValueError, KeyError, TypeError, UserError):
-        raise UserError(
-            f"{path} is damaged; move it away and deploy a version anew."
-        ) from None
+    return DeploymentLog(home).news()
 
 
 def read_deployment(home: Path) -> Deployment | None:
     """What should serve by the file in `home`; None if nothing was ever deployed.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is damaged, or cannot be read.
     """
     deployments = read_deployments(home)
     return deployments[-1] if deployments else None
 
 
 def record_deployment(home: Path, deployment: Deployment) -> None:
-    """Make `deployment` what should serve; durable on return."""
+    """Make `deployment` what should serve; durable on return.
+
+    Only one process at a time may record: who deploys holds the target's lock.
+    """
     home.mkdir(parents=True, exist_ok=True)
-    with (home / DEPLOYMENTS_FILE).open("a+b") as file:
-        file.truncate(_complete_size(file.seek(0, os.SEEK_END), home))
+    path = home / DEPLOYMENTS_FILE
+    is_new = not path.exists()
+    with path.open("a+b") as file:
+        file.truncate(_complete_size(file))
         file.write(json.dumps(_document(deployment)).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+    if is_new:
+        _sync_folder(home)
 
 
 def previous_primary(deployments: Sequence[Deployment]) -> Release | None:
@@ -128,9 +165,19 @@ def previous_primary(deployments: Sequence[Deployment]) -> Release | None:
     return earlier[-1] if earlier else None
 
 
-def _complete_size(size: int, home: Path) -> int:
-    content = (home / DEPLOYMENTS_FILE).read_bytes()[:size]
-    return content.rfind(b"\n") + 1
+def _complete_size(file: BinaryIO) -> int:
+    """The size of `file` up to the end of its last complete line."""
+    file.seek(0)
+    return file.read().rfind(b"\n") + 1
+
+
+def _sync_folder(folder: Path) -> None:
+    # A new file survives a loss of power only when its name is on disk, too.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _document(deployment: Deployment) -> dict[str, Any]:

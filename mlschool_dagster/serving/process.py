@@ -1,16 +1,53 @@
-"""The record of a running server, and whether the process that it names still is that server."""
+"""What a server is started with, and which process is the running one."""
 
 import hashlib
 import json
 import os
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from mlschool_dagster.serving.deployment import write_json
+from mlschool_dagster.atomic import replacing
+
+TOKEN_VARIABLE = "MLSCHOOL_ENDPOINT_TOKEN"  # noqa: S105 - names the variable that holds it
+STORE_VARIABLE = "MLSCHOOL_CAPTURE_STORE"
+"""Environment variables of the server: what may hold a secret does not belong on a command line,
+which every user of the machine can read."""
 
 SERVER_FILE = "server.json"
 LOG_FILE = "server.log"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """What a server is started with.
+
+    ``home`` holds its deployments and whatever it keeps, ``store_uri`` is where it captures,
+    ``name`` is kept with each capture. ``workers`` processes share the port. While the store is
+    away, ``home`` keeps up to ``spill_bytes`` of captures. ``token`` is what requests must present,
+    if it is set.
+    """
+
+    home: Path
+    store_uri: str = field(repr=False)
+    name: str
+    host: str = "127.0.0.1"
+    port: int = 8080
+    workers: int = 1
+    spill_bytes: int = 256 * 1024**2
+    access_log: bool = False
+    token: str | None = field(default=None, repr=False)
+
+    @property
+    def url(self) -> str:
+        """The address at which the server listens."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    @property
+    def digest(self) -> str:
+        """Tells one configuration from another, without giving away what is secret in it."""
+        settings = {**asdict(self), "home": str(self.home)}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +69,12 @@ class ServerRecord:
         return process_start(self.pid) == self.started
 
 
-def url_of(host: str, port: int) -> str:
-    """The address of a server that listens on `port` of `host`."""
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def digest_of(name: str, host: str, port: int, store_uri: str) -> str:
-    """The digest of a server's configuration."""
-    return hashlib.sha256(json.dumps([name, host, port, store_uri]).encode()).hexdigest()[:16]
-
-
-def write_record(home: Path, url: str, configuration: str) -> None:
-    """Record in `home` that this process is its server."""
+def write_record(config: ServerConfig) -> None:
+    """Record in the server's home that this process is it."""
     pid = os.getpid()
-    record = ServerRecord(pid, process_start(pid) or "", url, configuration)
-    write_json(home / SERVER_FILE, asdict(record))
+    record = ServerRecord(pid, process_start(pid) or "", config.url, config.digest)
+    with replacing(config.home / SERVER_FILE) as temporary:
+        temporary.write_text(json.dumps(asdict(record)), encoding="utf-8")
 
 
 def read_record(home: Path) -> ServerRecord | None:

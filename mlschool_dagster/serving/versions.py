@@ -1,34 +1,47 @@
-"""Which model answers: follows the deployment file, and swaps versions between two requests."""
+"""Who answers: follows the deployments of an endpoint, and swaps versions between two requests."""
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 
-from mlschool_dagster.capture.records import utc_now
+from mlschool_dagster.capture.records import Role, utc_now
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.compiled import CompiledModel
 from mlschool_dagster.modeling.spec import DataSpec, NumericColumn
 from mlschool_dagster.serving.deployment import (
-    DEPLOYMENT_FILE,
+    DEPLOYMENTS_FILE,
     Deployment,
+    DeploymentLog,
+    Plan,
     Release,
-    read_deployment,
 )
 from mlschool_dagster.serving.validation import Row, Validator
+from mlschool_dagster.serving.workers import (
+    HEARTBEAT_SECONDS,
+    LoadFailure,
+    WorkerFile,
+    WorkerStatus,
+)
 
 POLL_SECONDS = 0.1
 
 log = logging.getLogger(__name__)
 
 
+class NoVersionError(Exception):
+    """No version takes traffic yet."""
+
+
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A loaded version that has proved to predict."""
+    """A loaded version that has proved to predict, and since when it serves (UTC)."""
 
     release: Release
     model: CompiledModel
@@ -37,68 +50,197 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
-class LoadFailure:
-    """A version that should serve but cannot, and why."""
+class Routing:
+    """Which version answers which request; never changed, only replaced as a whole."""
 
-    version: str | None
-    reason: str
-    at: datetime
+    roles: Mapping[Role, Version]
+    canary_share: float = 0.0
+    sampling_share: float = 1.0
+
+    @property
+    def primary(self) -> Version | None:
+        """What answers, but for the canary's share; None while nothing takes traffic."""
+        return self.roles.get(Role.PRIMARY)
+
+    @property
+    def shadow(self) -> Version | None:
+        """What predicts beside the answer, if anything does."""
+        return self.roles.get(Role.SHADOW)
+
+    def variant(self, role: Role) -> Version | None:
+        """The version in `role`, if there is one."""
+        return self.roles.get(role)
+
+    def choose(self, key: str) -> tuple[Role, Version]:
+        """Who answers the request with the event id `key`: the same key, the same role.
+
+        Raises:
+            NoVersionError: there is only a candidate.
+        """
+        role = Role.PRIMARY
+        if self.canary_share and _fraction("canary", key) < self.canary_share:
+            role = Role.CANARY
+        try:
+            return role, self.roles[role]
+        except KeyError:
+            raise NoVersionError from None
+
+    def sampled(self, key: str) -> bool:
+        """Whether the request with the event id `key` is captured, whoever answers it."""
+        return self.sampling_share == 1.0 or _fraction("sampling", key) < self.sampling_share
+
+
+def _fraction(purpose: str, key: str) -> float:
+    """A number in [0, 1) drawn from `key`, for each purpose another one."""
+    # A checksum would be faster, but is linear: its values for two salts go hand in hand.
+    digest = blake2b(key.encode(), digest_size=6, salt=purpose.encode()).digest()
+    return int.from_bytes(digest) / 2.0**48
 
 
 class Versions:
-    """The version that serves by the deployment file in `home`, kept up to date by `follow`.
+    """What serves by the deployments in `home`, kept up to date by `follow`.
 
-    ``current`` is replaced as a whole: who holds one goes on with it. ``deployment_id`` names the
-    deployment last acted on; ``failure`` is set if it could not be carried out, and the version
-    before it goes on serving.
+    ``routing`` is replaced as a whole: who holds one goes on with it. ``deployment_id`` names the
+    deployment last acted on. If a version of its plan does not load, what served before goes on as
+    a whole; if the candidate does not, nothing else is disturbed; ``failure`` tells of either.
     """
 
     def __init__(self, home: Path) -> None:
-        self._home = home
-        self._seen: object = None
-        self.current: Version | None = None
+        self._path = home / DEPLOYMENTS_FILE
+        self._log = DeploymentLog(home)
+        self._file = WorkerFile(home)
+        self._seen: object = ()
+        self._since: dict[Release, datetime] = {}
+        self.routing: Routing | None = None
         self.deployment_id: str | None = None
         self.failure: LoadFailure | None = None
 
     async def follow(self) -> None:
-        """Act on each change of the deployment file, until cancelled."""
-        while True:
-            await self.refresh()
-            await asyncio.sleep(POLL_SECONDS)
+        """Act on each deployment and tell the worker's status, until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._beat())
+                while True:
+                    await self.refresh()
+                    await asyncio.sleep(POLL_SECONDS)
+        finally:
+            self._file.remove()
 
     async def refresh(self) -> None:
-        """Act on the deployment file if it changed since last time."""
-        state = _file_state(self._home / DEPLOYMENT_FILE)
+        """Act on the deployments if there is news since last time."""
+        state = _file_state(self._path)
         if state == self._seen:
             return
+        if self._seen == ():
+            # Whoever waits for all workers must know of this one before it reads what to serve.
+            await self._tell()
         self._seen = state
-        deployment: Deployment | None = None
         try:
-            deployment = read_deployment(self._home)
-            if deployment is not None:
-                await self._serve(deployment.primary)
-            self.failure = None
-        except Exception as error:
-            # A version of whatever fault must not end the one that serves.
-            known = isinstance(error, UserError)
-            reason = str(error) if known else f"{type(error).__name__}: {error}"
-            version = deployment.primary.version if deployment else None
-            self.failure = LoadFailure(version, reason, utc_now())
-            log.error(
-                "version does not serve",
-                extra={"version": version, "reason": reason},
-                exc_info=None if known else error,
-            )
-        self.deployment_id = deployment.id if deployment else None
+            news = await asyncio.to_thread(self._log.news)
+        except UserError as error:
+            self._fail(LoadFailure(None, None, str(error)))
+        else:
+            if news:
+                await self._act(news)
+        await self._tell()
 
-    async def _serve(self, release: Release) -> None:
-        if self.current is not None and self.current.release == release:
-            return
-        self.current = await asyncio.to_thread(load_version, release)
-        log.info("version serves", extra={"version": release.version})
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            await self._tell()
+
+    async def _tell(self) -> None:
+        try:
+            await asyncio.to_thread(self._file.tell, self._status())
+        except OSError:
+            # A full disk must not end a worker that can still answer; the next beat tries again.
+            log.exception("worker status cannot be told")
+
+    def _status(self) -> WorkerStatus:
+        routing = self.routing or Routing({})
+        numbers = {role: version.release.version for role, version in routing.roles.items()}
+        return WorkerStatus(
+            pid=os.getpid(),
+            deployment_id=self.deployment_id,
+            failure=self.failure,
+            version=numbers.get(Role.PRIMARY),
+            since=None if routing.primary is None else routing.primary.since,
+            canary=numbers.get(Role.CANARY),
+            canary_share=routing.canary_share,
+            shadow=numbers.get(Role.SHADOW),
+            sampling_share=routing.sampling_share,
+        )
+
+    async def _act(self, news: list[Deployment]) -> None:
+        for deployment in news:
+            self._since = {
+                release: self._since.get(release, deployment.at)
+                for release in deployment.plan.releases
+            }
+        deployment = news[-1]
+        self.failure = None
+        before = self.routing or Routing({})
+        loaded = {version.release: version for version in before.roles.values()}
+        roles = await self._load(_roles(deployment.plan), loaded)
+        if roles is None:
+            routing = replace(before, roles=_without_candidate(before.roles))
+        else:
+            plan = deployment.plan
+            routing = Routing(roles, plan.canary_share, plan.sampling_share)
+        if deployment.candidate is not None:
+            candidate = await self._load({Role.CANDIDATE: deployment.candidate}, loaded)
+            routing = replace(routing, roles={**routing.roles, **(candidate or {})})
+        self.routing = routing if routing.roles else None
+        self.deployment_id = deployment.id
+        log.info(
+            "deployment followed",
+            extra={
+                "deployment": deployment.id,
+                "versions": {role: v.release.version for role, v in routing.roles.items()},
+            },
+        )
+
+    async def _load(
+        self, wanted: Mapping[Role, Release], loaded: Mapping[Release, Version]
+    ) -> dict[Role, Version] | None:
+        """The `wanted` versions, those that are `loaded` already as they are; None on a failure."""
+        versions: dict[Role, Version] = {}
+        for role, release in wanted.items():
+            since = self._since.get(release, utc_now())
+            try:
+                version = loaded.get(release)
+                if version is None:
+                    version = await asyncio.to_thread(load_version, release, since)
+            except UserError as error:
+                self._fail(LoadFailure(role, release.version, str(error)))
+                return None
+            except Exception as error:
+                # A version of whatever fault must not end those that serve.
+                reason = f"{type(error).__name__}: {error}"
+                self._fail(LoadFailure(role, release.version, reason), error)
+                return None
+            versions[role] = replace(version, since=since)
+        return versions
+
+    def _fail(self, failure: LoadFailure, error: Exception | None = None) -> None:
+        self.failure = failure
+        log.error(
+            "version does not serve",
+            extra={"version": failure.version, "role": failure.role, "reason": failure.reason},
+            exc_info=error,
+        )
 
 
-def load_version(release: Release) -> Version:
+def _roles(plan: Plan) -> dict[Role, Release]:
+    named = {Role.PRIMARY: plan.primary, Role.CANARY: plan.canary, Role.SHADOW: plan.shadow}
+    return {role: release for role, release in named.items() if release is not None}
+
+
+def _without_candidate(roles: Mapping[Role, Version]) -> dict[Role, Version]:
+    return {role: version for role, version in roles.items() if role is not Role.CANDIDATE}
+
+
+def load_version(release: Release, since: datetime) -> Version:
     """The version in the folder of `release`, after it has made a real prediction.
 
     Raises:
@@ -113,7 +255,7 @@ def load_version(release: Release) -> Version:
             f"Version {release.version} predicts no probabilities for plausible input; "
             "train it again."
         )
-    return Version(release, model, Validator(model.spec), utc_now())
+    return Version(release, model, Validator(model.spec), since)
 
 
 def plausible_rows(spec: DataSpec) -> list[Row]:

@@ -1,0 +1,105 @@
+"""What each worker of a server says of itself: a small file, kept fresh while the worker lives."""
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from mlschool_dagster.atomic import replacing
+from mlschool_dagster.capture.records import Role
+
+WORKERS_FOLDER = "workers"
+HEARTBEAT_SECONDS = 0.5
+FRESH_SECONDS = 3.0
+"""A worker that has not been heard of for longer is dead, or unable to serve."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailure:
+    """A version that should serve in ``role`` but cannot, and why.
+
+    Version and role are None if what should serve could not even be read.
+    """
+
+    role: Role | None
+    version: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """What a worker serves: the version of each role, and since when the primary does (UTC).
+
+    ``deployment_id`` names the deployment that it last acted on, ``failure`` says if that went
+    wrong; then it serves what it served before.
+    """
+
+    pid: int
+    deployment_id: str | None = None
+    failure: LoadFailure | None = None
+    version: str | None = None
+    since: datetime | None = None
+    canary: str | None = None
+    canary_share: float = 0.0
+    shadow: str | None = None
+    sampling_share: float = 1.0
+
+
+class WorkerFile:
+    """The file in which this worker tells its status to whoever watches `home`."""
+
+    def __init__(self, home: Path) -> None:
+        self._path = home / WORKERS_FOLDER / f"{uuid4().hex}.json"
+        self._content = ""
+
+    def tell(self, status: WorkerStatus) -> None:
+        """Tell `status`, or that it still holds."""
+        content = json.dumps(asdict(status), default=datetime.isoformat)
+        # A server that starts clears away what it takes for leftovers.
+        if content == self._content and self._path.exists():
+            os.utime(self._path)
+            return
+        with replacing(self._path) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+        self._content = content
+
+    def remove(self) -> None:
+        """Tell that this worker serves no more."""
+        self._path.unlink(missing_ok=True)
+
+
+def read_workers(home: Path) -> list[WorkerStatus]:
+    """The workers of the server in `home` that live."""
+    now = time.time()
+    found = []
+    for path in (home / WORKERS_FOLDER).glob("[!.]*.json"):
+        try:
+            if now - path.stat().st_mtime < FRESH_SECONDS:
+                found.append(_status(json.loads(path.read_text(encoding="utf-8"))))
+        except FileNotFoundError:
+            # The worker has just ended.
+            continue
+    return found
+
+
+def forget_workers(home: Path, pid: int | None = None) -> None:
+    """Remove what the worker with `pid` left behind when it was killed; of all if it is None."""
+    for path in (home / WORKERS_FOLDER).glob("*.json"):
+        try:
+            if pid is None or json.loads(path.read_text(encoding="utf-8"))["pid"] == pid:
+                path.unlink()
+        except FileNotFoundError:
+            continue
+
+
+def _status(document: dict[str, Any]) -> WorkerStatus:
+    failure, since = document["failure"], document["since"]
+    if failure is not None:
+        role = failure["role"]
+        failure = LoadFailure(**{**failure, "role": None if role is None else Role(role)})
+    since = None if since is None else datetime.fromisoformat(since)
+    return WorkerStatus(**{**document, "failure": failure, "since": since})
