@@ -5,30 +5,30 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mlschool_dagster.modeling.spec import CategoricalColumn
-from mlschool_dagster.serving.validation import (
-    MAX_FAULTS,
-    MAX_ROWS,
-    MAX_TEXT,
-    InvalidRequestError,
-    Validator,
-)
+from mlschool_dagster.serving.faults import MAX_FAULTS
+from mlschool_dagster.serving.formats import MAX_ROWS
+from mlschool_dagster.serving.rules import MAX_TEXT
+from mlschool_dagster.serving.validation import FEW_ROWS, InvalidRequestError, Validator
 from mlschool_dagster_tests.serving.tiny_model import ROW, SPEC
 
 VALIDATOR = Validator(SPEC)
+JSON_TYPE = "application/json"
 OTHER: dict[str, Any] = {**ROW, "island": "Dream", "sex": None, "culmen_length_mm": None}
 
 
 def rows_of(document: object) -> list[dict[str, Any]]:
-    return VALIDATOR.rows(json.dumps(document).encode())
+    body = json.dumps(document).encode()
+    accepted = VALIDATOR.accept(body, JSON_TYPE)
+    assert list(accepted.positions) == list(range(accepted.total))
+    assert (accepted.faults, list(accepted.reasons)) == ([], [])
+    return accepted.rows
 
 
 def refusal_of(body: bytes | object, validator: Validator = VALIDATOR) -> InvalidRequestError:
     with pytest.raises(InvalidRequestError) as caught:
-        validator.rows(body if isinstance(body, bytes) else json.dumps(body).encode())
+        validator.accept(body if isinstance(body, bytes) else json.dumps(body).encode(), JSON_TYPE)
     return caught.value
 
 
@@ -109,16 +109,43 @@ def test_the_ends_of_a_range_are_inside() -> None:
         rows_of({"inputs": [{**ROW, column.name: column.maximum}]})
 
 
-def test_the_spec_can_allow_unknown_categories() -> None:
-    columns = tuple(
-        replace(c, allow_unknown=True) if isinstance(c, CategoricalColumn) else c
-        for c in SPEC.columns
+OPEN = Validator(
+    replace(
+        SPEC,
+        columns=tuple(
+            replace(c, allow_unknown=True) if isinstance(c, CategoricalColumn) else c
+            for c in SPEC.columns
+        ),
     )
-    validator = Validator(replace(SPEC, columns=columns))
-    row = {**ROW, "island": "Anvers"}
-    assert validator.rows(json.dumps({"inputs": [row]}).encode()) == [row]
-    long = refusal_of({"inputs": [{**ROW, "island": "x" * (MAX_TEXT + 1)}]}, validator)
-    assert long.faults[0]["column"] == "island"
+)
+
+
+@pytest.mark.parametrize("count", [1, FEW_ROWS + 1])
+def test_the_spec_can_allow_unknown_categories(count: int) -> None:
+    rows = [{**ROW, "island": "Anvers", "sex": None}] * count
+    assert OPEN.accept(json.dumps({"inputs": rows}).encode(), JSON_TYPE).rows == rows
+
+
+@pytest.mark.parametrize("count", [1, FEW_ROWS + 1])
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("x" * (MAX_TEXT + 1), "must have at most 256 characters"),
+        ("An\0vers", "may not hold the character NUL"),
+        (None, "may not be null"),
+        (["Anvers"], "must be a string"),
+    ],
+)
+def test_an_unknown_category_must_be_a_text_that_can_be_kept(
+    value: object, reason: str, count: int
+) -> None:
+    error = refusal_of({"inputs": [ROW] * (count - 1) + [{**ROW, "island": value}]}, OPEN)
+    assert error.faults == [{"row": count - 1, "column": "island", "reason": reason}]
+
+
+def test_a_column_of_many_rows_may_be_null_throughout() -> None:
+    rows = [{**ROW, "body_mass_g": None, "sex": None}] * 50
+    assert rows_of({"inputs": rows}) == rows
 
 
 @pytest.mark.parametrize(
@@ -142,6 +169,7 @@ def test_the_spec_can_allow_unknown_categories() -> None:
         {"dataframe_split": {"columns": [1], "data": [[1]]}},
         {"dataframe_split": {"columns": ["sex", "sex"], "data": [["MALE", "MALE"]]}},
         {"dataframe_split": {"columns": ["sex"], "data": [["MALE", "MALE"]]}},
+        {"dataframe_split": {"columns": list(ROW), "data": [ROW]}},
         {"dataframe_split": {"columns": ["sex"], "data": "MALE"}},
         {"dataframe_split": {"columns": list(ROW), "data": []}},
         {"inputs": [ROW] * (MAX_ROWS + 1)},
@@ -170,43 +198,71 @@ def test_the_list_of_faults_is_bounded() -> None:
     assert len(refusal_of({"inputs": [{str(i): i for i in range(5000)}]}).faults) == MAX_FAULTS
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=12,
-)
-CELLS = st.sampled_from([*ROW.values(), "Dream"]) | JSON
-RECORDS = st.dictionaries(st.sampled_from([*ROW, "wings"]), CELLS) | st.builds(
-    lambda changes: {**ROW, **changes}, st.dictionaries(st.sampled_from(list(ROW)), CELLS)
-)
+WRONG = [
+    {**ROW, "body_mass_g": -1},
+    {**ROW, "island": "Anvers", "wings": 2},
+    {name: value for name, value in ROW.items() if name != "sex"},
+]
 
 
-@given(st.lists(RECORDS, min_size=1, max_size=3))
-def test_whatever_is_let_through_keeps_every_rule_of_the_spec(
-    records: list[dict[str, Any]],
+def test_the_valid_rows_alone_are_taken_where_that_is_asked_for() -> None:
+    body = json.dumps({"inputs": [WRONG[0], ROW, WRONG[1], OTHER, WRONG[2], 5]}).encode()
+    accepted = VALIDATOR.accept(body, JSON_TYPE, partial=True)
+    assert accepted.rows == [ROW, OTHER]
+    assert (list(accepted.positions), accepted.total) == ([1, 3], 6)
+    assert [fault["row"] for fault in accepted.faults] == [0, 2, 2, 4, 5]
+    assert accepted.faults[3] == {"row": 4, "column": "sex", "reason": "is missing"}
+    assert accepted.reasons == [
+        "body_mass_g: is not in range",
+        "island: is no known category",
+        "unknown column",
+        "sex: is missing",
+        "misshapen row",
+    ]
+
+
+def test_a_request_without_any_valid_row_is_refused_even_in_part() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        VALIDATOR.accept(json.dumps({"inputs": WRONG}).encode(), JSON_TYPE, partial=True)
+    assert caught.value.status == 422
+    assert caught.value.faults[0]["column"] == "body_mass_g"
+
+
+def test_what_is_nested_too_deep_is_refused_even_in_part() -> None:
+    deep = b"[" * 40 + b"]" * 40
+    body = b'{"inputs":[' + json.dumps(ROW).encode() + b',{"island":' + deep + b"}]}"
+    with pytest.raises(InvalidRequestError) as caught:
+        VALIDATOR.accept(body, JSON_TYPE, partial=True)
+    assert (caught.value.status, caught.value.reasons) == (400, ["too deep"])
+
+
+def test_every_row_left_out_is_named_and_the_list_stays_bounded() -> None:
+    rows = [ROW, *[{**ROW, **{str(i): i for i in range(40)}}] * 500]
+    body = json.dumps({"inputs": rows}).encode()
+    accepted = VALIDATOR.accept(body, JSON_TYPE, partial=True)
+    assert {fault["row"] for fault in accepted.faults} == set(range(1, 501))
+    assert len(accepted.faults) <= MAX_FAULTS + 500
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"{", "malformed"),
+        (b"[" * 2000, "too deep"),
+        (b"[]", "no table"),
+        (b'{"inputs":[]}', "no rows"),
+        (b'{"inputs":[' + b"1," * MAX_ROWS + b"1]}", "too many rows"),
+        (b'{"inputs":[1]}', "misshapen row"),
+        (b'{"inputs":[{}]}', "island: is missing"),
+        (json.dumps({"inputs": [WRONG[0]]}).encode(), "body_mass_g: is not in range"),
+        (json.dumps({"inputs": [{**ROW, "My secret": 1}]}).encode(), "unknown column"),
+    ],
+)
+def test_a_refusal_is_counted_under_a_name_that_no_request_can_choose(
+    body: bytes, reason: str
 ) -> None:
-    try:
-        rows = rows_of({"inputs": records})
-    except InvalidRequestError as error:
-        assert error.status in (400, 422)
-        assert all(fault.get("row", 0) < len(records) for fault in error.faults)
-        return
-    assert rows
-    for row in rows:
-        assert row.keys() == set(SPEC.input_names)
-        for column in SPEC.numeric:
-            value = row[column.name]
-            assert value is None or column.minimum <= value <= column.maximum
-            assert not isinstance(value, bool)
-        for category in SPEC.categorical:
-            allowed = {*category.categories, *([None] if category.nullable else [])}
-            assert row[category.name] in allowed
+    assert refusal_of(body).reasons[0] == reason
 
 
-@given(st.binary() | st.text().map(str.encode) | JSON.map(lambda d: json.dumps(d).encode()))
-def test_any_body_is_rows_or_a_refusal(body: bytes) -> None:
-    try:
-        assert VALIDATOR.rows(body)
-    except InvalidRequestError as error:
-        assert error.status in (400, 422)
-        json.dumps(error.faults).encode()
+def test_a_refusal_without_faults_is_counted_by_its_status() -> None:
+    assert InvalidRequestError(413, "The body is larger than 6 MB.").reasons == ["too large"]

@@ -1,0 +1,148 @@
+"""What the data spec demands of each column of a request.
+
+A rule judges twice: `fits` takes a whole column in a few passes that run in C, since nearly every
+request is valid; `finding` takes one value and says what is wrong with it. Both say the same.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from mlschool_dagster.modeling.spec import CategoricalColumn, Column, DataSpec, NumericColumn
+from mlschool_dagster.serving.faults import Finding
+
+MAX_TEXT = 256
+NOT_FINITE = "must be a finite number"
+
+_NULL = type(None)
+# By exact type, because bool is a subclass of int.
+_NUMBERS = frozenset({int, float})
+_NUMBERS_OR_NULL = _NUMBERS | {_NULL}
+_TEXTS = frozenset({str})
+_TEXTS_OR_NULL = _TEXTS | {_NULL}
+
+
+class Rule(Protocol):
+    """What one column demands of its values."""
+
+    def fits(self, values: Sequence[Any]) -> bool:
+        """Whether all of `values`, of which there is at least one, are valid."""
+
+    def finding(self, value: Any) -> Finding | None:
+        """What is wrong with `value`; None if it is valid."""
+
+
+def rules_of(spec: DataSpec) -> Mapping[str, Rule]:
+    """The rule of each column, in the spec's order."""
+    return {column.name: _rule_of(column) for column in spec.columns}
+
+
+def _rule_of(column: Column) -> Rule:
+    if isinstance(column, NumericColumn):
+        return NumericRule(column)
+    return OpenRule(column) if column.allow_unknown else CategoricalRule(column)
+
+
+class NumericRule:
+    """A finite number in the column's closed range."""
+
+    def __init__(self, column: NumericColumn) -> None:
+        self._minimum, self._maximum = column.minimum, column.maximum
+        self._nullable = column.nullable
+        unit = f" {column.unit}" if column.unit else ""
+        name = column.name
+        self._null = Finding("may not be null", f"{name}: may not be null")
+        self._type = Finding("must be a number", f"{name}: is no number")
+        self._not_finite = Finding(NOT_FINITE, f"{name}: is not finite")
+        self._range = Finding(
+            f"must be between {column.minimum:g} and {column.maximum:g}{unit}",
+            f"{name}: is not in range",
+        )
+
+    def fits(self, values: Sequence[Any]) -> bool:
+        """See `Rule.fits`."""
+        types = set(map(type, values))
+        if _NULL in types:
+            if not (self._nullable and types <= _NUMBERS_OR_NULL):
+                return False
+            values = [value for value in values if value is not None]
+            if not values:
+                return True
+        elif not types <= _NUMBERS:
+            return False
+        return (
+            self._minimum <= min(values)
+            and max(values) <= self._maximum
+            # Extremes overlook NaN; a sum does not.
+            and math.isfinite(sum(values))
+        )
+
+    def finding(self, value: Any) -> Finding | None:
+        """See `Rule.finding`."""
+        if value is None:
+            return None if self._nullable else self._null
+        if type(value) not in _NUMBERS:
+            return self._type
+        if self._minimum <= value <= self._maximum:
+            return None
+        is_infinite_or_nan = type(value) is float and not math.isfinite(value)
+        return self._not_finite if is_infinite_or_nan else self._range
+
+
+class CategoricalRule:
+    """One of the column's categories."""
+
+    def __init__(self, column: CategoricalColumn) -> None:
+        self._valid = frozenset([*column.categories, *([None] if column.nullable else [])])
+        name = column.name
+        self._null = Finding("may not be null", f"{name}: may not be null")
+        self._type = Finding("must be a string", f"{name}: is no string")
+        self._unknown = Finding(
+            f"must be one of {', '.join(column.categories)}", f"{name}: is no known category"
+        )
+
+    def fits(self, values: Sequence[Any]) -> bool:
+        """See `Rule.fits`."""
+        try:
+            return self._valid.issuperset(values)
+        except TypeError:
+            # A list or an object, which cannot be looked up.
+            return False
+
+    def finding(self, value: Any) -> Finding | None:
+        """See `Rule.finding`."""
+        if value is not None and type(value) is not str:
+            return self._type
+        if value in self._valid:
+            return None
+        return self._null if value is None else self._unknown
+
+
+class OpenRule:
+    """A text that need not be one of the column's categories, but can be kept."""
+
+    def __init__(self, column: CategoricalColumn) -> None:
+        self._types = _TEXTS_OR_NULL if column.nullable else _TEXTS
+        name = column.name
+        self._null = Finding("may not be null", f"{name}: may not be null")
+        self._type = Finding("must be a string", f"{name}: is no string")
+        self._long = Finding(f"must have at most {MAX_TEXT} characters", f"{name}: is too long")
+        # PostgreSQL keeps no text with this character.
+        self._nul = Finding("may not hold the character NUL", f"{name}: holds NUL")
+
+    def fits(self, values: Sequence[Any]) -> bool:
+        """See `Rule.fits`."""
+        if not self._types.issuperset(map(type, values)):
+            return False
+        return all(value is None or self._text(value) is None for value in set(values))
+
+    def finding(self, value: Any) -> Finding | None:
+        """See `Rule.finding`."""
+        if value is None:
+            return None if _NULL in self._types else self._null
+        return self._text(value) if type(value) is str else self._type
+
+    def _text(self, value: str) -> Finding | None:
+        if len(value) > MAX_TEXT:
+            return self._long
+        return self._nul if "\0" in value else None

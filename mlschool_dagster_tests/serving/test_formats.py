@@ -1,0 +1,146 @@
+"""CSV holds the same rows as JSON does, under the same limits."""
+
+import csv
+import io
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlschool_dagster.modeling.spec import NumericColumn
+from mlschool_dagster.serving.formats import MAX_LINE, MAX_ROWS
+from mlschool_dagster.serving.validation import Accepted, InvalidRequestError, Validator
+from mlschool_dagster.values import InputValue
+from mlschool_dagster_tests.serving.tiny_model import ROW, SPEC
+
+VALIDATOR = Validator(SPEC)
+HEADER = ",".join(ROW)
+LINE = "Biscoe,48.6,16.0,230,5800,MALE"
+
+
+def accepted(text: str, partial: bool = False) -> Accepted:
+    return VALIDATOR.accept(text.encode(), "text/csv", partial)
+
+
+def refusal_of(body: str | bytes) -> InvalidRequestError:
+    with pytest.raises(InvalidRequestError) as caught:
+        VALIDATOR.accept(body.encode() if isinstance(body, str) else body, "text/csv")
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{HEADER}\n{LINE}",
+        f"{HEADER}\r\n{LINE}\r\n",
+        f"{HEADER}\r{LINE}\r",
+        f"\ufeff{HEADER}\n\n{LINE}\n\n",
+        f'{HEADER}\n"Biscoe","48.6",+16, 230 ,5.8e3,"MALE"\n',
+        f"{','.join(reversed(HEADER.split(',')))}\n{','.join(reversed(LINE.split(',')))}\n",
+    ],
+)
+def test_a_table_with_a_header_row_is_read(text: str) -> None:
+    assert accepted(text).rows == [ROW]
+
+
+def test_an_empty_cell_is_null() -> None:
+    row = accepted(f"{HEADER}\nDream,,16,230,5800,\n").rows[0]
+    assert (row["culmen_length_mm"], row["sex"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "reason"),
+    [
+        ("Biscoe,48.6,16,230,-5800,MALE", "body_mass_g", "must be between 1000 and 10000 g"),
+        ("Biscoe,48.6,16,230,5_800,MALE", "body_mass_g", "must be a number"),
+        ("Biscoe,48.6,16,230,heavy,MALE", "body_mass_g", "must be a number"),
+        ("Biscoe,48.6,16,230,\u0665\u0668\u0660\u0660,MALE", "body_mass_g", "must be a number"),
+        ("Biscoe,48.6,16,230,nan,MALE", "body_mass_g", "must be a finite number"),
+        ("Biscoe,48.6,16,230,1e999,MALE", "body_mass_g", "must be a finite number"),
+        ("Anvers,48.6,16,230,5800,MALE", "island", "must be one of Biscoe, Dream, Torgersen"),
+        (",48.6,16,230,5800,MALE", "island", "may not be null"),
+    ],
+)
+@pytest.mark.parametrize("count", [1, 20])
+def test_a_wrong_cell_is_named_by_row_column_and_reason(
+    line: str, column: str, reason: str, count: int
+) -> None:
+    error = refusal_of("\n".join([HEADER, *[LINE] * count, line, LINE]))
+    assert (error.status, error.faults) == (
+        422,
+        [{"row": count, "column": column, "reason": reason}],
+    )
+
+
+def test_a_row_of_another_length_is_named_and_can_be_left_out() -> None:
+    text = f"{HEADER}\n{LINE}\nBiscoe,48.6\n{LINE},7\n"
+    assert [fault["row"] for fault in refusal_of(text).faults] == [1, 2]
+    assert accepted(text, partial=True).positions == [0]
+
+
+def test_columns_are_checked_by_name() -> None:
+    error = refusal_of(f"wings,{HEADER.partition(',')[2]}\n{LINE}\n")
+    assert {(fault["column"], fault["reason"]) for fault in error.faults} == {
+        ("island", "is missing"),
+        ("wings", "is no known column"),
+    }
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\n\n",
+        b"\xff\xfe",
+        b'"island',
+        b'island\n"Biscoe"x',
+        b"x" * (MAX_LINE + 1),
+        b"," * (MAX_LINE + 1),
+        b'"' + b"x" * MAX_LINE + b"\n" + b"x" * MAX_LINE + b"\n" + b"x" * MAX_LINE + b'"\n',
+    ],
+)
+def test_what_is_no_csv_is_malformed(body: bytes) -> None:
+    assert (refusal_of(body).status, refusal_of(body).reasons) == (400, ["malformed"])
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (HEADER, "no rows"),
+        ("sex,sex\nMALE,MALE", "no table"),
+        ("\n".join([HEADER, *[LINE] * (MAX_ROWS + 1)]), "too many rows"),
+    ],
+)
+def test_what_is_csv_but_no_input_is_refused(text: str, reason: str) -> None:
+    assert (refusal_of(text).status, refusal_of(text).reasons) == (422, [reason])
+
+
+ROWS = st.fixed_dictionaries(
+    {
+        column.name: (
+            st.integers(int(column.minimum), int(column.maximum))
+            | st.floats(column.minimum, column.maximum)
+            if isinstance(column, NumericColumn)
+            else st.sampled_from(column.categories)
+        )
+        | (st.none() if column.nullable else st.nothing())
+        for column in SPEC.columns
+    }
+)
+
+
+@given(rows=st.lists(ROWS, min_size=1, max_size=12))
+def test_the_same_rows_are_the_same_in_json_and_csv(rows: list[dict[str, InputValue]]) -> None:
+    assert VALIDATOR.accept(as_csv(rows), "text/csv").rows == rows
+    body = json.dumps({"inputs": rows}).encode()
+    assert VALIDATOR.accept(body, "application/json").rows == rows
+
+
+def as_csv(rows: list[dict[str, Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(ROW))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
