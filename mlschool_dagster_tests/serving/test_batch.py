@@ -1,0 +1,288 @@
+"""Batch prediction: the answers of the endpoint for whole files, and nothing half done."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mlschool_dagster.errors import UserError
+from mlschool_dagster.modeling.spec import NumericColumn, probability_column
+from mlschool_dagster.serving.batch import BatchSummary, score
+from mlschool_dagster.values import InputValue
+from mlschool_dagster_tests.serving.tiny_model import DATA, ROW, SPEC, tiny_model
+
+MODEL = tiny_model()
+PENGUINS = DATA / "penguins.csv"
+Rows = Sequence[Mapping[str, InputValue]]
+
+
+def batch(source: Path, output: Path, **options: Any) -> tuple[BatchSummary, pd.DataFrame]:
+    summary = score(source, output, MODEL, "7", **options)
+    return summary, pd.read_parquet(summary.predictions)
+
+
+def csv_file(path: Path, rows: Rows) -> Path:
+    pd.DataFrame(list(rows)).to_csv(path, index=False)
+    return path
+
+
+def parquet_file(path: Path, rows: Rows) -> Path:
+    pd.DataFrame(list(rows)).to_parquet(path)
+    return path
+
+
+def test_a_training_file_is_predicted_on_as_it_is(tmp_path: Path) -> None:
+    summary, found = batch(PENGUINS, tmp_path / "out")
+    assert (summary.rows, summary.rejected, summary.carried) == (344, 0, [SPEC.target.name])
+    truth = pd.read_csv(PENGUINS, keep_default_na=False)
+    assert found[SPEC.target.name].tolist() == truth[SPEC.target.name].tolist()
+    assert found["row_number"].tolist() == list(range(1, 345))
+    assert set(found["source_file"]) == {"penguins.csv"}
+    assert set(found["model_version"]) == {"7"}
+    assert summary.classes == {
+        label: int((found["prediction"] == label).sum()) for label in SPEC.target.classes
+    }
+
+
+def value_of(column: Any) -> st.SearchStrategy[InputValue]:
+    values: st.SearchStrategy[InputValue] = (
+        st.floats(column.minimum, column.maximum)
+        if isinstance(column, NumericColumn)
+        else st.sampled_from(column.categories)
+    )
+    return st.none() | values if column.nullable else values
+
+
+rows_strategy = st.lists(
+    st.fixed_dictionaries({column.name: value_of(column) for column in SPEC.columns}),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(rows_strategy, st.integers(1, 5), st.sampled_from([csv_file, parquet_file]))
+def test_each_row_gets_the_answer_of_the_model_whatever_the_chunks(
+    tmp_path: Path, rows: Rows, chunk_rows: int, write: Any
+) -> None:
+    suffix = ".csv" if write is csv_file else ".parquet"
+    summary, found = batch(
+        write(tmp_path / f"in{suffix}", rows), tmp_path / "out", chunk_rows=chunk_rows
+    )
+    assert summary.rejected == 0
+    expected = MODEL.probabilities(list(rows))
+    names = [probability_column(label) for label in SPEC.target.classes]
+    assert np.allclose(found[names].to_numpy(), expected, atol=1e-9)
+    assert np.allclose(found["confidence"], expected.max(axis=1), atol=1e-9)
+    assert found["prediction"].tolist() == [
+        SPEC.target.classes[index] for index in expected.argmax(axis=1)
+    ]
+    for name in SPEC.input_names:
+        assert [None if pd.isna(v) else v for v in found[name]] == [row[name] for row in rows]
+
+
+def test_bad_rows_are_set_aside_with_their_place_and_reasons(tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    header = ",".join(["id", *SPEC.input_names])
+    good = "a,Biscoe,48.6,16.0,230,5800,MALE"
+    source.write_text(
+        "\n".join(
+            [
+                header,
+                good,
+                "b,Atlantis,48.6,16.0,230,-5800,MALE",
+                "c,Biscoe,long,16.0,230,5800,MALE",
+                "d,Biscoe",
+                good,
+            ]
+        )
+    )
+    summary, found = batch(source, tmp_path / "out")
+    rejected = pd.read_parquet(summary.rejections)
+    assert found["row_number"].tolist() == [1, 5]
+    assert found["id"].tolist() == ["a", "a"]
+    assert rejected["row_number"].tolist() == [2, 3, 4]
+    assert rejected["source_file"].tolist() == ["in.csv"] * 3
+    first, second, third = (list(reasons) for reasons in rejected["reasons"])
+    assert first == [
+        "island: must be one of Biscoe, Dream, Torgersen",
+        "body_mass_g: must be between 1000 and 10000 g",
+    ]
+    assert second == ["culmen_length_mm: must be a number"]
+    assert third == ["the row: must have one cell per column"]
+    row = json.loads(rejected["input"][0])
+    assert (row["id"], row["island"], row["body_mass_g"]) == ("b", "Atlantis", -5800)
+    assert json.loads(rejected["input"][2]) == ["d", "Biscoe"]
+    assert (summary.rows, summary.rejected, summary.rejected_share) == (5, 3, 0.6)
+    assert sum(summary.reasons.values()) == 4
+
+
+def test_a_parquet_file_keeps_the_types_of_what_is_carried_along(tmp_path: Path) -> None:
+    frame = pd.DataFrame([ROW] * 3).assign(
+        customer=[1, 2, 3], seen=pd.to_datetime(["2026-11-20"] * 3), body_mass_g=[1.0, 4000, np.inf]
+    )
+    frame.to_parquet(tmp_path / "in.parquet")
+    summary, found = batch(tmp_path / "in.parquet", tmp_path / "out")
+    assert found["customer"].tolist() == [2]
+    assert found["seen"].dtype.kind == "M"
+    documents = pd.read_parquet(summary.rejections)["input"].map(json.loads)
+    assert [(d["customer"], d["body_mass_g"]) for d in documents] == [(1, 1.0), (3, "inf")]
+
+
+def test_missing_is_missing_however_a_file_says_it(tmp_path: Path) -> None:
+    text = (
+        ",".join(SPEC.input_names)
+        + "\n"
+        + "\n".join(
+            f"Biscoe,48.6,16.0,230,{missing},{missing}" for missing in ["", "NA", "nan", " . "]
+        )
+    )
+    (tmp_path / "in.csv").write_text(text)
+    summary, found = batch(tmp_path / "in.csv", tmp_path / "out")
+    assert summary.rejected == 0
+    assert found["body_mass_g"].isna().all()
+    assert found["sex"].isna().all()
+
+
+def test_a_folder_is_read_in_order_of_name(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    csv_file(folder / "b.csv", [{**ROW, "id": "x"}])
+    parquet_file(folder / "a.parquet", [ROW, ROW])
+    (folder / "notes.txt").write_text("not data")
+    _, found = batch(folder, tmp_path / "out")
+    assert list(zip(found["source_file"], found["row_number"], found["id"], strict=True)) == [
+        ("a.parquet", 1, None),
+        ("a.parquet", 2, None),
+        ("b.csv", 1, "x"),
+    ]
+
+
+def test_a_header_without_rows_gives_no_predictions(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text(",".join(SPEC.input_names) + "\n")
+    summary, found = batch(tmp_path / "in.csv", tmp_path / "out")
+    assert (summary.rows, len(found), summary.rejected_share) == (0, 0, 0.0)
+
+
+def test_progress_is_told_with_each_chunk(tmp_path: Path) -> None:
+    told: list[str] = []
+    batch(PENGUINS, tmp_path / "out", chunk_rows=100, progress=told.append)
+    assert told[0] == "100 rows done, 0 of them rejected (penguins.csv)"
+    assert told[-1].startswith("344 rows done")
+
+
+HEADER = ",".join(SPEC.input_names)
+REFUSED: dict[str, tuple[str, bytes, str]] = {
+    "nothing at all": ("in.csv", b"", "lacks the columns island, .*; it has none"),
+    "a column less": ("in.csv", b"island,sex\n", "lacks the columns culmen_length_mm"),
+    "a column twice": ("in.csv", f"{HEADER},sex\n".encode(), "has the column sex twice"),
+    "a name of the output": (
+        "in.csv",
+        f"{HEADER},prediction\n".encode(),
+        "has the column prediction, a name that the predictions use",
+    ),
+    "latin-1": ("in.csv", f"{HEADER}\nBisc\xf6e".encode("latin-1"), "is not UTF-8"),
+    "an open quote": ("in.csv", f'{HEADER}\n"Biscoe'.encode(), "is malformed near line"),
+    "no Parquet": ("in.parquet", b"PAR1 no", "is no intact Parquet file"),
+    "another kind": ("in.json", b"{}", "is neither a .csv nor a .parquet file"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_file_that_is_no_data_is_told_in_one_sentence(tmp_path: Path, case: str) -> None:
+    name, content, told = REFUSED[case]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=told) as refused:
+        batch(tmp_path / name, tmp_path / "out")
+    assert "\n" not in str(refused.value)
+    assert list((tmp_path / "out").glob("*")) == []
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        batch(tmp_path / "nowhere.csv", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"holds no \.csv or \.parquet file"):
+        batch(tmp_path / "empty", tmp_path / "out")
+
+
+def test_predictions_do_not_land_among_their_input(tmp_path: Path) -> None:
+    csv_file(tmp_path / "in.csv", [ROW])
+    with pytest.raises(UserError, match="would land among their input"):
+        batch(tmp_path, tmp_path)
+
+
+def test_a_batch_takes_the_place_of_an_earlier_one_only_when_it_is_whole(tmp_path: Path) -> None:
+    source, output = csv_file(tmp_path / "in.csv", [ROW, ROW]), tmp_path / "out"
+    batch(source, output)
+    source.write_bytes(source.read_bytes() + b'"open')
+    with pytest.raises(UserError):
+        batch(source, output)
+    assert len(pd.read_parquet(output / "predictions.parquet")) == 2
+    assert len(list(output.iterdir())) == 2
+
+
+BATCH_PROCESS = """
+import resource, sys
+from pathlib import Path
+from mlschool_dagster.serving.batch import score
+from mlschool_dagster_tests.serving.tiny_model import tiny_model
+told = lambda text: print(text, flush=True)
+summary = score(Path(sys.argv[1]), Path(sys.argv[2]), tiny_model(), "1", int(sys.argv[3]), told)
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, summary.rows_per_second)
+"""
+
+
+def batch_process(source: Path, output: Path, chunk_rows: int) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", BATCH_PROCESS, str(source), str(output), str(chunk_rows)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_killed_batch_leaves_nothing_under_the_final_names(tmp_path: Path) -> None:
+    source = csv_file(tmp_path / "in.csv", [ROW] * 20_000)
+    with batch_process(source, tmp_path / "out", 100) as process:
+        assert process.stdout is not None
+        assert "100 rows done" in process.stdout.readline()
+        os.kill(process.pid, signal.SIGKILL)
+    assert not (tmp_path / "out" / "predictions.parquet").exists()
+    assert not (tmp_path / "out" / "rejected.parquet").exists()
+
+
+def peak_megabytes(source: Path, output: Path) -> float:
+    with batch_process(source, output, 50_000) as process:
+        assert process.stdout is not None
+        last = process.stdout.read().splitlines()[-1].split()
+    assert process.returncode == 0
+    return float(last[1]) / 1024
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_million_rows_take_no_more_memory_than_a_tenth_of_them(
+    tmp_path: Path, suffix: str
+) -> None:
+    frame = pd.read_csv(PENGUINS, na_values="NA", keep_default_na=False)
+    peaks = []
+    for rows in (100_000, 1_000_000):
+        source = tmp_path / f"{rows}{suffix}"
+        grown = frame.sample(rows, replace=True, random_state=1)
+        if suffix == ".csv":
+            grown.to_csv(source, index=False, na_rep="NA")
+        else:
+            grown.to_parquet(source)
+        peaks.append(peak_megabytes(source, tmp_path / f"out-{rows}"))
+    assert peaks[1] < peaks[0] + 60
+    assert peaks[1] < 450
