@@ -1,0 +1,166 @@
+"""A server as processes: one that holds the port and watches, and workers that answer.
+
+The supervisor listens before any worker does and goes on listening when one dies, so that requests
+wait for its successor instead of being refused. It imports nothing that it does not need, because
+it lives as long as the server and does no work.
+"""
+
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+import uvicorn
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
+
+from mlschool_dagster.errors import UserError
+from mlschool_dagster.serving.process import ServerConfig, write_record
+from mlschool_dagster.serving.workers import forget_workers
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+DRAIN_SECONDS = 20
+"""How long requests under way may take once the server is told to stop."""
+END_SECONDS = 27.0
+"""How long a worker may take to end, draining included, before it is killed."""
+HUNG_SECONDS = 10
+"""A worker that does not answer its supervisor for this long is replaced."""
+KEEP_ALIVE_SECONDS = 30
+"""Longer than clients keep idle connections, so that none is closed under a request."""
+MAX_CONCURRENCY = 512
+"""Connections and requests of a worker beyond this are answered 503 at once."""
+BACKLOG = 2048
+METRICS_FOLDER = "metrics"
+
+log = logging.getLogger(__name__)
+
+
+def serve(config: ServerConfig) -> int:
+    """Serve until told to stop by SIGTERM or SIGINT; returns the exit code.
+
+    Raises:
+        UserError: the address cannot be listened on.
+    """
+    listener = _listen(config.host, config.port)
+    _clear(config)
+    write_record(config)
+    log.info(
+        "server starts", extra={"url": config.url, "pid": os.getpid(), "endpoint": config.name}
+    )
+    supervisor = Supervisor(config, listener)
+    supervisor.run()
+    log.info("server stopped")
+    return supervisor.exit_code
+
+
+class Supervisor(Multiprocess):
+    """Keeps the workers of a server alive; uvicorn's own, with an eye on what the dead leave."""
+
+    def __init__(self, config: ServerConfig, listener: socket.socket) -> None:
+        super().__init__(_uvicorn_config(config), [listener])
+        self._home = config.home
+
+    @property
+    def exit_code(self) -> int:
+        """1 if a worker could not even start, else 0."""
+        return int(any(process.exitcode == STARTUP_FAILURE for process in self.processes))
+
+    def keep_subprocess_alive(self) -> None:
+        """Replace workers that have died or hang."""
+        before = {process.pid for process in self.processes}
+        super().keep_subprocess_alive()
+        for pid in before - {process.pid for process in self.processes}:
+            if pid is not None:
+                log.warning("worker replaced", extra={"pid": pid})
+                self._forget(pid)
+
+    def join_all(self) -> None:
+        """Wait until the workers have ended, but not for ever."""
+        deadline = time.monotonic() + END_SECONDS
+        for process in self.processes:
+            process.process.join(max(0.0, deadline - time.monotonic()))
+            if process.process.is_alive():
+                log.error("worker did not end in time", extra={"pid": process.pid})
+                process.process.kill()
+        super().join_all()
+
+    def _forget(self, pid: int) -> None:
+        from mlschool_dagster.serving.metrics import forget_process
+
+        forget_workers(self._home, pid)
+        forget_process(pid)
+
+
+def worker_app(config: ServerConfig) -> "ASGIApp":
+    """The application of a worker, made in the worker's own process."""
+    from mlschool_dagster.serving.logs import configure_logging
+
+    configure_logging()
+    threading.Thread(target=_end_with_supervisor, name="orphan", daemon=True).start()
+    try:
+        from mlschool_dagster.serving.app import create_app
+
+        return create_app(config)
+    except Exception as error:
+        # It would fail the same way each time, so the supervisor must not try again.
+        log.error(str(error), exc_info=None if isinstance(error, UserError) else error)
+        sys.exit(STARTUP_FAILURE)
+
+
+def _end_with_supervisor() -> None:
+    supervisor = multiprocessing.parent_process()
+    if supervisor is not None:
+        supervisor.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _uvicorn_config(config: ServerConfig) -> uvicorn.Config:
+    return uvicorn.Config(
+        partial(worker_app, config),
+        factory=True,
+        workers=config.workers,
+        loop="uvloop",
+        http="mlschool_dagster.serving.protocol:LimitedProtocol",
+        ws="none",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=MAX_CONCURRENCY,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+        timeout_worker_healthcheck=HUNG_SECONDS,
+    )
+
+
+def _clear(config: ServerConfig) -> None:
+    """Remove what an earlier server left, and tell the workers where they count together."""
+    forget_workers(config.home)
+    metrics = config.home.absolute() / METRICS_FOLDER
+    shutil.rmtree(metrics, ignore_errors=True)
+    metrics.mkdir(parents=True)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise UserError(
+            f"The endpoint cannot listen on {host}:{port} ({error.strerror}); choose another port."
+        ) from None
+    return listener
