@@ -60,7 +60,8 @@ def dev(settings: Settings) -> None:
     """The platform until Ctrl-C; what the endpoint served last, it serves again."""
     with running_platform(settings, say) as platform:
         os.environ.update(platform.environment)
-        if read_deployment(settings.home / "endpoint"):
+        served = read_deployment(settings.home / "endpoint")
+        if served is not None and served.plan.primary is not None:
             run_job("deployment_job", settings, say)
         say(f"Dagster   {platform.dagster_url}")
         say(f"MLflow    {platform.mlflow_url}")

@@ -21,6 +21,7 @@ from mlschool_dagster.local.processes import (
     stop_tree,
 )
 from mlschool_dagster.modeling.spec import load_spec
+from mlschool_dagster.serving.process import ServerConfig
 from mlschool_dagster.settings import ROOT, Settings
 from mlschool_dagster.targets.local import LocalTarget
 
@@ -126,11 +127,17 @@ def prepare(settings: Settings) -> dict[str, str]:
 def local_endpoint(settings: Settings) -> LocalTarget:
     """The inference server that belongs to this state folder."""
     return LocalTarget(
-        home=settings.home / "endpoint",
-        store_uri=settings.capture_store,
-        name=load_spec(settings.spec).name,
-        host=settings.endpoint_host,
-        port=settings.endpoint_port,
+        ServerConfig(
+            home=settings.home / "endpoint",
+            store_uri=settings.capture_store,
+            name=load_spec(settings.spec).name,
+            host=settings.endpoint_host,
+            port=settings.endpoint_port,
+            workers=settings.endpoint_workers,
+            spill_bytes=settings.spill_bytes,
+            token=settings.endpoint_token or None,
+        ),
+        settings.endpoint_url or None,
     )
 
 

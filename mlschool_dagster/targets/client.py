@@ -5,30 +5,46 @@ from typing import Any
 
 import httpx
 
+from mlschool_dagster.capture.records import Role
 from mlschool_dagster.errors import RefusedError, UserError
 from mlschool_dagster.targets.base import Prediction
 from mlschool_dagster.values import InputValue
 
 EVENT_ID_HEADER = "X-Amzn-SageMaker-Inference-Id"
+VARIANT_HEADER = "X-Amzn-SageMaker-Target-Variant"
 
 
 class EndpointClient:
     """A client of the endpoint `name` at `url`, usable from several threads.
 
-    `timeout` bounds each wait on the network, in seconds.
+    `timeout` bounds each wait on the network, in seconds. With `token`, each request presents it.
     """
 
-    def __init__(self, name: str, url: str, timeout: float = 30.0) -> None:
+    def __init__(
+        self, name: str, url: str, timeout: float = 30.0, token: str | None = None
+    ) -> None:
         self._name = name
         self._url = url
         # An endpoint's address is given, never to be sent through a proxy from the environment.
-        self._http = httpx.Client(base_url=url, timeout=timeout, trust_env=False)
+        self._http = httpx.Client(
+            base_url=url,
+            timeout=timeout,
+            trust_env=False,
+            headers={} if token is None else {"Authorization": f"Bearer {token}"},
+        )
 
     def invoke(
-        self, rows: Sequence[Mapping[str, InputValue]], inference_id: str | None = None
+        self,
+        rows: Sequence[Mapping[str, InputValue]],
+        inference_id: str | None = None,
+        variant: Role | None = None,
     ) -> list[Prediction]:
-        """See `EndpointTarget.invoke`."""
-        headers = {} if inference_id is None else {EVENT_ID_HEADER: inference_id}
+        """See `EndpointTarget.invoke`; with `variant`, the version in that role answers."""
+        headers = {}
+        if inference_id is not None:
+            headers[EVENT_ID_HEADER] = inference_id
+        if variant is not None:
+            headers[VARIANT_HEADER] = variant
         try:
             response = self._http.post(
                 "/invocations", json={"dataframe_records": list(rows)}, headers=headers

@@ -1,28 +1,44 @@
-"""An endpoint that is a process of this machine."""
+"""An endpoint that is a server on this machine."""
 
 import fcntl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
-from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX
+from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX, Role
 from mlschool_dagster.errors import RefusedError, UserError
 from mlschool_dagster.modeling.compiled import CompiledModel
 from mlschool_dagster.serving.deployment import (
     Deployment,
+    Plan,
     Release,
     read_deployment,
-    write_deployment,
+    read_deployments,
+    record_deployment,
 )
-from mlschool_dagster.serving.process import LOG_FILE, ServerRecord, digest_of, read_record, url_of
+from mlschool_dagster.serving.process import (
+    LOG_FILE,
+    STORE_VARIABLE,
+    TOKEN_VARIABLE,
+    ServerConfig,
+    ServerRecord,
+    read_record,
+)
 from mlschool_dagster.serving.versions import plausible_rows
-from mlschool_dagster.targets.base import EndpointStatus, Prediction, Progress
+from mlschool_dagster.serving.workers import WorkerStatus, read_workers
+from mlschool_dagster.targets.base import (
+    EndpointStatus,
+    Invoke,
+    Prediction,
+    Progress,
+    Verify,
+    accept,
+)
 from mlschool_dagster.targets.client import EndpointClient
 from mlschool_dagster.targets.processes import (
     POLL_SECONDS,
@@ -36,72 +52,91 @@ DEADLINE_SECONDS = 60.0
 STOP_SECONDS = 30.0
 LOCK_FILE = "deploy.lock"
 
+Process = subprocess.Popen[bytes]
+
 
 class LocalTarget:
-    """The endpoint `name` as a detached server process, with its state in the folder `home`.
+    """The endpoint that a detached server with `config` is, with its state in ``config.home``.
 
-    The server captures into the store at `store_uri` and listens on `port` of `host`. It goes on
-    when the process that deployed has ended; any `LocalTarget` of the same home finds it again.
+    The server goes on when the process that deployed has ended; any `LocalTarget` of the same home
+    finds it again. With `url`, the server is somebody else's to start and stop: it is reached
+    there, and follows what is deployed to the same home.
     """
 
-    def __init__(
-        self, home: Path, store_uri: str, name: str, host: str = "127.0.0.1", port: int = 8080
-    ) -> None:
-        self._home = home.absolute()
-        self._store_uri = store_uri
-        self._name = name
-        self._host = host
-        self._port = port
-        self._url = url_of(host, port)
-        self._configuration = digest_of(name, host, port, store_uri)
-        self._client = EndpointClient(name, self._url)
+    def __init__(self, config: ServerConfig, url: str | None = None) -> None:
+        self._home = config.home.absolute()
+        self._config = replace(config, home=self._home)
+        self._is_ours = url is None
+        self._url = url or config.url
+        self._client = EndpointClient(config.name, self._url, token=config.token)
 
     @property
     def log(self) -> Path:
-        """The server's log file."""
+        """The log file of a server that was started here."""
         return self._home / LOG_FILE
 
     def deploy(
         self,
-        version: str,
-        folder: Path,
+        plan: Plan,
+        by: str,
+        reason: str,
         progress: Progress,
-        verify: Callable[[], None] = lambda: None,
+        verify: Verify = accept,
     ) -> EndpointStatus:
         """See `EndpointTarget.deploy`."""
-        model = CompiledModel.load(folder)
         with self._only_deployment():
-            before = _readable_deployment(self._home)
-            deployment = Deployment(Release(version, folder))
+            before = read_deployment(self._home)
+            serving = Plan(None) if before is None else before.plan
+            models = {
+                release: CompiledModel.load(release.folder)
+                for release in plan.releases
+                if release not in serving.releases
+            }
+            started = self._ensure_server(progress)
             try:
-                started = self._ensure_server(deployment, progress)
-                self._wait_until_served(deployment, started)
-                self._check_prediction(version, plausible_rows(model.spec)[1])
-                verify()
-            except BaseException:
-                write_deployment(self._home, before)
-                if before is None:
-                    self.stop()
+                for release, model in models.items():
+                    progress(f"Testing version {release.version} beside what serves.")
+                    self._carry_out(Deployment(serving, by, reason, candidate=release), started)
+                    invoke = self._invoke_candidate(release)
+                    invoke(plausible_rows(model.spec))
+                    verify(release, invoke)
+                self._carry_out(Deployment(plan, by, reason), started)
+            except BaseException as error:
+                self._take_back(serving, by, error)
                 raise
-        status = self.status()
+            status = self.status()
         if status is None:
-            raise UserError(f"The endpoint {self._name} ended after the deployment; {self._hint()}")
-        progress(f"Version {version} serves at {self._url}.")
+            raise UserError(
+                f"The endpoint {self._config.name} does not answer after the deployment; "
+                f"{self._hint()}"
+            )
+        progress(f"Version {status.version} serves at {self._url}.")
         return status
 
     def status(self) -> EndpointStatus | None:
         """See `EndpointTarget.status`."""
         record = self._running()
-        health = self._client.get("/health") if record else None
-        if record is None or health is None or health.get("version") is None:
+        if (self._is_ours and record is None) or self._client.get("/health") is None:
             return None
-        return EndpointStatus(
-            name=self._name,
-            url=self._url,
-            version=health["version"],
-            since=datetime.fromisoformat(health["since"]),
-            details={"pid": record.pid, "port": self._port, "log": str(self.log)},
-        )
+        workers = read_workers(self._home)
+        for worker in workers:
+            if worker.version is not None and worker.since is not None:
+                return EndpointStatus(
+                    name=self._config.name,
+                    url=self._url,
+                    version=worker.version,
+                    since=worker.since,
+                    canary=worker.canary,
+                    canary_share=worker.canary_share,
+                    shadow=worker.shadow,
+                    sampling_share=worker.sampling_share,
+                    details={"workers": len(workers), **self._details(record)},
+                )
+        return None
+
+    def history(self) -> Sequence[Deployment]:
+        """See `EndpointTarget.history`."""
+        return read_deployments(self._home)
 
     def invoke(
         self, rows: Sequence[Mapping[str, InputValue]], inference_id: str | None = None
@@ -110,86 +145,120 @@ class LocalTarget:
         return self._client.invoke(rows, inference_id)
 
     def stop(self) -> None:
-        """See `EndpointTarget.stop`."""
+        """See `EndpointTarget.stop`; a server that is somebody else's runs on."""
         record = read_record(self._home)
-        if record is not None:
+        if self._is_ours and record is not None:
             end(record, STOP_SECONDS)
 
+    def _details(self, record: ServerRecord | None) -> dict[str, str | int]:
+        if record is None:
+            return {}
+        return {"pid": record.pid, "port": self._config.port, "log": str(self.log)}
+
     def _running(self) -> ServerRecord | None:
-        record = read_record(self._home)
-        if record is None or record.configuration != self._configuration or not record.is_running:
+        """The server of this very configuration, if it runs and is ours."""
+        record = read_record(self._home) if self._is_ours else None
+        if record is None or record.configuration != self._config.digest or not record.is_running:
             return None
         return record
 
-    def _ensure_server(
-        self, deployment: Deployment, progress: Progress
-    ) -> "subprocess.Popen[bytes] | None":
-        version = deployment.primary.version
-        if self._running() is not None:
-            progress(f"Swapping the endpoint at {self._url} to version {version}.")
-            write_deployment(self._home, deployment)
+    def _ensure_server(self, progress: Progress) -> Process | None:
+        """The server's process if it had to be started."""
+        if not self._is_ours or self._running() is not None:
             return None
         other = read_record(self._home)
         if other is None or not other.is_running or other.url != self._url:
-            require_free_port(self._host, self._port)
+            require_free_port(self._config.host, self._config.port)
         # A server that was started with other settings makes room only when nothing is in the way.
         self.stop()
-        write_deployment(self._home, deployment)
-        progress(f"Starting the endpoint at {self._url} with version {version}.")
-        return start_detached(self._command(), self.log)
+        progress(f"Starting the endpoint at {self._url}.")
+        secrets = {
+            STORE_VARIABLE: self._config.store_uri,
+            TOKEN_VARIABLE: self._config.token or "",
+        }
+        return start_detached(self._command(), secrets, self.log)
 
     def _command(self) -> list[str]:
+        config = self._config
         options = {
-            "--home": str(self._home),
-            "--store": self._store_uri,
-            "--name": self._name,
-            "--host": self._host,
-            "--port": str(self._port),
+            "--home": config.home,
+            "--name": config.name,
+            "--host": config.host,
+            "--port": config.port,
+            "--workers": config.workers,
+            "--spill-megabytes": config.spill_bytes // 1024**2,
         }
         return [
             *(sys.executable, "-m", "mlschool_dagster.serving"),
-            *(part for option in options.items() for part in option),
+            *(str(part) for option in options.items() for part in option),
+            *(["--access-log"] if config.access_log else []),
         ]
 
-    def _wait_until_served(
-        self, deployment: Deployment, started: "subprocess.Popen[bytes] | None"
-    ) -> None:
+    def _carry_out(self, deployment: Deployment, started: Process | None) -> None:
+        """Record `deployment`, and wait until every worker has acted on it."""
+        record_deployment(self._home, deployment)
+        expected = self._config.workers if self._is_ours else 1
         deadline = time.monotonic() + DEADLINE_SECONDS
         while time.monotonic() < deadline:
-            if (self._running() is None) if started is None else (started.poll() is not None):
-                raise UserError(f"The endpoint {self._name} ended by itself; {self._hint()}")
-            health = self._client.get("/health") or {}
-            if health.get("deployment") == deployment.id:
-                self._require_success(health, deployment)
+            self._require_server(started)
+            workers = read_workers(self._home)
+            acted = [worker for worker in workers if worker.deployment_id == deployment.id]
+            for worker in acted:
+                self._require_success(worker, deployment)
+            if len(acted) == len(workers) >= expected:
                 return
             time.sleep(POLL_SECONDS)
         raise UserError(
-            f"The endpoint {self._name} did not serve version {deployment.primary.version} "
-            f"within {DEADLINE_SECONDS:g} seconds; {self._hint()}"
+            f"The endpoint {self._config.name} did not follow the deployment within "
+            f"{DEADLINE_SECONDS:g} seconds; {self._hint()}"
         )
 
-    def _require_success(self, health: Mapping[str, Any], deployment: Deployment) -> None:
-        if health.get("failure") is not None:
+    def _require_server(self, started: Process | None) -> None:
+        if not self._is_ours:
+            return
+        if (self._running() is None) if started is None else (started.poll() is not None):
+            raise UserError(f"The endpoint {self._config.name} ended by itself; {self._hint()}")
+
+    def _require_success(self, worker: WorkerStatus, deployment: Deployment) -> None:
+        failure = worker.failure
+        # While a candidate is tested, the plan beside it is what served before: if a version of
+        # that has gone bad, all the more reason to go on.
+        if failure is not None and (not deployment.candidate or failure.role is Role.CANDIDATE):
             raise UserError(
-                f"The endpoint {self._name} cannot serve version {deployment.primary.version}: "
-                f"{health['failure']['reason']}"
+                f"The endpoint {self._config.name} cannot serve version {failure.version}: "
+                f"{failure.reason}"
             )
 
-    def _check_prediction(self, version: str, row: Mapping[str, InputValue]) -> None:
-        try:
-            (answer,) = self.invoke([row], f"{SMOKE_TEST_PREFIX}{uuid4()}")
-        except RefusedError as error:
-            raise UserError(
-                f"The endpoint {self._name} refuses a plausible row ({error}); "
-                "check the version's data spec."
-            ) from None
-        if answer.model_version != version:
-            raise UserError(
-                f"The endpoint {self._name} answered with version {answer.model_version} instead "
-                f"of {version}; deploy again."
-            )
+    def _invoke_candidate(self, release: Release) -> Invoke:
+        def invoke(rows: Sequence[Mapping[str, InputValue]]) -> list[Prediction]:
+            probe = f"{SMOKE_TEST_PREFIX}{uuid4()}"
+            try:
+                answers = self._client.invoke(rows, probe, Role.CANDIDATE)
+            except RefusedError as error:
+                raise UserError(
+                    f"The endpoint {self._config.name} refuses plausible rows ({error}); "
+                    f"check the data spec of version {release.version}."
+                ) from None
+            for answer in answers:
+                if answer.model_version != release.version:
+                    raise UserError(
+                        f"The endpoint {self._config.name} answered with version "
+                        f"{answer.model_version} instead of {release.version}; deploy again."
+                    )
+            return answers
+
+        return invoke
+
+    def _take_back(self, plan: Plan, by: str, error: BaseException) -> None:
+        """Go back to `plan`, and let the history tell why."""
+        words = str(error).strip().partition("\n")[0] or type(error).__name__
+        record_deployment(self._home, Deployment(plan, by, f"Taken back: {words}"))
+        if plan.primary is None:
+            self.stop()
 
     def _hint(self) -> str:
+        if not self._is_ours:
+            return f"make sure that its server runs with the home folder {self._home}."
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         last = lines[-1] if lines else "nothing"
         return f"its log {self.log} ends with: {last}"
@@ -210,11 +279,3 @@ class LocalTarget:
                         ) from None
                 time.sleep(POLL_SECONDS)
             yield
-
-
-def _readable_deployment(home: Path) -> Deployment | None:
-    try:
-        return read_deployment(home)
-    except UserError:
-        # A damaged file is about to be replaced, and is nothing to go back to.
-        return None

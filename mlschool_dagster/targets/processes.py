@@ -6,24 +6,29 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import psutil
 
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.serving.process import ServerRecord
 
 POLL_SECONDS = 0.05
-PORT_SECONDS = 1.0
+PORT_SECONDS = 3.0
 
 
-def start_detached(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+def start_detached(
+    command: Sequence[str], environment: Mapping[str, str], log: Path
+) -> subprocess.Popen[bytes]:
     """Start `command` in a session of its own, so that it outlives this process.
 
-    What it prints is appended to the file `log`.
+    `environment` is added to this process's. What the command prints is appended to the file `log`.
     """
     with log.open("ab") as output:
         return subprocess.Popen(  # noqa: S603 - the command is this program's own
             command,
+            env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -48,7 +53,7 @@ def require_free_port(host: str, port: int) -> None:
         UserError: another program listens there (named if the system tells it), or the address is
             not this machine's.
     """
-    # A server that has just been killed may hold its port for a moment longer.
+    # The workers of a server that has just been killed hold its port for a moment longer.
     deadline = time.monotonic() + PORT_SECONDS
     while (error := _bind_error(host, port)) is not None:
         if error.errno != errno.EADDRINUSE:
@@ -76,26 +81,14 @@ def _bind_error(host: str, port: int) -> OSError | None:
 
 
 def _listener(port: int) -> str:
-    """Who listens on `port`, as a phrase: Linux tells through /proc."""
-    inodes = _listening_inodes(port)
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            targets = {str(descriptor.readlink()) for descriptor in (process / "fd").iterdir()}
-            if any(f"socket:[{inode}]" in targets for inode in inodes):
-                return f"{(process / 'comm').read_text().strip()} (process {process.name})"
-        except OSError:
-            # The process belongs to somebody else, or has just ended.
-            continue
+    """Who listens on `port`, as a phrase."""
+    try:
+        for connection in psutil.net_connections("tcp"):
+            listens = connection.status == psutil.CONN_LISTEN and connection.laddr[1] == port
+            if listens and connection.pid is not None:
+                name = psutil.Process(connection.pid).name()
+                return f"{name} (process {connection.pid})"
+    except psutil.Error:
+        # The system tells only its administrator, or the program has just ended.
+        pass
     return "another program"
-
-
-def _listening_inodes(port: int) -> set[str]:
-    listening = "0A"
-    inodes = set()
-    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
-        if table.exists():
-            for line in table.read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == listening and int(fields[1].rpartition(":")[2], 16) == port:
-                    inodes.add(fields[9])
-    return inodes
