@@ -84,8 +84,8 @@ def _listener(port: int) -> str:
     """Who listens on `port`, as a phrase."""
     try:
         for connection in psutil.net_connections("tcp"):
-            listens = connection.status == psutil.CONN_LISTEN and connection.laddr[1] == port
-            if listens and connection.pid is not None:
+            address = connection.laddr if connection.status == psutil.CONN_LISTEN else None
+            if address and address.port == port and connection.pid is not None:
                 name = psutil.Process(connection.pid).name()
                 return f"{name} (process {connection.pid})"
     except psutil.Error:

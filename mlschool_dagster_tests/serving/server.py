@@ -1,5 +1,6 @@
 """Real server processes to talk to."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from mlschool_dagster.capture.records import Capture
 from mlschool_dagster.capture.store import open_store
-from mlschool_dagster.serving.deployment import Deployment, Release, write_deployment
+from mlschool_dagster.serving.deployment import Deployment, Plan, Release, record_deployment
+from mlschool_dagster.serving.process import STORE_VARIABLE, TOKEN_VARIABLE
 from mlschool_dagster.values import InputValue
 from mlschool_dagster_tests.serving.tiny_model import tiny_model
 
@@ -28,14 +31,15 @@ class Server:
     home: Path
     process: "subprocess.Popen[bytes]"
     client: httpx.Client
-
-    @property
-    def store_uri(self) -> str:
-        return store_uri(self.home)
+    store_uri: str
 
     @property
     def log(self) -> str:
         return (self.home / "server.log").read_text(encoding="utf-8")
+
+    @property
+    def workers(self) -> list[psutil.Process]:
+        return workers_of(self.process.pid)
 
     def invoke(self, rows: Sequence[Mapping[str, InputValue]], **headers: str) -> httpx.Response:
         names = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -68,25 +72,56 @@ def release(home: Path, version: str) -> Release:
     return Release(version, folder)
 
 
+def serve(home: Path, version: str) -> None:
+    """Let the server of `home` serve `version`, untested."""
+    record_deployment(home, Deployment(Plan(release(home, version))))
+
+
+def workers_of(supervisor: int) -> list[psutil.Process]:
+    """The processes that answer for the server `supervisor`."""
+    children = psutil.Process(supervisor).children()
+    return [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
+
+
 @contextmanager
-def running_server(home: Path, version: str | None = "1") -> Iterator[Server]:
-    """A server that serves `version`, or nothing if it is None."""
+def running_server(
+    home: Path,
+    version: str | None = "1",
+    *,
+    store: str | None = None,
+    workers: int = 1,
+    token: str | None = None,
+    options: Sequence[str] = (),
+) -> Iterator[Server]:
+    """A server that serves `version`, or what `home` says if it is None."""
     if version is not None:
-        write_deployment(home, Deployment(release(home, version)))
+        serve(home, version)
     port = free_port()
     command = [
         *(sys.executable, "-m", "mlschool_dagster.serving", "--home", str(home)),
-        *("--port", str(port), "--store", store_uri(home), "--name", "penguins"),
+        *("--port", str(port), "--name", "penguins", "--workers", str(workers), *options),
     ]
+    secrets = {STORE_VARIABLE: store or store_uri(home), TOKEN_VARIABLE: token or ""}
     with (home / "server.log").open("ab") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
+        process = subprocess.Popen(
+            command, env={**os.environ, **secrets}, stdout=output, stderr=output
+        )
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    url = f"http://127.0.0.1:{port}"
+    with httpx.Client(base_url=url, headers=headers, timeout=PATIENCE) as client:
         try:
             wait_for(lambda: answers(client), process)
-            yield Server(home, process, client)
+            yield Server(home, process, client, store or store_uri(home))
         finally:
-            process.kill()
-            process.wait()
+            end(process)
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """Kill the server `process`, and wait until its workers have ended, too."""
+    workers = [] if process.poll() is not None else workers_of(process.pid)
+    process.kill()
+    process.wait()
+    psutil.wait_procs(workers, timeout=PATIENCE)
 
 
 def answers(client: httpx.Client) -> bool:
