@@ -1,0 +1,63 @@
+"""What workers tell of themselves: read while they live, gone when they do not."""
+
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from mlschool_dagster.capture.records import Role
+from mlschool_dagster.serving.workers import (
+    FRESH_SECONDS,
+    LoadFailure,
+    WorkerFile,
+    WorkerStatus,
+    forget_workers,
+    read_workers,
+)
+
+
+def test_what_a_worker_tells_is_read(tmp_path: Path) -> None:
+    assert read_workers(tmp_path) == []
+    file = WorkerFile(tmp_path)
+    for status in (
+        WorkerStatus(pid=1),
+        WorkerStatus(1, "id", LoadFailure(None, None, "it is damaged")),
+        WorkerStatus(
+            1, "id", LoadFailure(Role.SHADOW, "2", "no"), "1", datetime.now(UTC), "3", 0.1
+        ),
+    ):
+        file.tell(status)
+        assert read_workers(tmp_path) == [status]
+    file.remove()
+    assert read_workers(tmp_path) == []
+
+
+def test_a_worker_that_tells_nothing_any_more_is_dead(tmp_path: Path) -> None:
+    silent, talking = WorkerFile(tmp_path), WorkerFile(tmp_path)
+    silent.tell(WorkerStatus(pid=1))
+    talking.tell(WorkerStatus(pid=2))
+    past = time.time() - FRESH_SECONDS
+    for path in (tmp_path / "workers").iterdir():
+        os.utime(path, (past, past))
+    assert read_workers(tmp_path) == []
+    talking.tell(WorkerStatus(pid=2))
+    assert read_workers(tmp_path) == [WorkerStatus(pid=2)]
+
+
+@pytest.mark.parametrize(("dead", "left"), [(1, [2]), (None, [])])
+def test_the_dead_are_forgotten(tmp_path: Path, dead: int | None, left: list[int]) -> None:
+    forget_workers(tmp_path, dead)
+    for pid in (1, 2):
+        WorkerFile(tmp_path).tell(WorkerStatus(pid))
+    forget_workers(tmp_path, dead)
+    assert [worker.pid for worker in read_workers(tmp_path)] == left
+
+
+def test_a_living_worker_that_was_forgotten_comes_back(tmp_path: Path) -> None:
+    file = WorkerFile(tmp_path)
+    file.tell(WorkerStatus(pid=1))
+    forget_workers(tmp_path)
+    file.tell(WorkerStatus(pid=1))
+    assert read_workers(tmp_path) == [WorkerStatus(pid=1)]
