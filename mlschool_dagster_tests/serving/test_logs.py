@@ -1,0 +1,135 @@
+"""The log: whole lines, bounded in rate, and never in the way of a request."""
+
+import io
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlschool_dagster.serving.logs import (
+    MAX_WAITING_LINES,
+    REFUSALS_PER_SECOND,
+    Bounded,
+    JsonLines,
+    RequestLog,
+)
+
+
+@dataclass
+class Request:
+    """What a request log wants to know of a request."""
+
+    status: int = 200
+    event_id: str = "event-1"
+    version: str = "1"
+    role: str = "primary"
+    rows: int = 1
+
+
+class Output:
+    """Where the process's log goes; its writer can be held up."""
+
+    def __init__(self) -> None:
+        self._text = io.StringIO()
+        self.flowing = threading.Event()
+        self.flowing.set()
+
+    def write(self, text: str) -> int:
+        self.flowing.wait()
+        return self._text.write(text)
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._text.getvalue().splitlines()]
+
+
+@pytest.fixture
+def output() -> Iterator[Output]:
+    root = logging.getLogger()
+    before, level = root.handlers, root.level
+    output = Output()
+    handler = logging.StreamHandler(output)
+    handler.setFormatter(JsonLines())
+    root.handlers = [handler]
+    root.setLevel(logging.INFO)
+    yield output
+    root.handlers = before
+    root.setLevel(level)
+
+
+@given(st.text(), st.dictionaries(st.sampled_from(["event_id", "reason", "url"]), st.text()))
+def test_a_record_is_one_line_whatever_it_says(message: str, extra: dict[str, str]) -> None:
+    record = logging.makeLogRecord({"msg": message, "levelno": logging.INFO, **extra})
+    line = JsonLines().format(record)
+    assert all(" " <= character <= "~" for character in line)
+    told = json.loads(line)
+    assert told["message"] == message
+    assert {name: told[name] for name in extra} == extra
+
+
+def test_every_request_is_told_if_asked_for(output: Output) -> None:
+    requests = RequestLog(access=True)
+    requests.answered(Request(rows=3), 0.0123456)
+    requests.close()
+    (line,) = output.lines
+    assert line.pop("at")
+    assert line == {
+        "level": "info",
+        "message": "request answered",
+        "event_id": "event-1",
+        "status": 200,
+        "milliseconds": 12.346,
+        "version": "1",
+        "role": "primary",
+        "rows": 3,
+    }
+
+
+def test_only_refused_requests_are_told_otherwise(output: Output) -> None:
+    requests = RequestLog(access=False)
+    requests.answered(Request(), 0.01)
+    requests.refused(Request(status=422), "unknown column")
+    requests.close()
+    (line,) = output.lines
+    assert line["message"] == "request refused"
+    assert (line["event_id"], line["status"]) == ("event-1", 422)
+    assert line["reason"] == "unknown column"
+
+
+def test_a_flood_of_refusals_is_bounded_and_accounted_for(output: Output) -> None:
+    requests = RequestLog(access=False)
+    refused = 0
+    end = time.monotonic() + 1.2
+    while time.monotonic() < end:
+        requests.refused(Request(status=400), "malformed")
+        refused += 1
+    requests.close()
+    told = [line for line in output.lines if line["message"] == "request refused"]
+    assert len(told) == 2 * REFUSALS_PER_SECOND
+    assert len(told) + sum(line.get("suppressed", 0) for line in output.lines) == refused
+
+
+def test_errors_pass_whatever_the_rate() -> None:
+    bound = Bounded(1)
+    records = [logging.makeLogRecord({"levelno": logging.ERROR}) for _ in range(5)]
+    assert all(bound.filter(record) for record in records)
+
+
+def test_a_log_that_nobody_reads_holds_up_no_request(output: Output) -> None:
+    requests = RequestLog(access=True)
+    output.flowing.clear()
+    total = 2 * MAX_WAITING_LINES
+    for _ in range(total):
+        requests.answered(Request(), 0.001)
+    output.flowing.set()
+    requests.close()
+    told = [line for line in output.lines if line["message"] == "request answered"]
+    assert MAX_WAITING_LINES <= len(told) < total
+    assert len(told) + sum(line.get("suppressed", 0) for line in output.lines) == total
