@@ -24,7 +24,6 @@ import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from load import Load, body_of
 from servers import Served, echo, endpoint, mlflow_models, peer_model, trained_platform

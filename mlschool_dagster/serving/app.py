@@ -2,8 +2,8 @@
 
 ``POST /invocations`` answers ``{"predictions": [...], "model_version": "3"}`` after every captured
 row is durable. ``GET /ping`` is 200 once a version serves, ``/version`` names it, ``/health`` tells
-the worker's whole state, ``/metrics`` speaks to Prometheus, ``/docs`` and ``/openapi.json`` describe
-all of that.
+the worker's whole state, ``/metrics`` speaks to Prometheus, ``/docs`` and ``/openapi.json``
+describe all of that.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from mlschool_dagster.capture.records import Role
 from mlschool_dagster.serving.access import BearerToken
 from mlschool_dagster.serving.batching import Batcher
 from mlschool_dagster.serving.invocations import Invocations
@@ -32,7 +33,7 @@ from mlschool_dagster.serving.process import ServerConfig
 from mlschool_dagster.serving.refusals import Refusals
 from mlschool_dagster.serving.responses import error_body
 from mlschool_dagster.serving.spill import SpillingStore, open_spilling
-from mlschool_dagster.serving.versions import Routing, Versions
+from mlschool_dagster.serving.versions import Routing, Version, Versions
 
 INVOCATIONS = "/invocations"
 SPILL_FOLDER = "spill"
@@ -107,6 +108,7 @@ class Endpoint:
             await self._refusals.hand_over(self._store)
             await self._batcher.close()
             requests.close()
+            self._metrics.close()
             log.info("worker stopped", extra={"captures": self._batcher.written})
 
     async def _keep_house(self) -> None:
@@ -114,23 +116,31 @@ class Endpoint:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
             await self._refusals.hand_over(self._store)
             self._metrics.spill(self._store.spilled_bytes)
-            routing = self._versions.routing
-            if routing is not None:
-                for role, version in routing.roles.items():
-                    self._metrics.serves(role, version.release.version, version.since)
+            self._tell_what_serves()
+
+    def _tell_what_serves(self) -> None:
+        for role in Role:
+            version = self._routing().variant(role)
+            if version is None:
+                self._metrics.retired(role)
+            else:
+                self._metrics.serves(role, version.release.version, version.since)
 
     def _routing(self) -> Routing:
-        routing = self._versions.routing
-        if routing is None:
+        return self._versions.routing or Routing({})
+
+    def _primary(self) -> Version:
+        primary = self._routing().primary
+        if primary is None:
             raise HTTPException(503, "No version serves yet")
-        return routing
+        return primary
 
     async def _ping(self, request: Request) -> Response:
-        self._routing()
+        self._primary()
         return _json({})
 
     async def _version(self, request: Request) -> Response:
-        primary = self._routing().primary
+        primary = self._primary()
         return _json(
             {
                 "endpoint": self._config.name,
@@ -140,15 +150,15 @@ class Endpoint:
         )
 
     async def _health(self, request: Request) -> Response:
-        routing, failure = self._versions.routing, self._versions.failure
-        roles = {} if routing is None else routing.roles
+        routing, failure = self._routing(), self._versions.failure
+        primary = routing.primary
         return _json(
             {
-                "status": "starting" if routing is None else "ready",
+                "status": "starting" if primary is None else "ready",
                 "endpoint": self._config.name,
-                "version": None if routing is None else routing.primary.release.version,
-                "since": None if routing is None else routing.primary.since,
-                "versions": {role: version.release.version for role, version in roles.items()},
+                "version": None if primary is None else primary.release.version,
+                "since": None if primary is None else primary.since,
+                "versions": {r: version.release.version for r, version in routing.roles.items()},
                 "pid": os.getpid(),
                 "captures_written": self._batcher.written,
                 "spilled_bytes": self._store.spilled_bytes,
@@ -168,7 +178,7 @@ class Endpoint:
         return HTMLResponse(openapi_page(self._document()))
 
     def _document(self) -> dict[str, Any]:
-        return openapi_document(self._routing().primary.model.spec, self._config.name)
+        return openapi_document(self._primary().model.spec, self._config.name)
 
 
 def _json(document: Mapping[str, Any], status: int = 200) -> Response:

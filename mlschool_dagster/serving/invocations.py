@@ -28,7 +28,7 @@ from mlschool_dagster.serving.questions import Question
 from mlschool_dagster.serving.refusals import Refusals
 from mlschool_dagster.serving.responses import CLOSE, RETRY_LATER, Headers, error_body, send_json
 from mlschool_dagster.serving.validation import Accepted, InvalidRequestError
-from mlschool_dagster.serving.versions import Routing, Version, Versions
+from mlschool_dagster.serving.versions import NoVersionError, Routing, Version, Versions
 
 LARGE_BODY = 64 * 1024
 """Bodies above this are worked on beside the event loop, one at a time, so that small requests need
@@ -41,10 +41,6 @@ MAX_EVENT_ID = 200
 MEDIA_TYPES = ("application/json", "text/csv")
 
 log = logging.getLogger(__name__)
-
-
-class NoVersionError(Exception):
-    """No version serves yet."""
 
 
 UNAVAILABLE: Mapping[type[Exception], str] = {

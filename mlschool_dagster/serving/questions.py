@@ -16,8 +16,8 @@ from mlschool_dagster.serving.versions import Version
 class Question:
     """One request that passed validation.
 
-    ``event_ids`` has one id for each valid row; ``is_captured`` tells whether the request belongs to
-    the sample that is kept. Once predicted, ``captures`` holds the answers and ``shadow_captures``
+    ``event_ids`` has one id for each valid row; ``is_captured`` tells whether the request belongs
+    to the sample that is kept. Once predicted, ``captures`` holds the answers and ``shadow_captures``
     what the shadow says of the same rows.
     """
 

@@ -1,0 +1,184 @@
+"""Micro-batches: each question learns what became of it; nothing that waits is lost."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlschool_dagster.capture.records import Capture, Role, utc_now
+from mlschool_dagster.capture.store import open_store
+from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.serving.batching import Batcher, CaptureFailedError, ConflictError
+from mlschool_dagster.serving.deployment import Release
+from mlschool_dagster.serving.metrics import Metrics
+from mlschool_dagster.serving.questions import Question
+from mlschool_dagster.serving.spill import open_spilling
+from mlschool_dagster.serving.validation import Accepted, Validator
+from mlschool_dagster.serving.versions import Version
+from mlschool_dagster_tests.serving.tiny_model import ROW, SPEC, tiny_model
+
+PLENTY = 1024**2
+
+
+def version(number: int) -> Version:
+    model = tiny_model(number)
+    return Version(Release(str(number), Path()), model, Validator(SPEC), utc_now())
+
+
+FIRST, SECOND = version(1), version(2)
+
+
+def question(
+    *event_ids: str,
+    mass: float | None = 5800,
+    by: Version = FIRST,
+    shadow: Version | None = None,
+    is_captured: bool = True,
+) -> Question:
+    rows = [{**ROW, "body_mass_g": mass} for _ in event_ids]
+    return Question(
+        role=Role.PRIMARY,
+        version=by,
+        shadow=shadow,
+        accepted=Accepted(rows, range(len(rows)), len(rows), [], []),
+        event_ids=event_ids,
+        is_captured=is_captured,
+        sampling_share=1.0,
+    )
+
+
+def ask_all(home: Path, questions: Sequence[Question]) -> list[Any]:
+    """What became of questions that are asked at once: None, or the error."""
+
+    async def work() -> list[Any]:
+        store = open_spilling(uri(home), home / "spill", PLENTY)
+        batcher = Batcher(store, "penguins", Metrics("penguins"))
+        try:
+            asked = (batcher.ask(question) for question in questions)
+            return await asyncio.gather(*asked, return_exceptions=True)
+        finally:
+            await batcher.close()
+
+    return asyncio.run(work())
+
+
+def uri(home: Path) -> str:
+    return f"sqlite:///{home}/captures.db"
+
+
+def kept(home: Path) -> list[Capture]:
+    store = open_store(uri(home))
+    captures = list(store.unlabelled())
+    store.close()
+    return captures
+
+
+def test_many_questions_at_once_are_kept_in_order(tmp_path: Path) -> None:
+    questions = [question(f"{i}-0", f"{i}-1") for i in range(500)]
+    assert set(ask_all(tmp_path, questions)) == {None}
+    assert [c.event_id for c in kept(tmp_path)] == [e for q in questions for e in q.event_ids]
+
+
+def test_each_question_gets_the_prediction_of_its_own_rows_and_version(tmp_path: Path) -> None:
+    masses = np.linspace(1000, 10000, 40)
+    questions = [
+        question(str(i), mass=float(mass), by=(FIRST, SECOND)[i % 2])
+        for i, mass in enumerate(masses)
+    ]
+    ask_all(tmp_path, questions)
+    for asked in questions:
+        (capture,) = asked.captures
+        (expected,) = asked.version.model.probabilities(asked.accepted.rows)
+        assert list(capture.probabilities.values()) == pytest.approx(list(expected))
+        assert capture.model_version == asked.version.release.version
+
+
+def test_the_conflict_of_one_question_refuses_no_other(tmp_path: Path) -> None:
+    questions = [
+        question("a"),
+        question("b", "a", mass=None),
+        question("c"),
+        question("a"),
+    ]
+    outcomes = ask_all(tmp_path, questions)
+    assert [type(outcome) for outcome in outcomes] == [
+        type(None),
+        ConflictError,
+        type(None),
+        type(None),
+    ]
+    assert [c.event_id for c in kept(tmp_path)] == ["a", "c"]
+
+
+def test_a_repeated_question_is_answered_as_it_was_the_first_time(tmp_path: Path) -> None:
+    ask_all(tmp_path, [question("a", by=FIRST)])
+    again = question("a", by=SECOND)
+    ask_all(tmp_path, [again])
+    assert again.captures == kept(tmp_path)
+    assert again.captures[0].model_version == "1"
+
+
+def test_a_question_outside_the_sample_is_answered_and_not_kept(tmp_path: Path) -> None:
+    unsampled = question("a", is_captured=False)
+    assert ask_all(tmp_path, [unsampled, question("b")]) == [None, None]
+    assert unsampled.captures
+    assert [c.event_id for c in kept(tmp_path)] == ["b"]
+
+
+def test_a_shadow_is_captured_beside_the_answer(tmp_path: Path) -> None:
+    asked = question("a", "b", shadow=SECOND)
+    ask_all(tmp_path, [asked])
+    assert {c.model_version for c in asked.captures} == {"1"}
+    store = open_store(uri(tmp_path))
+    shadows = store.read_shadow(Window.of(asked.captures[0].captured_at))
+    store.close()
+    assert list(shadows["event_id"]) == ["a", "b"]
+    assert set(shadows["model_version"]) == {"2"}
+
+
+def broken_version() -> Version:
+    """A version whose spec has a column that no row brings."""
+    model = tiny_model(3)
+    object.__setattr__(model, "_numeric", None)
+    object.__setattr__(model, "layers", ())
+    return Version(Release("3", Path()), model, Validator(SPEC), utc_now())
+
+
+def test_a_shadow_that_breaks_disturbs_nobody(tmp_path: Path) -> None:
+    assert ask_all(tmp_path, [question("a", shadow=broken_version()), question("b")]) == [None] * 2
+    assert [c.event_id for c in kept(tmp_path)] == ["a", "b"]
+
+
+def test_a_version_that_breaks_fails_its_own_questions_only(tmp_path: Path) -> None:
+    outcomes = ask_all(tmp_path, [question("a"), question("b", by=broken_version()), question("c")])
+    assert [outcome is None for outcome in outcomes] == [True, False, True]
+    assert [c.event_id for c in kept(tmp_path)] == ["a", "c"]
+
+
+def test_what_still_waits_is_written_before_the_end(tmp_path: Path) -> None:
+    async def work() -> None:
+        store = open_spilling(uri(tmp_path), tmp_path / "spill", PLENTY)
+        batcher = Batcher(store, "penguins", Metrics("penguins"))
+        waiting = [asyncio.ensure_future(batcher.ask(question(str(i)))) for i in range(100)]
+        await asyncio.sleep(0)
+        await batcher.close()
+        await asyncio.gather(*waiting)
+        assert batcher.written == 100
+
+    asyncio.run(work())
+    assert len(kept(tmp_path)) == 100
+
+
+def test_when_nothing_can_be_kept_everyone_who_waits_is_told(tmp_path: Path) -> None:
+    async def work() -> list[Any]:
+        store = open_spilling(uri(tmp_path), tmp_path / "spill", PLENTY)
+        batcher = Batcher(store, "penguins", Metrics("penguins"))
+        store.close()
+        asked = (batcher.ask(question(str(i))) for i in range(5))
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    assert [type(outcome) for outcome in asyncio.run(work())] == [CaptureFailedError] * 5
+    assert kept(tmp_path) == []
