@@ -8,6 +8,7 @@ of each categorical column in the spec's order.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -20,14 +21,16 @@ from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.values import InputValue
 
 Array = npt.NDArray[np.float64]
+Activation = Callable[[Array], Array]
 
 SPEC_FILE = "spec.json"
 ARRAYS_FILE = "compiled.npz"
 
 
 def _softmax(x: Array) -> Array:
-    exponentials = np.exp(x - x.max(axis=1, keepdims=True))
-    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
+    # Ufuncs' own reductions: on one row, the array's methods cost more than the arithmetic.
+    exponentials = np.exp(x - np.maximum.reduce(x, axis=0))
+    return np.asarray(exponentials / np.add.reduce(exponentials, axis=0))
 
 
 def _sigmoid(x: Array) -> Array:
@@ -35,13 +38,14 @@ def _sigmoid(x: Array) -> Array:
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x)))
 
 
-ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
+ACTIVATIONS: Mapping[str, Activation] = {
     "linear": lambda x: x,
     "relu": lambda x: np.maximum(x, 0.0),
     "sigmoid": _sigmoid,
     "softmax": _softmax,
     "tanh": np.tanh,
 }
+"""What a layer does to its sums, of shape (units, rows)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,26 +81,18 @@ class CompiledModel:
     categorical_fill: tuple[str, ...]
     categories: tuple[tuple[str, ...], ...]
     layers: tuple[DenseLayer, ...]
-    _numeric: list[tuple[str, float]] = field(init=False, repr=False)
-    _categorical: list[tuple[str, str, dict[str, int]]] = field(init=False, repr=False)
-    _width: int = field(init=False, repr=False)
+    _features: "_Features" = field(init=False, repr=False)
+    _steps: list[tuple[Array, Array, Activation]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Check the shapes, and lay the features out once instead of on each request."""
+        """Check the shapes, and lay out once what each request needs."""
         numeric, categorical = self.spec.numeric, self.spec.categorical
         for array in (self.numeric_fill, self.numeric_mean, self.numeric_scale):
             _require(array.shape == (len(numeric),), "one value per numeric column")
         for values in (self.categorical_fill, self.categories):
             _require(len(values) == len(categorical), "one entry per categorical column")
-        width = len(numeric)
-        plan = []
-        for column, fill, names in zip(
-            categorical, self.categorical_fill, self.categories, strict=True
-        ):
-            plan.append((column.name, fill, {name: width + i for i, name in enumerate(names)}))
-            width += len(names)
         _require(bool(self.layers), "a layer")
-        units = width
+        units = len(numeric) + sum(map(len, self.categories))
         for layer in self.layers:
             _require(layer.activation in ACTIVATIONS, f"activations out of {sorted(ACTIVATIONS)}")
             _require(layer.bias.ndim == 1, "a bias of one dimension")
@@ -104,10 +100,9 @@ class CompiledModel:
             units = len(layer.bias)
         _require(units == len(self.spec.target.classes), "one output per class")
         _require(self.layers[-1].activation == "softmax", "a softmax as last layer")
-        names_and_fills = zip((c.name for c in numeric), self.numeric_fill.tolist(), strict=True)
-        object.__setattr__(self, "_numeric", list(names_and_fills))
-        object.__setattr__(self, "_categorical", plan)
-        object.__setattr__(self, "_width", width)
+        object.__setattr__(self, "_features", _Features(self))
+        steps = [(x.kernel.T, x.bias[:, None], ACTIVATIONS[x.activation]) for x in self.layers]
+        object.__setattr__(self, "_steps", steps)
 
     def features(self, rows: Sequence[Mapping[str, InputValue]]) -> Array:
         """What the network sees of `rows`, shape (rows, features).
@@ -117,25 +112,7 @@ class CompiledModel:
         Raises:
             KeyError: a row lacks a column of the spec.
         """
-        matrix = np.zeros((len(rows), self._width))
-        numbers = np.array(
-            [
-                [
-                    default if (value := row[name]) is None or value != value else value
-                    for name, default in self._numeric
-                ]
-                for row in rows
-            ],
-            dtype=np.float64,
-        ).reshape(len(rows), len(self._numeric))
-        matrix[:, : len(self._numeric)] = (numbers - self.numeric_mean) / self.numeric_scale
-        for name, category, positions in self._categorical:
-            for index, row in enumerate(rows):
-                value = row[name]
-                known = positions.get(category if value is None or value != value else str(value))
-                if known is not None:
-                    matrix[index, known] = 1.0
-        return matrix
+        return self._features.of(rows).T
 
     def probabilities(self, rows: Sequence[Mapping[str, InputValue]]) -> Array:
         """The probability of each class for each of `rows`, shape (rows, classes).
@@ -143,10 +120,10 @@ class CompiledModel:
         Raises:
             KeyError: a row lacks a column of the spec.
         """
-        x = self.features(rows)
-        for layer in self.layers:
-            x = ACTIVATIONS[layer.activation](x @ layer.kernel + layer.bias)
-        return x
+        x = self._features.of(rows)
+        for kernel, bias, activate in self._steps:
+            x = activate(kernel.dot(x) + bias)
+        return x.T
 
     def save(self, folder: Path) -> None:
         """Write the model into `folder`, which is created if needed; `load` reads it back."""
@@ -209,6 +186,62 @@ class CompiledModel:
                 for i, activation in enumerate(arrays["activations"])
             ),
         )
+
+
+class _Features:
+    """The features of a model's rows, worked out column by column.
+
+    Arrays have shape (features, rows), so that each numpy call runs along many rows.
+    """
+
+    def __init__(self, model: CompiledModel) -> None:
+        spec = model.spec
+        # Numeric columns first, as in the features.
+        names = [c.name for c in spec.numeric] + [c.name for c in spec.categorical]
+        self._values = values_getter(names)
+        self._count = len(spec.numeric)
+        self._fill = model.numeric_fill[:, None]
+        self._mean = model.numeric_mean[:, None]
+        self._scale = model.numeric_scale[:, None]
+        self._codes: list[dict[InputValue, int]] = []
+        sources: list[int] = []
+        codes: list[int] = []
+        for categories, fill in zip(model.categories, model.categorical_fill, strict=True):
+            sources += [self._count + len(self._codes)] * len(categories)
+            codes += range(len(categories))
+            code: dict[InputValue, int] = {name: i for i, name in enumerate(categories)}
+            self._codes.append({**code, None: code[fill]} if fill in code else code)
+        # Which column each one-hot feature looks at, and which code sets it.
+        self._sources = np.array(sources, dtype=np.intp)
+        self._code = np.array(codes, dtype=np.float64)[:, None]
+
+    def of(self, rows: Sequence[Mapping[str, InputValue]]) -> Array:
+        """The features of `rows`, shape (features, rows)."""
+        if not rows:
+            return np.empty((self._count + len(self._sources), 0))
+        columns = list(zip(*map(self._values, rows), strict=True))
+        encoded = map(_encode, self._codes, columns[self._count :])
+        # None becomes NaN, which equals no code.
+        cells = np.array([*columns[: self._count], *encoded], dtype=np.float64)
+        numbers = cells[: self._count]
+        np.copyto(numbers, self._fill, where=np.isnan(numbers))
+        numbers -= self._mean
+        numbers /= self._scale
+        return np.concatenate((numbers, cells.take(self._sources, axis=0) == self._code))
+
+
+def values_getter(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    """A function from a row to its values of `names`, as a tuple whatever their number."""
+    get = itemgetter(*names)
+    return get if len(names) > 1 else lambda row: (get(row),)
+
+
+def _encode(codes: Mapping[InputValue, int], values: Sequence[InputValue]) -> list[int | None]:
+    """The code of each of `values`; None where training did not know it."""
+    found = list(map(codes.get, values))
+    if None not in found:
+        return found
+    return [codes.get(None if value is None or value != value else str(value)) for value in values]
 
 
 def _require(holds: bool, what: str) -> None:

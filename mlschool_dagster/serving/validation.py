@@ -6,14 +6,14 @@ refused too, since it is a misspelt name more often than surplus.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from operator import itemgetter
 from typing import Any
 
 import orjson
 
+from mlschool_dagster.modeling.compiled import values_getter
 from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.serving.faults import (
     INVALID,
@@ -160,12 +160,6 @@ class Validator:
 
 
 _UNKNOWN_COLUMN = Finding("is no known column", "unknown column")
-
-
-def values_getter(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
-    """A function from a row to its values of `names`, as a tuple whatever their number."""
-    get = itemgetter(*names)
-    return get if len(names) > 1 else lambda row: (get(row),)
 
 
 def _too_deep() -> InvalidRequestError:

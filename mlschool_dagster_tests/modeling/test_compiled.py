@@ -11,7 +11,9 @@ import pytest
 
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.compiled import CompiledModel, DenseLayer
-from mlschool_dagster_tests.serving.tiny_model import ROW, tiny_model
+from mlschool_dagster.modeling.spec import CategoricalColumn, NumericColumn
+from mlschool_dagster.values import InputValue
+from mlschool_dagster_tests.serving.tiny_model import ROW, SPEC, tiny_model
 
 
 def test_features_are_scaled_numbers_then_one_hot_categories() -> None:
@@ -63,6 +65,42 @@ def test_rows_do_not_influence_each_other() -> None:
     assert together.shape == (4, 3)
     np.testing.assert_allclose(together.sum(axis=1), 1.0)
     np.testing.assert_allclose(together, np.vstack([model.probabilities([row]) for row in rows]))
+
+
+def test_each_row_of_many_is_imputed_and_encoded_by_itself() -> None:
+    model = replace(tiny_model(), categorical_fill=("elsewhere", "MALE"))
+    rows: list[dict[str, InputValue]] = [
+        {**ROW, "island": island, "sex": sex, "body_mass_g": mass}
+        for island in ("Torgersen", None, "Anvers", float("nan"))
+        for sex in ("FEMALE", None, "")
+        for mass in (3000, None, 4500.5, float("nan"))
+    ]
+    np.testing.assert_array_equal(
+        model.features(rows), np.vstack([model.features([row]) for row in rows])
+    )
+
+
+@pytest.mark.parametrize("kind", [NumericColumn, CategoricalColumn])
+def test_all_columns_may_be_of_one_type(kind: type) -> None:
+    model = tiny_model()
+    kept = [isinstance(column, kind) for column in SPEC.columns]
+    spec = replace(
+        SPEC, columns=tuple(c for c, keep in zip(SPEC.columns, kept, strict=True) if keep)
+    )
+    of_kind = slice(0, 4) if kind is NumericColumn else slice(4, 9)
+    first, head = model.layers
+    only = replace(
+        model,
+        spec=spec,
+        numeric_fill=model.numeric_fill[: len(spec.numeric)],
+        numeric_mean=model.numeric_mean[: len(spec.numeric)],
+        numeric_scale=model.numeric_scale[: len(spec.numeric)],
+        categorical_fill=model.categorical_fill[: len(spec.categorical)],
+        categories=model.categories[: len(spec.categorical)],
+        layers=(replace(first, kernel=first.kernel[of_kind]), head),
+    )
+    np.testing.assert_array_equal(only.features([ROW]), model.features([ROW])[:, of_kind])
+    assert only.probabilities([ROW]).shape == (1, 3)
 
 
 def test_no_rows_give_no_probabilities() -> None:

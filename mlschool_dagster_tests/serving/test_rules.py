@@ -18,11 +18,11 @@ COLUMNS = [
 ] + [replace(COLOUR, nullable=nullable, allow_unknown=True) for nullable in (False, True)]
 RULES = [rules_of(replace(SPEC, columns=(column,)))[column.name] for column in COLUMNS]
 
-VALID = {
+VALID: dict[str, st.SearchStrategy[object]] = {
     "mass": st.integers(0, 10) | st.floats(0, 10),
     "colour": st.sampled_from(COLOUR.categories),
 }
-ODD = (
+ODD: st.SearchStrategy[object] = (
     st.none()
     | st.booleans()
     | st.integers()
@@ -39,7 +39,7 @@ ODD = (
 def test_a_column_fits_if_nothing_is_found_in_its_values(
     column: NumericColumn | CategoricalColumn, rule: Rule, data: st.DataObject
 ) -> None:
-    values = data.draw(st.lists(VALID[column.name], max_size=8))
+    values: list[object] = data.draw(st.lists(VALID[column.name], max_size=8))
     values += data.draw(st.lists(ODD, min_size=0 if values else 1, max_size=2))
     values = data.draw(st.permutations(values))
     assert rule.fits(values) == all(rule.finding(value) is None for value in values)
