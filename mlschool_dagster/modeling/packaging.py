@@ -35,7 +35,7 @@ COMMIT_TAG = "git_commit"
 
 EXAMPLE_ROWS = 3
 
-SERVING_PACKAGES = ("jax", "jaxlib", "keras", "mlflow", "numpy", "pandas")
+SERVING_PACKAGES = ("mlflow", "numpy", "pandas")
 """What ``serving_model.py`` needs; pinned in each version to what it was trained with."""
 
 

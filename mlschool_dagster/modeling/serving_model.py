@@ -2,18 +2,35 @@
 
 MLflow copies this file into each version (models from code) and runs the copy, never a pickle. So
 the file must stand alone: it imports nothing of the package, and a version keeps loading when the
-package has changed or is not installed. Its only inputs are the files of the version folder.
+package has changed or is not installed. Its only inputs are the files of the version folder. It
+predicts from the fitted arrays with numpy, so that a container needs neither Keras nor JAX.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 # Nobody but MLflow imports this file, so nobody else pays for these.
 import mlflow  # noqa: TID253
 import numpy as np
+import numpy.typing as npt
 import pandas as pd  # noqa: TID253
+
+Array = npt.NDArray[np.float64]
+
+
+def _softmax(x: Array) -> Array:
+    exponentials = np.exp(x - x.max(axis=1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
+
+
+ACTIVATIONS = {
+    "linear": lambda x: x,
+    "relu": lambda x: np.maximum(x, 0.0),
+    "sigmoid": lambda x: 0.5 * (1.0 + np.tanh(0.5 * x)),
+    "softmax": _softmax,
+    "tanh": np.tanh,
+}
 
 
 class ServingModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -21,17 +38,13 @@ class ServingModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
     def load_context(self, context: Any) -> None:
         """Load the fitted transformers and the network from the version folder."""
-        os.environ["KERAS_BACKEND"] = "jax"
-        import keras
-
         folder = Path(context.artifacts["version"])
         spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
-        self.classes = spec["target"]["classes"]
+        self.classes = np.array(spec["target"]["classes"], dtype=object)
         self.numeric = [c["name"] for c in spec["columns"] if c["type"] == "numeric"]
         self.categorical = [c["name"] for c in spec["columns"] if c["type"] == "categorical"]
         with np.load(folder / "compiled.npz", allow_pickle=False) as arrays:
             self.fitted = dict(arrays)
-        self.network = keras.saving.load_model(folder / "network.keras", compile=False)
 
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -40,27 +53,28 @@ class ServingModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
         Columns: ``prediction``, ``confidence`` and ``probability_<class>`` for each class.
         """
-        features = self._features(model_input).astype(np.float32)
-        probabilities = np.asarray(self.network.predict_on_batch(features), dtype=float)
+        x = self._features(model_input)
+        for position, activation in enumerate(self.fitted["activations"]):
+            sums = x @ self.fitted[f"kernel_{position}"] + self.fitted[f"bias_{position}"]
+            x = ACTIVATIONS[activation](sums)
         columns = {
-            "prediction": [self.classes[code] for code in probabilities.argmax(axis=1)],
-            "confidence": probabilities.max(axis=1),
-        } | {
-            f"probability_{label}": probabilities[:, position]
-            for position, label in enumerate(self.classes)
-        }
+            "prediction": self.classes[x.argmax(axis=1)],
+            "confidence": x.max(axis=1),
+        } | {f"probability_{label}": x[:, i] for i, label in enumerate(self.classes)}
         return pd.DataFrame(columns, index=model_input.index)
 
-    def _features(self, rows: pd.DataFrame) -> "np.ndarray[Any, Any]":
+    def _features(self, rows: pd.DataFrame) -> Array:
         """What the network sees: imputed and standardised numbers, then one-hot categories."""
         fitted = self.fitted
-        numbers = rows[self.numeric].to_numpy(dtype=float, na_value=np.nan)
+        numbers = np.empty((len(rows), len(self.numeric)))
+        for position, name in enumerate(self.numeric):
+            numbers[:, position] = rows[name].to_numpy(dtype=float, na_value=np.nan)
         numbers = np.where(np.isnan(numbers), fitted["numeric_fill"], numbers)
         blocks = [(numbers - fitted["numeric_mean"]) / fitted["numeric_scale"]]
         for position, name in enumerate(self.categorical):
-            fill = str(fitted["categorical_fill"][position])
-            values = rows[name].astype(object).fillna(fill).astype(str).to_numpy(dtype=str)
-            blocks.append(values[:, None] == fitted[f"categories_{position}"])
+            values = rows[name].to_numpy(dtype=object)
+            values = np.where(pd.isna(values), fitted["categorical_fill"][position], values)
+            blocks.append(values.astype(str)[:, None] == fitted[f"categories_{position}"])
         return np.hstack(blocks)
 
 
