@@ -83,6 +83,12 @@ class Supervisor(Multiprocess):
                 log.warning("worker replaced", extra={"pid": pid})
                 self._forget(pid)
 
+    def terminate_all(self) -> None:
+        """Tell the workers to end, and let nobody wait for an answer that will not come."""
+        super().terminate_all()
+        for listener in self.sockets:
+            listener.close()
+
     def join_all(self) -> None:
         """Wait until the workers have ended, but not for ever."""
         deadline = time.monotonic() + END_SECONDS

@@ -65,7 +65,7 @@ class LocalTarget:
 
     def __init__(self, config: ServerConfig, url: str | None = None) -> None:
         self._home = config.home.absolute()
-        self._config = replace(config, home=self._home)
+        self.config = replace(config, home=self._home)
         self._is_ours = url is None
         self._url = url or config.url
         self._client = EndpointClient(config.name, self._url, token=config.token)
@@ -107,7 +107,7 @@ class LocalTarget:
             status = self.status()
         if status is None:
             raise UserError(
-                f"The endpoint {self._config.name} does not answer after the deployment; "
+                f"The endpoint {self.config.name} does not answer after the deployment; "
                 f"{self._hint()}"
             )
         progress(f"Version {status.version} serves at {self._url}.")
@@ -122,7 +122,7 @@ class LocalTarget:
         for worker in workers:
             if worker.version is not None and worker.since is not None:
                 return EndpointStatus(
-                    name=self._config.name,
+                    name=self.config.name,
                     url=self._url,
                     version=worker.version,
                     since=worker.since,
@@ -153,12 +153,12 @@ class LocalTarget:
     def _details(self, record: ServerRecord | None) -> dict[str, str | int]:
         if record is None:
             return {}
-        return {"pid": record.pid, "port": self._config.port, "log": str(self.log)}
+        return {"pid": record.pid, "port": self.config.port, "log": str(self.log)}
 
     def _running(self) -> ServerRecord | None:
         """The server of this very configuration, if it runs and is ours."""
         record = read_record(self._home) if self._is_ours else None
-        if record is None or record.configuration != self._config.digest or not record.is_running:
+        if record is None or record.configuration != self.config.digest or not record.is_running:
             return None
         return record
 
@@ -168,18 +168,18 @@ class LocalTarget:
             return None
         other = read_record(self._home)
         if other is None or not other.is_running or other.url != self._url:
-            require_free_port(self._config.host, self._config.port)
+            require_free_port(self.config.host, self.config.port)
         # A server that was started with other settings makes room only when nothing is in the way.
         self.stop()
         progress(f"Starting the endpoint at {self._url}.")
         secrets = {
-            STORE_VARIABLE: self._config.store_uri,
-            TOKEN_VARIABLE: self._config.token or "",
+            STORE_VARIABLE: self.config.store_uri,
+            TOKEN_VARIABLE: self.config.token or "",
         }
         return start_detached(self._command(), secrets, self.log)
 
     def _command(self) -> list[str]:
-        config = self._config
+        config = self.config
         options = {
             "--home": config.home,
             "--name": config.name,
@@ -197,7 +197,7 @@ class LocalTarget:
     def _carry_out(self, deployment: Deployment, started: Process | None) -> None:
         """Record `deployment`, and wait until every worker has acted on it."""
         record_deployment(self._home, deployment)
-        expected = self._config.workers if self._is_ours else 1
+        expected = self.config.workers if self._is_ours else 1
         deadline = time.monotonic() + DEADLINE_SECONDS
         while time.monotonic() < deadline:
             self._require_server(started)
@@ -209,7 +209,7 @@ class LocalTarget:
                 return
             time.sleep(POLL_SECONDS)
         raise UserError(
-            f"The endpoint {self._config.name} did not follow the deployment within "
+            f"The endpoint {self.config.name} did not follow the deployment within "
             f"{DEADLINE_SECONDS:g} seconds; {self._hint()}"
         )
 
@@ -217,7 +217,7 @@ class LocalTarget:
         if not self._is_ours:
             return
         if (self._running() is None) if started is None else (started.poll() is not None):
-            raise UserError(f"The endpoint {self._config.name} ended by itself; {self._hint()}")
+            raise UserError(f"The endpoint {self.config.name} ended by itself; {self._hint()}")
 
     def _require_success(self, worker: WorkerStatus, deployment: Deployment) -> None:
         failure = worker.failure
@@ -225,7 +225,7 @@ class LocalTarget:
         # that has gone bad, all the more reason to go on.
         if failure is not None and (not deployment.candidate or failure.role is Role.CANDIDATE):
             raise UserError(
-                f"The endpoint {self._config.name} cannot serve version {failure.version}: "
+                f"The endpoint {self.config.name} cannot serve version {failure.version}: "
                 f"{failure.reason}"
             )
 
@@ -236,13 +236,13 @@ class LocalTarget:
                 answers = self._client.invoke(rows, probe, Role.CANDIDATE)
             except RefusedError as error:
                 raise UserError(
-                    f"The endpoint {self._config.name} refuses plausible rows ({error}); "
+                    f"The endpoint {self.config.name} refuses plausible rows ({error}); "
                     f"check the data spec of version {release.version}."
                 ) from None
             for answer in answers:
                 if answer.model_version != release.version:
                     raise UserError(
-                        f"The endpoint {self._config.name} answered with version "
+                        f"The endpoint {self.config.name} answered with version "
                         f"{answer.model_version} instead of {release.version}; deploy again."
                     )
             return answers

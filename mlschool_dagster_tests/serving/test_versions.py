@@ -50,8 +50,6 @@ def test_every_role_of_a_plan_is_filled(tmp_path: Path) -> None:
 
     async def test() -> None:
         versions = Versions(tmp_path)
-        await versions.refresh()
-        assert versions.routing is None
         record_deployment(tmp_path, Deployment(plan, candidate=four))
         await versions.refresh()
         assert routing_of(versions) == {
@@ -63,6 +61,15 @@ def test_every_role_of_a_plan_is_filled(tmp_path: Path) -> None:
         assert versions.routing is not None
         assert (versions.routing.canary_share, versions.routing.sampling_share) == (0.25, 0.5)
         assert versions.failure is None
+
+    run(test)
+
+
+def test_nothing_serves_before_the_first_deployment(tmp_path: Path) -> None:
+    async def test() -> None:
+        versions = Versions(tmp_path)
+        await versions.refresh()
+        assert (versions.routing, versions.failure) == (None, None)
 
     run(test)
 

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,18 @@ import psutil
 import pytest
 
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.serving.deployment import Deployment, Release, write_deployment
+from mlschool_dagster.serving.deployment import Plan, Release
+from mlschool_dagster.serving.process import ServerConfig
+from mlschool_dagster.targets.base import EndpointStatus, Invoke
 from mlschool_dagster.targets.local import LocalTarget
-from mlschool_dagster_tests.serving.server import free_port, release, store_uri, wait_for
+from mlschool_dagster_tests.serving.server import (
+    free_port,
+    release,
+    running_server,
+    store_uri,
+    wait_for,
+    workers_of,
+)
 from mlschool_dagster_tests.serving.tiny_model import ROW
 
 
@@ -34,14 +45,39 @@ def target(tmp_path: Path, port: int) -> Iterator[LocalTarget]:
     target.stop()
 
 
-def target_of(home: Path, port: int, name: str = "penguins") -> LocalTarget:
-    return LocalTarget(home, store_uri(home), name, port=port)
+def target_of(home: Path, port: int, **settings: Any) -> LocalTarget:
+    return LocalTarget(
+        ServerConfig(
+            **{"store_uri": store_uri(home), "name": "penguins", **settings}, home=home, port=port
+        )
+    )
 
 
 def deploy(target: LocalTarget, home: Path, version: str) -> int:
     """Deploy `version` and return the server's pid."""
-    status = target.deploy(version, release(home, version).folder, lambda step: None)
+    return deploy_release(target, release(home, version))
+
+
+def deploy_release(target: LocalTarget, wanted: Release) -> int:
+    status = target.deploy(Plan(wanted), "a test", "because", lambda step: None)
     return int(status.details["pid"])
+
+
+def target_of_same(target: LocalTarget, **changes: Any) -> LocalTarget:
+    """Another client of the endpoint of `target`."""
+    return LocalTarget(replace(target.config, **changes))
+
+
+def served(target: LocalTarget) -> EndpointStatus:
+    status = target.status()
+    assert status is not None
+    return status
+
+
+def spoil(wanted: Release) -> None:
+    """Let the version predict nothing of sense."""
+    with np.load(wanted.folder / "compiled.npz") as arrays:
+        np.savez(wanted.folder / "compiled.npz", **{**arrays, "bias_1": np.full(3, np.nan)})
 
 
 def runs(pid: int) -> bool:
@@ -73,9 +109,9 @@ def test_it_outlives_the_process_that_deployed_it_and_is_found_again(
 ) -> None:
     folder = release(tmp_path, "1").folder
     code = (
-        "from pathlib import Path; from mlschool_dagster.targets.local import LocalTarget; "
-        f"LocalTarget(Path({str(tmp_path)!r}), {store_uri(tmp_path)!r}, 'penguins', port={port})"
-        f".deploy('1', Path({str(folder)!r}), print)"
+        "from pathlib import Path; from mlschool_dagster_tests.targets.test_local import *; "
+        f"deploy_release(target_of(Path({str(tmp_path)!r}), {port}), "
+        f"Release('1', Path({str(folder)!r})))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     again = target_of(tmp_path, port)
@@ -119,13 +155,17 @@ def test_a_pid_that_another_program_has_now_is_left_alone(
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}'])
-def test_a_damaged_record_or_deployment_is_replaced(
-    target: LocalTarget, tmp_path: Path, content: str
-) -> None:
+def test_a_damaged_record_is_replaced(target: LocalTarget, tmp_path: Path, content: str) -> None:
     (tmp_path / "server.json").write_text(content)
-    (tmp_path / "deployment.json").write_text(content)
     deploy(target, tmp_path, "1")
     assert target.invoke([ROW])[0].model_version == "1"
+
+
+def test_a_damaged_history_is_never_overwritten(target: LocalTarget, tmp_path: Path) -> None:
+    (tmp_path / "deployments.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match=r"deployments\.jsonl is damaged; move it away"):
+        deploy(target, tmp_path, "1")
+    assert (tmp_path / "deployments.jsonl").read_text() == "{}\n"
 
 
 def test_another_program_on_the_port_is_named(tmp_path: Path) -> None:
@@ -145,7 +185,7 @@ def test_another_program_on_the_port_is_named(tmp_path: Path) -> None:
         assert other.poll() is None
         other.kill()
     assert target.status() is None
-    assert not (tmp_path / "deployment.json").exists()
+    assert target.history() == []
 
 
 def test_an_answer_from_another_program_is_no_prediction(tmp_path: Path) -> None:
@@ -198,13 +238,13 @@ def test_a_move_to_a_port_that_is_taken_leaves_the_endpoint_where_it_is(
 
 
 def test_an_address_of_another_machine_is_told(tmp_path: Path) -> None:
-    target = LocalTarget(tmp_path, store_uri(tmp_path), "penguins", "192.0.2.1", free_port())
+    target = target_of(tmp_path, free_port(), host="192.0.2.1")
     with pytest.raises(UserError, match=r"cannot listen on 192\.0\.2\.1"):
         deploy(target, tmp_path, "1")
 
 
 def test_a_server_that_cannot_start_tells_its_last_words(tmp_path: Path) -> None:
-    target = LocalTarget(tmp_path, "redis://somewhere", "penguins", port=free_port())
+    target = target_of(tmp_path, free_port(), store_uri="redis://somewhere")
     with pytest.raises(UserError, match=r"ended by itself.*No capture store is known"):
         deploy(target, tmp_path, "1")
     assert target.status() is None
@@ -214,23 +254,119 @@ def test_a_version_without_sense_is_refused_by_the_server(
     target: LocalTarget, tmp_path: Path
 ) -> None:
     deploy(target, tmp_path, "1")
-    senseless = release(tmp_path, "2").folder
-    with np.load(senseless / "compiled.npz") as arrays:
-        np.savez(senseless / "compiled.npz", **{**arrays, "bias_1": np.full(3, np.nan)})
+    senseless = release(tmp_path, "2")
+    spoil(senseless)
     with pytest.raises(UserError, match=r"cannot serve version 2.*no probabilities"):
-        target.deploy("2", senseless, lambda step: None)
+        deploy_release(target, senseless)
     assert target.invoke([ROW])[0].model_version == "1"
 
 
-def test_the_version_that_serves_comes_back_with_a_restarted_server(
+def test_what_serves_comes_back_with_a_restarted_server(
     target: LocalTarget, tmp_path: Path
 ) -> None:
     """A failed deployment leaves nothing behind that a restart would stumble over."""
-    deploy(target, tmp_path, "1")
+    pid = deploy(target, tmp_path, "1")
     with pytest.raises(UserError):
-        target.deploy("2", tmp_path / "nowhere", lambda step: None)
-    primary = json.loads((tmp_path / "deployment.json").read_text())["primary"]
-    assert primary == {"version": "1", "folder": str(release(tmp_path, "1").folder)}
+        deploy_release(target, Release("2", tmp_path / "nowhere"))
+    since = served(target).since
+    os.kill(pid, signal.SIGKILL)
+    with running_server(tmp_path, version=None) as again:
+        assert again.invoke([ROW]).json()["model_version"] == "1"
+        assert datetime.fromisoformat(again.client.get("/version").json()["since"]) == since
+
+
+def test_a_deployer_that_dies_leaves_what_served(
+    target: LocalTarget, port: int, tmp_path: Path
+) -> None:
+    deploy(target, tmp_path, "1")
+    code = f"""
+import os, signal
+from pathlib import Path
+from mlschool_dagster.serving.deployment import Plan
+from mlschool_dagster_tests.targets.test_local import release, target_of
+home = Path({str(tmp_path)!r})
+die = lambda candidate, invoke: os.kill(os.getpid(), signal.SIGKILL)
+target_of(home, {port}).deploy(Plan(release(home, "2")), "", "", print, die)
+"""
+    died = subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
+    assert died.returncode == -signal.SIGKILL
+    assert target.invoke([ROW])[0].model_version == "1"
+    with running_server(tmp_path, version=None) as rebooted:
+        assert rebooted.invoke([ROW]).json()["model_version"] == "1"
+    deploy(target, tmp_path, "2")
+    assert target.invoke([ROW])[0].model_version == "2"
+
+
+def test_every_worker_serves_what_was_deployed(tmp_path: Path) -> None:
+    target = target_of(tmp_path, free_port(), workers=2)
+    try:
+        for version in ("1", "2", "1"):
+            deploy(target, tmp_path, version)
+            # Each new connection may meet another worker.
+            answers = [target_of_same(target).invoke([ROW])[0] for _ in range(20)]
+            assert {answer.model_version for answer in answers} == {version}
+        assert served(target).details["workers"] == 2
+    finally:
+        target.stop()
+
+
+def test_a_worker_killed_under_way_does_not_stop_a_deployment(
+    target: LocalTarget, tmp_path: Path
+) -> None:
+    pid = deploy(target, tmp_path, "1")
+
+    def verify(candidate: Release, invoke: Invoke) -> None:
+        for worker in workers_of(pid):
+            worker.kill()
+
+    plan = Plan(release(tmp_path, "2"))
+    assert target.deploy(plan, "", "", lambda step: None, verify).version == "2"
+    assert target.invoke([ROW])[0].model_version == "2"
+
+
+def test_a_server_that_is_kept_by_others_follows_and_is_left_alone(tmp_path: Path) -> None:
+    with running_server(tmp_path, version=None) as server:
+        config = ServerConfig(tmp_path, server.store_uri, "penguins")
+        target = LocalTarget(config, str(server.client.base_url))
+        assert target.status() is None
+        for version in ("1", "2"):
+            plan = Plan(release(tmp_path, version))
+            target.deploy(plan, "a test", "because", lambda step: None)
+            assert server.invoke([ROW]).json()["model_version"] == version
+        assert served(target).url == str(server.client.base_url)
+        with pytest.raises(UserError, match="cannot serve version 3"):
+            senseless = release(tmp_path, "3")
+            spoil(senseless)
+            deploy_release(target, senseless)
+        target.stop()
+        assert server.invoke([ROW]).json()["model_version"] == "2"
+    assert target.status() is None
+
+
+def test_a_server_of_others_that_does_not_follow_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlschool_dagster.targets.local.DEADLINE_SECONDS", 0.2)
+    target = LocalTarget(
+        ServerConfig(tmp_path, store_uri(tmp_path), "penguins"), f"http://127.0.0.1:{free_port()}"
+    )
+    with pytest.raises(UserError, match="make sure that its server runs with the home folder"):
+        deploy(target, tmp_path, "1")
+
+
+def test_it_presents_its_token_and_tells_it_to_nobody(tmp_path: Path) -> None:
+    target = target_of(tmp_path, free_port(), token="open sesame")  # noqa: S106
+    try:
+        pid = deploy(target, tmp_path, "1")
+        assert target.invoke([ROW])[0].model_version == "1"
+        with pytest.raises(UserError):
+            target_of_same(target, token=None).invoke([ROW])
+        told = [path.read_text() for path in tmp_path.glob("*.json*")]
+        processes = [psutil.Process(pid), *psutil.Process(pid).children()]
+        told += [" ".join(process.cmdline()) for process in processes]
+        assert not any("open sesame" in text for text in (*told, target.log.read_text()))
+    finally:
+        target.stop()
 
 
 def test_deployments_at_once_take_turns(target: LocalTarget, port: int, tmp_path: Path) -> None:
@@ -249,10 +385,11 @@ def test_deployments_at_once_take_turns(target: LocalTarget, port: int, tmp_path
 
 
 def test_it_is_small_and_quick_to_start(target: LocalTarget, tmp_path: Path) -> None:
-    server = psutil.Process(deploy(target, tmp_path, "1"))
-    times = server.cpu_times()
-    assert times.user + times.system < 5
-    assert server.memory_info().rss < 300e6
+    supervisor = psutil.Process(deploy(target, tmp_path, "1"))
+    processes = [supervisor, *supervisor.children(recursive=True)]
+    seconds = [sum(process.cpu_times()[:2]) for process in processes]
+    assert sum(seconds) < 5
+    assert sum(process.memory_info().rss for process in processes) < 300e6
 
 
 def test_it_takes_no_detour_through_a_proxy(
@@ -261,22 +398,3 @@ def test_it_takes_no_detour_through_a_proxy(
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     deploy(target_of(tmp_path, port), tmp_path, "1")
-
-
-def test_the_deployment_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    stop = threading.Event()
-
-    def write() -> None:
-        number = 0
-        while not stop.is_set():
-            number += 1
-            write_deployment(tmp_path, Deployment(Release(str(number), tmp_path)))
-
-    write_deployment(tmp_path, Deployment(Release("0", tmp_path)))
-    thread = threading.Thread(target=write)
-    thread.start()
-    for _ in range(300):
-        assert json.loads((tmp_path / "deployment.json").read_text())["primary"]["version"]
-    stop.set()
-    thread.join()
-    assert [path.name for path in tmp_path.iterdir()] == ["deployment.json"]
