@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from mlschool_dagster.assets.batch import batch_predictions
 from mlschool_dagster.assets.captures import (
     captured_traffic,
     coverage_check,
@@ -12,6 +13,8 @@ from mlschool_dagster.assets.captures import (
     live_traffic,
 )
 from mlschool_dagster.assets.data import raw_data
+from mlschool_dagster.assets.health import endpoint_health, health_checks
+from mlschool_dagster.assets.ledger import deployment_ledger
 from mlschool_dagster.assets.reports import (
     data_quality_report,
     drift_report,
@@ -20,7 +23,7 @@ from mlschool_dagster.assets.reports import (
 from mlschool_dagster.assets.serving import endpoint
 from mlschool_dagster.assets.training import cross_validation_and_model, registered_version
 from mlschool_dagster.automation.alerts import alert_sensor
-from mlschool_dagster.automation.jobs import asset_jobs, retraining_schedule
+from mlschool_dagster.automation.jobs import asset_jobs, health_schedule, retraining_schedule
 from mlschool_dagster.automation.outside_world import labeling_job, traffic_job
 from mlschool_dagster.automation.sensors import CAPTURES, LABELS, following_sensor
 from mlschool_dagster.modeling.spec import DataSpec, load_spec
@@ -28,7 +31,7 @@ from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.endpoint import LocalEndpoint
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.tracking import MlflowTracking
-from mlschool_dagster.settings import Settings
+from mlschool_dagster.settings import ENDPOINT_TOKEN, Settings
 
 
 def build_definitions(**overrides: Any) -> dg.Definitions:
@@ -43,13 +46,16 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
     settings = Settings.from_environment()
     spec = load_spec(settings.spec)
     diary = settings.home / "simulation" / "diary.jsonl"
-    training, deployment, monitoring = asset_jobs(spec)
+    training, deployment, rollback, health, batch, monitoring = asset_jobs(spec)
     return dg.Definitions(
         assets=[
             raw_data(spec, settings.data),
             cross_validation_and_model(spec),
             registered_version(spec),
             endpoint(spec),
+            deployment_ledger(),
+            endpoint_health(),
+            batch_predictions(spec, settings.data),
             live_traffic(spec),
             captured_traffic(spec),
             labels(spec),
@@ -57,15 +63,18 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
             drift_report(spec),
             performance_report(spec),
         ],
-        asset_checks=[coverage_check()],
+        asset_checks=[coverage_check(), health_checks()],
         jobs=[
             training,
             deployment,
+            rollback,
+            health,
+            batch,
             traffic_job(spec, settings.data, diary),
             labeling_job(spec, diary),
             monitoring,
         ],
-        schedules=[retraining_schedule(training)],
+        schedules=[retraining_schedule(training), health_schedule(health)],
         sensors=[
             following_sensor(CAPTURES, monitoring),
             following_sensor(LABELS, monitoring),
@@ -79,7 +88,7 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
 def _local(settings: Settings, spec: DataSpec) -> dict[str, dg.ConfigurableResource[Any]]:
     return {
         "mlflow": MlflowTracking(
-            tracking_uri=_location("MLFLOW_TRACKING_URI", settings.tracking_uri),
+            tracking_uri=_secret("MLFLOW_TRACKING_URI", settings.tracking_uri),
             experiment=spec.name,
             artifacts=str(settings.home / "mlartifacts"),
         ),
@@ -94,9 +103,13 @@ def _local(settings: Settings, spec: DataSpec) -> dict[str, dg.ConfigurableResou
             name=spec.name,
             host=settings.endpoint_host,
             port=settings.endpoint_port,
-            capture_store=_location("MLSCHOOL_CAPTURE_STORE", settings.capture_store),
+            capture_store=_secret("MLSCHOOL_CAPTURE_STORE", settings.capture_store),
+            workers=settings.endpoint_workers,
+            spill_bytes=settings.spill_bytes,
+            token=_secret(ENDPOINT_TOKEN, ""),
+            url=settings.endpoint_url,
         ),
-        "captures": Captures(uri=_location("MLSCHOOL_CAPTURE_STORE", settings.capture_store)),
+        "captures": Captures(uri=_secret("MLSCHOOL_CAPTURE_STORE", settings.capture_store)),
     }
 
 
@@ -104,8 +117,8 @@ RESOURCES = {"local": _local}
 """Which resources a deployment is made of, by the value of ``DAGSTER_DEPLOYMENT``."""
 
 
-def _location(variable: str, default: str) -> str:
-    """A location that may carry a password: the UI shows its variable's name where one is set."""
+def _secret(variable: str, default: str) -> str:
+    """What is or may carry a secret: the UI shows its variable's name where one is set."""
     return dg.EnvVar(variable) if variable in os.environ else default
 
 

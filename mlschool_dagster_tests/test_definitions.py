@@ -96,6 +96,13 @@ def test_a_location_with_a_password_is_shown_by_its_variable_only(
     assert "secret" not in shown
 
 
+def test_the_token_is_shown_by_its_variable_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLSCHOOL_ENDPOINT_TOKEN", "secret-token")
+    shown = repr(build_definitions().resources)
+    assert "MLSCHOOL_ENDPOINT_TOKEN" in shown
+    assert "secret-token" not in shown
+
+
 if __name__ == "__main__":
     text = json.dumps(shape(build_definitions()), indent=2, ensure_ascii=False)
     SNAPSHOT.write_text(text + "\n", encoding="utf-8")

@@ -1,41 +1,61 @@
-"""The endpoint: which version serves, where, since when."""
+"""The endpoint: which versions serve, where, since when."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-from uuid import uuid4
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
 
-from mlschool_dagster.assets.common import NETWORK_RETRIES, OWNERS, plain_errors, table
-from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX
+from mlschool_dagster.assets.common import NETWORK_RETRIES, OWNERS, plain_errors
+from mlschool_dagster.assets.smoke_test import SmokeTest, smoke_test_spec
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.resources.endpoint import LocalEndpoint
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.tracking import MlflowTracking
-from mlschool_dagster.values import InputValue
 
 if TYPE_CHECKING:
     from mlschool_dagster.modeling.registry import Registry
-    from mlschool_dagster.targets.base import EndpointTarget
+    from mlschool_dagster.serving.deployment import Deployment, Plan, Release
+    from mlschool_dagster.targets.base import EndpointStatus
 
 GROUP = "serving"
+PREVIOUS = "previous"
 
 
 class DeploymentConfig(dg.Config):
-    """Which version the endpoint is to serve."""
+    """Which versions the endpoint is to serve, and in which role."""
 
     version: str = Field(
         default="champion",
-        description="champion, challenger, or the number of a registered version. While there is "
-        "no champion yet, the challenger is served instead.",
+        description="The primary: champion, challenger, previous (the primary before the present "
+        "one), or the number of a registered version. While there is no champion yet, the "
+        "challenger is served instead.",
     )
+    canary: str = Field(
+        default="",
+        description="Version that answers a share of the requests beside the primary, named alike; "
+        "empty: none.",
+    )
+    canary_share: float = Field(
+        default=0.1,
+        gt=0,
+        le=1,
+        description="Share of the requests that the canary answers, if there is one.",
+    )
+    shadow: str = Field(
+        default="",
+        description="Version that predicts on every captured request and never answers, named "
+        "alike; empty: none.",
+    )
+    sampling_share: float = Field(
+        default=1.0, gt=0, le=1, description="Share of the requests that are captured."
+    )
+    reason: str = Field(default="", description="Why; the ledger keeps it.")
 
 
 def endpoint(spec: DataSpec) -> dg.AssetsDefinition:
-    """The asset ``endpoint``: a registered version that answers requests."""
+    """The asset ``endpoint``: registered versions that answer requests."""
 
     @dg.asset(
         name="endpoint",
@@ -43,19 +63,11 @@ def endpoint(spec: DataSpec) -> dg.AssetsDefinition:
         group_name=GROUP,
         kinds={"http", "python"},
         owners=OWNERS,
-        code_version="1",
+        code_version="2",
         retry_policy=NETWORK_RETRIES,
-        check_specs=[
-            dg.AssetCheckSpec(
-                "smoke_test",
-                asset="endpoint",
-                blocking=True,
-                description="The endpoint answers samples of known class as expected; otherwise "
-                "the version that served before serves again.",
-            )
-        ],
-        description="The inference server and the version it serves. The version becomes the "
-        "champion once it has answered the smoke test.",
+        check_specs=[smoke_test_spec("endpoint")],
+        description="The inference server and the versions it serves: the primary, and perhaps a "
+        "canary and a shadow. The primary becomes the champion once every worker serves it.",
     )
     def serving_endpoint(
         context: dg.AssetExecutionContext,
@@ -64,35 +76,30 @@ def endpoint(spec: DataSpec) -> dg.AssetsDefinition:
         files: PlatformFiles,
         mlflow: MlflowTracking,
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:  # type: ignore[type-arg]
-        import pandas as pd
-
-        from mlschool_dagster.modeling.evaluation import exemplars
-        from mlschool_dagster.modeling.version_folder import REFERENCE_FILE
-
         with plain_errors():
             registry = mlflow.registry(spec.name)
-            chosen = _choose(registry, config.version)
             target = local_endpoint.target()
-            before = target.status()
-            folder = registry.fetch(chosen, files.versions)
-            reference = pd.read_parquet(folder / REFERENCE_FILE)
-            smoke_test = _SmokeTest(target, exemplars(reference, spec))
+            history = target.history()
+            plan = _plan(config, registry, files, history)
+            smoke_test = SmokeTest(spec)
             try:
-                status = target.deploy(chosen, folder, context.log.info, smoke_test.verify)
+                status = target.deploy(
+                    plan, context.run.run_id, config.reason, context.log.info, smoke_test.verify
+                )
             except UserError:
                 if smoke_test.answers:
                     yield smoke_test.result()
                 raise
             yield smoke_test.result()
-            registry.promote(chosen)
-            context.log.info(f"version {chosen} passed its smoke test and is the champion")
+            registry.promote(status.version)
+            context.log.info(f"version {status.version} serves and is the champion")
             yield dg.MaterializeResult(
                 metadata={
-                    "version": status.version,
+                    **_roles(status),
+                    "version_before": _primary(history),
                     "url": dg.MetadataValue.url(status.url),
                     "since": dg.MetadataValue.timestamp(status.since),
-                    "version_before": before.version if before else "none",
-                    "mlflow": mlflow.link(f"models/{spec.name}/versions/{chosen}"),
+                    "mlflow": mlflow.link(f"models/{spec.name}/versions/{status.version}"),
                     **status.details,
                 },
             )
@@ -100,57 +107,62 @@ def endpoint(spec: DataSpec) -> dg.AssetsDefinition:
     return serving_endpoint
 
 
-def _choose(registry: "Registry", wanted: str) -> str:
-    """The number of the version to serve; the first challenger needs no champion to beat."""
-    if wanted == "champion" and not registry.has_alias("champion"):
-        return registry.resolve("challenger").version
-    return registry.resolve(wanted).version
+def _plan(
+    config: DeploymentConfig,
+    registry: "Registry",
+    files: PlatformFiles,
+    history: "Sequence[Deployment]",
+) -> "Plan":
+    from mlschool_dagster.serving.deployment import Plan
 
+    def release(wanted: str) -> "Release":
+        return _release(wanted, registry, files, history)
 
-@dataclass
-class _SmokeTest:
-    """Samples of known class, and what the endpoint answered to them."""
-
-    target: "EndpointTarget"
-    samples: Sequence[tuple[dict[str, InputValue], str]]
-    answers: list[dict[str, Any]] = field(default_factory=list)
-
-    def verify(self) -> None:
-        """Send the samples.
-
-        Raises:
-            UserError: an answer is not the expected one, or there is no sample to send.
-        """
-        if not self.samples:
+    plan = Plan(
+        primary=release(config.version),
+        canary=release(config.canary) if config.canary else None,
+        canary_share=config.canary_share if config.canary else 0.0,
+        shadow=release(config.shadow) if config.shadow else None,
+        sampling_share=config.sampling_share,
+    )
+    for role, other in (("canary", plan.canary), ("shadow", plan.shadow)):
+        if other is not None and other == plan.primary:
             raise UserError(
-                "The version got no complete row of its own training data right, so that it cannot "
-                "be tested and does not serve; train a better one."
+                f"Version {other.version} cannot be the {role} of itself; name another version."
             )
-        predictions = self.target.invoke(
-            [row for row, _ in self.samples], f"{SMOKE_TEST_PREFIX}{uuid4()}"
-        )
-        self.answers = [
-            {**row, "expected": expected, "predicted": p.prediction, "confidence": p.confidence}
-            for (row, expected), p in zip(self.samples, predictions, strict=True)
-        ]
-        if self.wrong:
+    return plan
+
+
+def _release(
+    wanted: str, registry: "Registry", files: PlatformFiles, history: "Sequence[Deployment]"
+) -> "Release":
+    """The version to serve, with its files; the first challenger needs no champion to beat."""
+    from mlschool_dagster.serving.deployment import Release, previous_primary
+
+    if wanted == PREVIOUS:
+        previous = previous_primary(history)
+        if previous is None:
             raise UserError(
-                f"The version failed its smoke test ({self.wrong} of {len(self.answers)} samples "
-                "wrong) and does not serve; deploy another version."
+                "No other version has served before the present one, so that there is nothing to "
+                "roll back to; deploy a version by its number."
             )
+        wanted = previous.version
+    elif wanted == "champion" and not registry.has_alias("champion"):
+        wanted = "challenger"
+    version = registry.resolve(wanted).version
+    return Release(version, registry.fetch(version, files.versions))
 
-    @property
-    def wrong(self) -> int:
-        """How many answers are not the expected ones."""
-        return sum(answer["predicted"] != answer["expected"] for answer in self.answers)
 
-    def result(self) -> dg.AssetCheckResult:
-        """The outcome as an asset check."""
-        right = len(self.answers) - self.wrong
-        return dg.AssetCheckResult(
-            check_name="smoke_test",
-            passed=not self.wrong,
-            description=f"{right} of {len(self.answers)} samples of known class were answered as "
-            "expected.",
-            metadata={"answers": table(self.answers)},
-        )
+def _primary(history: "Sequence[Deployment]") -> str:
+    present = history[-1].plan.primary if history else None
+    return present.version if present else "none"
+
+
+def _roles(status: "EndpointStatus") -> dict[str, str | float]:
+    return {
+        "version": status.version,
+        "canary": status.canary or "none",
+        "canary_share": status.canary_share,
+        "shadow": status.shadow or "none",
+        "sampling_share": status.sampling_share,
+    }

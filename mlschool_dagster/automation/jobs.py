@@ -1,4 +1,4 @@
-"""The jobs, and the schedule on which the model is trained anew."""
+"""The jobs, and the schedules on which the model is trained anew and the endpoint looked after."""
 
 from typing import TYPE_CHECKING
 
@@ -6,6 +6,8 @@ import dagster as dg
 
 from mlschool_dagster.assets.captures import REPORTS
 from mlschool_dagster.assets.data import raw_data_name
+from mlschool_dagster.assets.health import NAME as ENDPOINT_HEALTH
+from mlschool_dagster.assets.serving import PREVIOUS
 from mlschool_dagster.modeling.spec import DataSpec
 
 if TYPE_CHECKING:
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     )
 
 TRAINED = ("cross_validation", "trained_model", "registered_version")
+DEPLOYED = ("endpoint", "deployment_ledger")
+ROLLBACK = {"version": PREVIOUS, "reason": "roll back"}
 MONITORED = ("captured_traffic", "labels", *REPORTS)
 
 MONITORING_SECONDS = 600
@@ -37,9 +41,31 @@ def asset_jobs(spec: DataSpec) -> "list[AssetJob]":
         ),
         dg.define_asset_job(
             "deployment_job",
-            ["endpoint"],
-            description="Let the endpoint serve a version: the champion unless configured.",
+            list(DEPLOYED),
+            description="Let the endpoint serve a version: the champion unless configured; with a "
+            "canary and a shadow if there are to be any.",
             tags={"stage": "serving", **_at_most(600)},
+        ),
+        dg.define_asset_job(
+            "rollback_job",
+            list(DEPLOYED),
+            description="Let the primary before the present one serve again, alone. It needs no "
+            "configuration.",
+            config={"ops": {"endpoint": {"config": ROLLBACK}}},
+            tags={"stage": "serving", **_at_most(600)},
+        ),
+        dg.define_asset_job(
+            "health_job",
+            dg.AssetSelection.checks_for_assets(ENDPOINT_HEALTH),
+            description="See how the endpoint does, and what it did since the last look.",
+            tags={"stage": "serving", **_at_most(120)},
+        ),
+        dg.define_asset_job(
+            "batch_job",
+            ["batch_predictions"],
+            description="Predict on a CSV or Parquet file, or a folder of them, with the champion "
+            "unless configured.",
+            tags={"stage": "serving"},
         ),
         dg.define_asset_job(
             "monitoring_job",
@@ -49,6 +75,18 @@ def asset_jobs(spec: DataSpec) -> "list[AssetJob]":
             tags={"stage": "monitoring", **_at_most(MONITORING_SECONDS)},
         ),
     ]
+
+
+def health_schedule(job: "AssetJob") -> dg.ScheduleDefinition:
+    """A look at the endpoint every ten minutes."""
+    return dg.ScheduleDefinition(
+        name="endpoint_health_schedule",
+        job=job,
+        cron_schedule="*/10 * * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Observes endpoint_health every ten minutes.",
+    )
 
 
 def retraining_schedule(job: "AssetJob") -> dg.ScheduleDefinition:

@@ -7,6 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 if TYPE_CHECKING:
+    from mlschool_dagster.serving.process import ServerConfig
     from mlschool_dagster.targets.base import EndpointTarget
     from mlschool_dagster.targets.client import EndpointClient
 
@@ -19,21 +20,51 @@ class LocalEndpoint(dg.ConfigurableResource):  # type: ignore[type-arg]
     host: str = Field(description="Address on which the server listens.")
     port: int = Field(description="Port on which the server listens.")
     capture_store: str = Field(description="Capture store in which the server keeps its answers.")
+    workers: int = Field(default=1, description="Processes of the server that answer.")
+    spill_bytes: int = Field(
+        default=256 * 1024**2,
+        description="Bytes of captures that the server keeps while the capture store is away.",
+    )
+    token: str = Field(default="", description="What clients must present; empty: nothing.")
+    url: str = Field(
+        default="",
+        description="Address of a server that something else starts and keeps, which follows the "
+        "same folder; empty: the platform starts its own.",
+    )
 
     def target(self) -> "EndpointTarget":
         """The endpoint as a deployment target."""
         from mlschool_dagster.targets.local import LocalTarget
 
-        return LocalTarget(
+        return LocalTarget(self._config(), self.url or None)
+
+    def client(self, url: str = "") -> "EndpointClient":
+        """A client of the endpoint at `url`, which is not told our token; empty: of this one."""
+        from mlschool_dagster.targets.client import EndpointClient
+
+        if url:
+            return EndpointClient(self.name, url)
+        return EndpointClient(self.name, self._address(), token=self.token or None)
+
+    def exposition(self) -> str | None:
+        """What the endpoint tells Prometheus; None if it does not answer."""
+        from mlschool_dagster.targets.health import fetch_exposition
+
+        return fetch_exposition(self._address(), self.token or None)
+
+    def _address(self) -> str:
+        return self.url or self._config().url
+
+    def _config(self) -> "ServerConfig":
+        from mlschool_dagster.serving.process import ServerConfig
+
+        return ServerConfig(
             home=Path(self.home),
             store_uri=self.capture_store,
             name=self.name,
             host=self.host,
             port=self.port,
+            workers=self.workers,
+            spill_bytes=self.spill_bytes,
+            token=self.token or None,
         )
-
-    def client(self, url: str = "") -> "EndpointClient":
-        """A client of the endpoint at `url`, of this one if it is empty."""
-        from mlschool_dagster.targets.client import EndpointClient
-
-        return EndpointClient(self.name, url or f"http://{self.host}:{self.port}")

@@ -23,6 +23,11 @@ class PlatformFiles(dg.ConfigurableResource):  # type: ignore[type-arg]
         return Path(self.root) / "data" / f"{name}.parquet"
 
     @property
+    def batch(self) -> Path:
+        """Where batch predictions go unless told otherwise."""
+        return Path(self.root) / "batch_predictions"
+
+    @property
     def versions(self) -> Path:
         """Where registered versions are kept once they have been fetched."""
         return Path(self.version_cache)

@@ -12,8 +12,21 @@ from mlschool_dagster.definitions import build_definitions
 from mlschool_dagster.settings import ROOT
 
 DEFINITIONS = build_definitions()
-JOBS = ["training_job", "deployment_job", "traffic_job", "labeling_job", "monitoring_job"]
+JOBS = [
+    "training_job",
+    "deployment_job",
+    "rollback_job",
+    "health_job",
+    "batch_job",
+    "traffic_job",
+    "labeling_job",
+    "monitoring_job",
+]
 SENSORS = ["new_captures_sensor", "new_labels_sensor", "failure_sensor"]
+SCHEDULES = {
+    "nightly_retraining": dg.DefaultScheduleStatus.STOPPED,
+    "endpoint_health_schedule": dg.DefaultScheduleStatus.RUNNING,
+}
 DOCUMENTED = sorted((ROOT / "docs" / "run_config").glob("*.yaml"))
 
 
@@ -53,9 +66,10 @@ def test_what_watches_runs_and_what_retrains_waits_to_be_turned_on() -> None:
         sensor = DEFINITIONS.resolve_sensor_def(name)
         assert sensor.description, name
         assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
-    schedule = DEFINITIONS.resolve_schedule_def("nightly_retraining")
-    assert schedule.description
-    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
+    for name, status in SCHEDULES.items():
+        schedule = DEFINITIONS.resolve_schedule_def(name)
+        assert schedule.description, name
+        assert schedule.default_status is status
 
 
 @pytest.mark.parametrize("name", JOBS)
