@@ -24,7 +24,7 @@ from mlschool_dagster.modeling.spec import (
     SOURCE_FILE,
     DataSpec,
 )
-from mlschool_dagster.serving.formats import _number as number
+from mlschool_dagster.serving.formats import number
 
 if TYPE_CHECKING:
     import pyarrow as pa
