@@ -86,7 +86,7 @@ def table_of_csv(body: bytes, numeric: Collection[str]) -> Table:
     if not names:
         raise InvalidRequestError(400, "The body must be CSV with a header row.")
     _require_different(names)
-    readers = [_number if name in numeric else _text for name in names]
+    readers = [number if name in numeric else _text for name in names]
     rows = [
         {name: read(cell) for name, read, cell in zip(names, readers, cells, strict=True)}
         if len(cells) == len(names)
@@ -158,7 +158,8 @@ def _lines(text: str) -> Iterator[str]:
         yield line
 
 
-def _number(cell: str) -> float | str | None:
+def number(cell: str) -> float | str | None:
+    """The number in `cell`, None if it is empty, or the text itself if it is no number."""
     if not cell:
         return None
     # Python reads 5_800 and digits of any script, which nobody means.
