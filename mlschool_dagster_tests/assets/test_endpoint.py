@@ -1,39 +1,14 @@
 """The endpoint: a version serves only after it has answered, and the alias follows what serves."""
 
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mlschool_dagster.local.platform import local_endpoint
-from mlschool_dagster.modeling.compiled import CompiledModel, DenseLayer
 from mlschool_dagster.targets.local import LocalTarget
+from mlschool_dagster_tests.assets.versions import register_again, spoil
 from mlschool_dagster_tests.platform import Platform, checks, materialized, metadata, sentence
 from mlschool_dagster_tests.serving.tiny_model import ROW
-
-
-@pytest.fixture
-def target(trained_platform: Platform) -> Iterator[LocalTarget]:
-    """The platform's endpoint, stopped in the end."""
-    target = local_endpoint(trained_platform.settings)
-    yield target
-    target.stop()
-
-
-def register_again(platform: Platform) -> str:
-    """The model of version 1 as one more version, which is the challenger then."""
-    first = platform.registry().resolve("1")
-    return platform.registry().register(first.source, first.run_id, {})
-
-
-def spoil(platform: Platform, version: str) -> None:
-    """Turn the fetched `version` into its opposite: it predicts, and what it predicts is wrong."""
-    folder = platform.registry().fetch(version, platform.home / "versions")
-    model = CompiledModel.load(folder)
-    last = model.layers[-1]
-    opposite = DenseLayer(-last.kernel, -last.bias, last.activation)
-    replace(model, layers=(*model.layers[:-1], opposite)).save(folder)
 
 
 def test_the_first_deployment_serves_the_challenger_and_makes_it_champion(
@@ -50,6 +25,7 @@ def test_the_first_deployment_serves_the_challenger_and_makes_it_champion(
     assert (shown["url"], shown["since"]) == (status.url, status.since.timestamp())
     assert shown["pid"] == status.details["pid"]
     assert Path(shown["log"]).exists()
+    assert (shown["canary"], shown["shadow"], shown["sampling_share"]) == ("none", "none", 1.0)
     assert target.invoke([ROW])[0].model_version == "1"
 
 
@@ -77,6 +53,42 @@ def test_a_second_version_takes_over_in_the_same_process(
     assert trained_platform.registry().aliases("1") == []
 
 
+def test_a_canary_and_a_shadow_serve_beside_the_champion(
+    trained_platform: Platform, target: LocalTarget
+) -> None:
+    assert trained_platform.run("deployment_job").success
+    canary, shadow = register_again(trained_platform), register_again(trained_platform)
+    config = {"canary": canary, "canary_share": 1.0, "shadow": shadow, "sampling_share": 0.5}
+    result = trained_platform.run("deployment_job", {"endpoint": config})
+    assert result.success
+    shown = metadata(result, "endpoint")
+    assert (shown["version"], shown["canary"], shown["shadow"]) == ("1", canary, shadow)
+    assert (shown["canary_share"], shown["sampling_share"]) == (1.0, 0.5)
+    answers: Any = checks(result)["smoke_test"].metadata["answers"].value
+    assert {row.data["version"] for row in answers.records} == {canary, shadow}
+    assert target.invoke([ROW])[0].model_version == canary
+    assert trained_platform.registry().aliases("1") == ["champion"]
+
+
+def test_a_canary_that_fails_its_smoke_test_takes_no_request(
+    trained_platform: Platform, target: LocalTarget
+) -> None:
+    assert trained_platform.run("deployment_job").success
+    canary = register_again(trained_platform)
+    spoil(trained_platform, canary)
+    config = {"canary": canary, "canary_share": 1.0}
+    result = trained_platform.run("deployment_job", {"endpoint": config})
+    assert f"Version {canary} failed its smoke test" in sentence(result)
+    assert not checks(result)["smoke_test"].passed
+    assert target.invoke([ROW])[0].model_version == "1"
+
+
+def test_a_version_is_no_canary_of_itself(trained_platform: Platform) -> None:
+    result = trained_platform.run("deployment_job", {"endpoint": {"canary": "1"}})
+    assert sentence(result) == ("Version 1 cannot be the canary of itself; name another version.")
+
+
+@pytest.mark.slow
 def test_a_version_that_fails_its_smoke_test_leaves_all_as_it_was(
     trained_platform: Platform, target: LocalTarget
 ) -> None:

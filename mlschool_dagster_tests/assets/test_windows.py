@@ -129,6 +129,25 @@ def test_drift_and_degradation_are_told_by_checks_that_name_the_columns(serving:
     assert "body_mass_g" in metadata(result, "drift_report")["drifted_columns"]
 
 
+def test_what_was_refused_is_told_by_reason_beside_what_was_captured(serving: Platform) -> None:
+    land(serving, 40)
+    with serving.store() as store:
+        store.count_refusals(WINDOW, {"malformed": 4, "sex: is no string": 16})
+    result = serving.run(
+        "monitoring_job", window=WINDOW, assets=["captured_traffic", "data_quality_report"]
+    )
+    assert result.success
+    report = metadata(result, "data_quality_report")
+    assert (report["refused"], report["refused_share"]) == (20.0, 20 / 60)
+    assert [row.data["reason"] for row in report["refusals"].records] == [
+        "sex: is no string",
+        "malformed",
+    ]
+    assert "sex: is no string (16)" in Path(report["report"]).read_text(encoding="utf-8")
+    assert not checks(result)["data_quality"].passed
+    assert "20 refusals beside 40 answered rows" in str(checks(result)["data_quality"].description)
+
+
 def test_without_a_window_the_newest_one_is_named(serving: Platform) -> None:
     land(serving, 1)
     land(serving, 1, window=LATER)

@@ -1,0 +1,17 @@
+"""Fixtures for the assets of serving."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from mlschool_dagster.local.platform import local_endpoint
+from mlschool_dagster.targets.local import LocalTarget
+from mlschool_dagster_tests.platform import Platform
+
+
+@pytest.fixture
+def target(trained_platform: Platform) -> Iterator[LocalTarget]:
+    """The platform's endpoint, stopped in the end."""
+    target = local_endpoint(trained_platform.settings)
+    yield target
+    target.stop()
