@@ -1,0 +1,240 @@
+"""Whoever sends too much, too slowly or nothing at all loses the connection; all others keep it."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from mlschool_dagster.serving.protocol import LimitedProtocol, Limits
+
+PATIENCE = 20.0
+QUICK = 0.5
+"""The time limit that a test waits for."""
+
+
+class Hasty(LimitedProtocol):
+    limits = Limits(1000, QUICK, QUICK * 2, QUICK, QUICK / 10)
+
+
+class Patient(LimitedProtocol):
+    limits = Limits(1000, PATIENCE, PATIENCE, PATIENCE, QUICK / 10)
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with the body that it was sent, or with many bytes where that is asked for."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    if scope["path"] == "/large":
+        body = bytes(50_000_000)
+    length = (b"content-length", b"%d" % len(body))
+    await send({"type": "http.response.start", "status": 200, "headers": [length]})
+    await send({"type": "http.response.body", "body": body})
+
+
+@contextmanager
+def serving(protocol: type[LimitedProtocol]) -> Iterator[uvicorn.Server]:
+    config = uvicorn.Config(
+        echo, port=0, http=protocol, lifespan="off", log_config=None, timeout_keep_alive=60
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        wait_for(lambda: server.started)
+        yield server
+    finally:
+        server.should_exit = server.force_exit = True
+        thread.join(PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def hasty() -> Iterator[uvicorn.Server]:
+    with serving(Hasty) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def patient() -> Iterator[uvicorn.Server]:
+    with serving(Patient) as server:
+        yield server
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def connect(server: uvicorn.Server) -> socket.socket:
+    address = server.servers[0].sockets[0].getsockname()
+    return socket.create_connection(address, timeout=PATIENCE)
+
+
+def answer_of(connection: socket.socket) -> bytes:
+    """All that the server sends until it closes the connection."""
+    received = []
+    try:
+        while piece := connection.recv(65536):
+            received.append(piece)
+    except ConnectionResetError:
+        pass
+    return b"".join(received)
+
+
+def trickle(connection: socket.socket, data: bytes, pause: float) -> None:
+    """Send `data` byte by byte for as long as the server listens."""
+    try:
+        for byte in data:
+            connection.sendall(bytes([byte]))
+            time.sleep(pause)
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+
+
+HEAD = b"POST / HTTP/1.1\r\nHost: endpoint\r\nContent-Length: 5\r\n"
+REQUEST = HEAD + b"\r\nhello"
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [b"P", HEAD, REQUEST + HEAD, HEAD + b"X-Slow: ", HEAD + b"\r\n", HEAD + b"\r\nhel"],
+)
+def test_a_request_that_stops_halfway_is_told_so_and_closed(
+    hasty: uvicorn.Server, begun: bytes
+) -> None:
+    with connect(hasty) as connection:
+        connection.sendall(begun)
+        answer = answer_of(connection)
+    assert b"HTTP/1.1 408 Request Timeout\r\n" in answer
+    assert b"connection: close" in answer
+    assert answer.endswith(b'{"error":"Request Timeout.","faults":[]}')
+    assert answer.count(b"200 OK") == begun.count(b"hello")
+
+
+@pytest.mark.parametrize("before", [b"", REQUEST])
+@pytest.mark.parametrize("slow", [b"GET / HTTP/1.1\r\nX: " + b"x" * 10_000, b"\r\n" * 5_000])
+def test_a_trickle_of_headers_gains_no_time(
+    hasty: uvicorn.Server, before: bytes, slow: bytes
+) -> None:
+    with connect(hasty) as connection:
+        connection.sendall(before)
+        started = time.monotonic()
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(trickle, connection, slow, QUICK / 20)
+            answer_of(connection)
+        assert QUICK * 0.9 < time.monotonic() - started < PATIENCE / 2
+
+
+def test_a_trickle_of_the_body_has_more_time_but_not_for_ever(hasty: uvicorn.Server) -> None:
+    with connect(hasty) as connection:
+        started = time.monotonic()
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: endpoint\r\nContent-Length: 9999\r\n\r\n")
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(trickle, connection, b"x" * 9999, QUICK / 20)
+            assert b" 408 " in answer_of(connection)
+        assert QUICK * 1.9 < time.monotonic() - started < PATIENCE / 2
+
+
+def test_a_connection_on_which_nothing_is_said_is_closed_without_a_word(
+    hasty: uvicorn.Server,
+) -> None:
+    with connect(hasty) as connection:
+        assert answer_of(connection) == b""
+
+
+def test_a_client_that_does_not_take_its_answer_is_let_go(hasty: uvicorn.Server) -> None:
+    before = len(hasty.server_state.connections)
+    with connect(hasty) as connection:
+        connection.sendall(b"GET /large HTTP/1.1\r\nHost: endpoint\r\n\r\n")
+        wait_for(lambda: len(hasty.server_state.connections) > before)
+        wait_for(lambda: len(hasty.server_state.connections) <= before)
+        assert len(answer_of(connection)) < 50_000_000
+
+
+def test_an_idle_connection_stays_open_between_requests(hasty: uvicorn.Server) -> None:
+    with connect(hasty) as connection:
+        for _ in range(3):
+            connection.sendall(REQUEST)
+            answer = b""
+            while not answer.endswith(b"hello"):
+                answer += connection.recv(65536)
+            # Longer than any limit on a request.
+            time.sleep(QUICK * 3)
+
+
+LARGE_HEADERS = [
+    b"GET /" + b"x" * 1100 + b" HTTP/1.1\r\n\r\n",
+    HEAD + b"".join(b"X-%d: %d\r\n" % (i, i) for i in range(150)) + b"\r\nhello",
+]
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.001])
+@pytest.mark.parametrize("large", LARGE_HEADERS)
+def test_headers_that_are_too_large_are_refused(
+    patient: uvicorn.Server, large: bytes, pause: float
+) -> None:
+    with connect(patient) as connection:
+        if pause:
+            trickle(connection, large, pause)
+        else:
+            connection.sendall(large)
+        answer = answer_of(connection)
+    assert answer.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+
+
+@pytest.mark.parametrize("large", LARGE_HEADERS)
+def test_headers_that_are_too_large_are_refused_behind_another_request(
+    patient: uvicorn.Server, large: bytes
+) -> None:
+    with connect(patient) as connection:
+        connection.sendall(REQUEST + large + REQUEST)
+        assert answer_of(connection).count(b"hello") <= 1
+
+
+def test_a_large_body_is_no_large_header(patient: uvicorn.Server) -> None:
+    body = b"x" * 300_000
+    request = b"POST / HTTP/1.1\r\nHost: endpoint\r\nContent-Length: %d\r\n\r\n%s"
+    last = b"GET / HTTP/1.1\r\nHost: endpoint\r\nConnection: close\r\n\r\n"
+    with connect(patient) as connection:
+        connection.sendall((request % (len(body), body)) * 3 + last)
+        answer = answer_of(connection)
+    assert answer.count(b"200 OK") == 4
+    assert answer.count(b"x") == 3 * len(body)
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"\x16\x03\x01\x02\x00", b"HELO\r\n\r\n", HEAD + b"Content-Length: 6\r\n\r\n"]
+)
+def test_what_is_no_http_is_refused(patient: uvicorn.Server, garbage: bytes) -> None:
+    with connect(patient) as connection:
+        connection.sendall(garbage)
+        assert answer_of(connection).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+
+
+def test_hundreds_of_slow_clients_do_not_keep_others_from_their_answers(
+    hasty: uvicorn.Server,
+) -> None:
+    slow = [connect(hasty) for _ in range(200)]
+    try:
+        for connection in slow:
+            connection.sendall(b"POST / HTTP/1.1\r\nX-Slow: ")
+        with connect(hasty) as quick:
+            quick.sendall(REQUEST.replace(b"Host", b"Connection: close\r\nHost"))
+            assert answer_of(quick).endswith(b"hello")
+        for connection in slow:
+            assert b" 408 " in answer_of(connection)
+    finally:
+        for connection in slow:
+            connection.close()
+    wait_for(lambda: not hasty.server_state.connections)
