@@ -28,11 +28,11 @@ from mlschool_dagster.serving.workers import forget_workers
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-DRAIN_SECONDS = 20
+DRAIN_SECONDS = 18
 """How long requests under way may take once the server is told to stop."""
-END_SECONDS = 27.0
+END_SECONDS = 21.0
 """How long a worker may take to end, draining included, before it is killed."""
-HUNG_SECONDS = 10
+HUNG_SECONDS = 8
 """A worker that does not answer its supervisor for this long is replaced."""
 KEEP_ALIVE_SECONDS = 30
 """Longer than clients keep idle connections, so that none is closed under a request."""
@@ -141,6 +141,7 @@ def _uvicorn_config(config: ServerConfig) -> uvicorn.Config:
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         limit_concurrency=MAX_CONCURRENCY,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=DRAIN_SECONDS,

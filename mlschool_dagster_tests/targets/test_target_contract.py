@@ -148,7 +148,7 @@ def test_the_first_version_takes_no_traffic_before_it_is_verified(
     def verify(candidate: Release, invoke: Invoke) -> None:
         assert invoke([ROW])[0].model_version == "1"
         assert target.status() is None
-        with pytest.raises(UserError):
+        with pytest.raises(UserError, match="No version serves yet"):
             target.invoke([ROW])
 
     deploy(target, Plan(release(tmp_path, "1")), verify)
