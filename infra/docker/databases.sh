@@ -1,0 +1,17 @@
+#!/bin/sh
+# Makes a database for each user of PostgreSQL, which the others cannot enter. PostgreSQL's image
+# runs it once, when the volume is empty.
+set -eu
+
+create() {
+    psql --set ON_ERROR_STOP=1 --set name="$1" --set password="$2" --quiet \
+        --username "$POSTGRES_USER" --dbname postgres <<'SQL'
+CREATE ROLE :"name" LOGIN PASSWORD :'password';
+CREATE DATABASE :"name" OWNER :"name";
+REVOKE ALL ON DATABASE :"name" FROM PUBLIC;
+SQL
+}
+
+create dagster "$DAGSTER_POSTGRES_PASSWORD"
+create mlflow "$MLFLOW_POSTGRES_PASSWORD"
+create captures "$CAPTURES_POSTGRES_PASSWORD"
