@@ -78,9 +78,15 @@ def serve(home: Path, version: str) -> None:
 
 
 def workers_of(supervisor: int) -> list[psutil.Process]:
-    """The processes that answer for the server `supervisor`."""
-    children = psutil.Process(supervisor).children()
-    return [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
+    """The living processes that answer for the server `supervisor`."""
+    return [child for child in psutil.Process(supervisor).children() if _is_worker(child)]
+
+
+def _is_worker(child: psutil.Process) -> bool:
+    try:
+        return "resource_tracker" not in " ".join(child.cmdline())
+    except psutil.NoSuchProcess:
+        return False
 
 
 @contextmanager
