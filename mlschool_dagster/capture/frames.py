@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_NUMBERS = {"confidence", "sampling_share"}
+
+
 def captures_frame(captures: Iterable[Capture]) -> "pd.DataFrame":
     """One row per capture, one column per field; ``captured_at`` is datetime64, UTC."""
     return _frame(Capture, captures)
@@ -32,4 +35,9 @@ def _frame(record: type[Capture] | type[Label], records: Iterable[Any]) -> "pd.D
     for name in names:
         if name.endswith("_at"):
             frame[name] = pd.to_datetime(frame[name], utc=True)
-    return frame.astype({name: "float64" for name in names if name == "confidence"})
+        elif name in _NUMBERS:
+            frame[name] = frame[name].astype("float64")
+        elif name == "role":
+            # Plain text, as it is when the frame comes back from a file.
+            frame[name] = frame[name].map(str)
+    return frame

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX, Capture, Label
-from mlschool_dagster.capture.store import CaptureStore, Revision, open_store
+from mlschool_dagster.capture.repetition import NOTHING_KNOWN
+from mlschool_dagster.capture.store import Appended, CaptureStore, Revision, open_store
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster_tests.capture.samples import (
     NOON,
@@ -61,7 +62,7 @@ def event_ids(store: CaptureStore, window: Window = WINDOW) -> list[str]:
 
 def test_a_capture_is_read_as_it_was_appended(store: CaptureStore) -> None:
     written = capture("a", timedelta(minutes=59, microseconds=7))
-    assert store.append([written]) == frozenset()
+    assert store.append([written]) == NOTHING_KNOWN
     frame = store.read(WINDOW)
     assert list(frame.columns) == [field.name for field in fields(Capture)]
     assert Capture(*next(frame.itertuples(index=False))) == written
@@ -91,14 +92,14 @@ def test_an_empty_store_answers_everything(store: CaptureStore) -> None:
     assert list(store.unlabelled()) == []
     assert (store.revision(WINDOW).captures, store.revision(WINDOW).labels) == (0, 0)
     assert store.captures_since(None).windows == store.labels_since(None).windows == frozenset()
-    assert store.append([]) == frozenset()
+    assert store.append([]) == NOTHING_KNOWN
     assert store.append_labels([]) == 0
 
 
 def test_a_repetition_changes_nothing(store: CaptureStore) -> None:
     store.append([capture("a")])
     before = store.revision(WINDOW)
-    assert store.append([capture("a", HOUR)]) == frozenset()
+    assert store.append([capture("a", HOUR)]) == Appended({"a": capture("a")}, frozenset())
     assert store.revision(WINDOW) == before
     assert event_ids(store) == ["a"]
 
@@ -107,10 +108,10 @@ def test_a_known_event_id_with_other_inputs_is_refused_with_its_whole_batch(
     store: CaptureStore,
 ) -> None:
     store.append([capture("a")])
-    assert store.append([capture("b"), capture("a", mass=None), capture("c")]) == {"a"}
-    assert store.append([capture("d"), capture("d", mass=1)]) == {"d"}
+    assert store.append([capture("b"), capture("a", mass=None), capture("c")]).refused == {"a"}
+    assert store.append([capture("d"), capture("d", mass=1)]).refused == {"d"}
     assert event_ids(store) == ["a"]
-    assert store.append([capture("b"), capture("d")]) == frozenset()
+    assert store.append([capture("b"), capture("d")]) == NOTHING_KNOWN
 
 
 def test_labels_are_joined_by_event_and_the_newest_counts(store: CaptureStore) -> None:
@@ -178,7 +179,7 @@ def test_a_cursor_tells_only_what_landed_after_it(store: CaptureStore) -> None:
 def test_probes_are_kept_but_are_no_traffic(store: CaptureStore) -> None:
     probe = f"{SMOKE_TEST_PREFIX}1"
     store.append([capture(probe)])
-    assert store.append([capture(probe, mass=None)]) == {probe}
+    assert store.append([capture(probe, mass=None)]).refused == {probe}
     assert event_ids(store) == []
     assert store.windows() == {}
     assert list(store.unlabelled()) == []
@@ -268,7 +269,7 @@ def test_any_history_of_appends_and_labels_is_told_completely(
                     known[event][0] for event in known.keys() - before.keys() if _counts(event)
                 }
                 written = [capture(event, hour * HOUR, mass) for event, hour, mass in rows]
-                assert store.append(written) == conflicts
+                assert store.append(written).refused == conflicts
             else:
                 names: list[str] = events  # type: ignore[assignment]
                 new = set(names) - labelled
@@ -359,7 +360,7 @@ def test_what_was_acknowledged_survives_a_killed_writer(uri: str, tmp_path: Path
     kept = event_ids(store)
     assert kept[: len(acknowledged)] == acknowledged
     assert len(kept) <= len(acknowledged) + 1
-    assert store.append([capture("after")]) == frozenset()
+    assert store.append([capture("after")]) == NOTHING_KNOWN
     store.close()
 
 
