@@ -1,0 +1,154 @@
+"""JSON schemas (2020-12) of what the endpoint takes and answers, derived from the data spec."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlschool_dagster.modeling.spec import Column, DataSpec, NumericColumn
+from mlschool_dagster.serving.formats import MAX_ROWS
+from mlschool_dagster.serving.rules import MAX_TEXT
+
+Schema = dict[str, Any]
+
+
+def input_schemas(spec: DataSpec) -> Schema:
+    """The schemas of a request by name; ``Request`` is the whole body."""
+    names = spec.input_names
+    columns = {column.name: _column(column) for column in spec.columns}
+    rows = {"type": "array", "items": reference("Row"), "minItems": 1, "maxItems": MAX_ROWS}
+    lists = {
+        name: {"type": "array", "items": schema, "minItems": 1, "maxItems": MAX_ROWS}
+        for name, schema in columns.items()
+    }
+    any_form = {"anyOf": [reference("Rows"), reference("Row"), reference("Columns")]}
+    forms = {
+        "inputs": any_form,
+        "instances": any_form,
+        "dataframe_records": reference("Rows"),
+        "dataframe_split": reference("Split"),
+    }
+    width = {"minItems": len(names), "maxItems": len(names)}
+    return {
+        "Request": {
+            "description": "Rows in one of the forms of MLflow's scoring protocol.",
+            "oneOf": [_object({form: schema}) for form, schema in forms.items()],
+        },
+        "Row": {"description": "One value for each column.", **_object(columns)},
+        "Rows": rows,
+        "Columns": {"description": "One list for each column, of one length.", **_object(lists)},
+        "Split": {
+            "description": "The names of the columns once, then the values of each row.",
+            "type": "object",
+            "properties": {
+                "columns": {
+                    "type": "array",
+                    "items": {"type": "string", "enum": names},
+                    "uniqueItems": True,
+                    **width,
+                },
+                "data": {
+                    "type": "array",
+                    "items": {
+                        "type": "array",
+                        "items": {"type": ["number", "string", "null"]},
+                        **width,
+                    },
+                    "minItems": 1,
+                    "maxItems": MAX_ROWS,
+                },
+                "index": {},
+            },
+            "required": ["columns", "data"],
+            "additionalProperties": False,
+        },
+    }
+
+
+def _column(column: Column) -> Schema:
+    if isinstance(column, NumericColumn):
+        unit = f", in {column.unit}" if column.unit else ""
+        return {
+            "description": f"{column.description}{unit}",
+            "type": ["number", "null"] if column.nullable else "number",
+            "minimum": column.minimum,
+            "maximum": column.maximum,
+        }
+    schema: Schema = {
+        "description": column.description,
+        "type": ["string", "null"] if column.nullable else "string",
+    }
+    if column.allow_unknown:
+        return {
+            **schema,
+            "maxLength": MAX_TEXT,
+            "pattern": r"^[^\u0000]*$",
+            "examples": list(column.categories),
+        }
+    return {**schema, "enum": [*column.categories, *([None] if column.nullable else [])]}
+
+
+def output_schemas(spec: DataSpec) -> Schema:
+    """The schemas of answers by name; every refusal and failure is an ``Error``."""
+    text, count = {"type": "string"}, {"type": "integer", "minimum": 0}
+    share = {"type": "number", "minimum": 0, "maximum": 1}
+    moment = {"type": ["string", "null"], "format": "date-time"}
+    faults = {"type": "array", "items": reference("Fault")}
+    return {
+        "Answer": {
+            "type": "object",
+            "properties": {
+                "predictions": {
+                    "description": "Null for a row that was left out.",
+                    "type": "array",
+                    "items": {"anyOf": [reference("Prediction"), {"type": "null"}]},
+                },
+                "model_version": text,
+                "faults": {"description": "Why rows were left out, if any were.", **faults},
+            },
+            "required": ["predictions", "model_version"],
+        },
+        "Prediction": _object(
+            {
+                "prediction": {"type": "string", "enum": list(spec.target.classes)},
+                "confidence": {"description": "The probability of the prediction.", **share},
+                "probabilities": _object(dict.fromkeys(spec.target.classes, share)),
+                "event_id": {"description": "The name of this row, for its label.", **text},
+            }
+        ),
+        "Error": _object({"error": text, "faults": faults}),
+        "Fault": {
+            "type": "object",
+            "properties": {
+                "row": {"description": "Counted from 0.", **count},
+                "column": text,
+                "reason": text,
+            },
+            "required": ["reason"],
+        },
+        "Version": _object({"endpoint": text, "version": text, "since": moment}),
+        "Health": {
+            "type": "object",
+            "properties": {
+                "status": {"type": "string", "enum": ["starting", "ready"]},
+                "endpoint": text,
+                "version": {"type": ["string", "null"]},
+                "since": moment,
+            },
+            "required": ["status", "endpoint", "version", "since"],
+        },
+        "Empty": {"type": "object"},
+        "Document": {"type": "object"},
+    }
+
+
+def _object(properties: Mapping[str, Schema]) -> Schema:
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def reference(schema: str) -> Schema:
+    """Points to the component called `schema`."""
+    return {"$ref": f"#/components/schemas/{schema}"}
