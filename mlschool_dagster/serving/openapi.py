@@ -145,7 +145,8 @@ def _header(name: bytes, description: str, schema: Schema) -> Schema:
 def _answer(spec: DataSpec) -> Schema:
     """What an answer to one row looks like; the shares are made up."""
     classes = spec.target.classes
-    shares = [0.5 + 0.5 / len(classes), *[0.5 / len(classes)] * (len(classes) - 1)]
+    others = [0.02] * (len(classes) - 1)
+    shares = [round(1 - sum(others), 2), *others]
     prediction = {
         "prediction": classes[0],
         "confidence": shares[0],

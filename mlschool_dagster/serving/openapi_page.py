@@ -47,9 +47,12 @@ def openapi_page(document: Mapping[str, Any]) -> str:
 
 def _worked_example(operation: Mapping[str, Any]) -> Iterable[str]:
     content, responses = operation["requestBody"]["content"], operation["responses"]
-    request = json.dumps(content["application/json"]["example"], ensure_ascii=False)
     yield "<h3>Example</h3>"
-    yield _code(_curl("application/json", request))
+    yield (
+        "<p>ENDPOINT stands for the address of this page without its last part. Where a token is "
+        'asked for, add <code>--header "Authorization: Bearer $TOKEN"</code>.</p>'
+    )
+    yield _code(_curl("application/json", _pretty(content["application/json"]["example"])))
     yield "<p>The answer, whose values are made up here:</p>"
     yield _code(_pretty(_example_of(responses["200"])))
     yield "<p>The same row as CSV:</p>"
