@@ -1,0 +1,184 @@
+"""What the images and the compose file must be, as far as that can be told without Docker."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mlschool_dagster.modeling.spec import load_spec
+from mlschool_dagster.settings import ROOT
+
+FOLDER = ROOT / "infra" / "docker"
+DOCKERFILES = sorted(FOLDER.glob("Dockerfile.*[!e]"))
+COMPOSE: dict[str, Any] = yaml.safe_load((FOLDER / "compose.yaml").read_text(encoding="utf-8"))
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+EXACT_TAG = re.compile(r"^[a-z/]+:v?\d+\.\d+(\.\d+)?(-[a-z-]+)?$")
+SECRET = re.compile(r"PASSWORD|TOKEN|SECRET")
+FROM_ENV_FILE = re.compile(r"\$\{(\w+):\?fill in infra/docker/\.env\}")
+
+Instruction = tuple[str, str]
+
+
+def instructions(dockerfile: Path) -> Iterator[Instruction]:
+    text = re.sub(r"^#.*\n", "", dockerfile.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    for line in text.replace("\\\n", " ").splitlines():
+        if line.strip():
+            name, _, rest = line.partition(" ")
+            yield name, rest.strip()
+
+
+def said(dockerfile: Path, name: str) -> list[str]:
+    return [rest for instruction, rest in instructions(dockerfile) if instruction == name]
+
+
+def built_by(service: dict[str, Any]) -> Path | None:
+    build = service.get("build")
+    return None if build is None else ROOT / build["dockerfile"]
+
+
+def test_the_dockerfiles_are_the_two_that_are_built() -> None:
+    built = {built_by(service) for service in SERVICES.values()} - {None}
+    assert {path.name for path in DOCKERFILES} == {"Dockerfile.serving", "Dockerfile.dagster"}
+    assert built == set(DOCKERFILES)
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_an_image_has_an_exact_base_a_user_without_rights_and_a_check(dockerfile: Path) -> None:
+    (base,) = said(dockerfile, "FROM")
+    assert EXACT_TAG.match(base)
+    assert said(dockerfile, "USER") == ["10001:10001"]
+    assert said(dockerfile, "HEALTHCHECK")
+    order = [name for name, _ in instructions(dockerfile)]
+    assert "RUN" not in order[order.index("USER") :]
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_an_image_copies_only_what_is_there_and_let_in(dockerfile: Path) -> None:
+    ignore = dockerfile.with_name(f"{dockerfile.name}.dockerignore").read_text(encoding="utf-8")
+    let_in = [line[1:] for line in ignore.splitlines() if line.startswith("!")]
+    copied = [source for copy in said(dockerfile, "COPY") for source in shlex.split(copy)[:-1]]
+    assert copied
+    for source in copied:
+        assert (ROOT / source).exists()
+        assert any(source == name or source.startswith(f"{name}/") for name in let_in), source
+    assert all(any(s == n or s.startswith(f"{n}/") for s in copied) for n in let_in)
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_what_an_image_installs_is_pinned(dockerfile: Path) -> None:
+    installs = [run for run in said(dockerfile, "RUN") if "pip install" in run]
+    assert installs
+    assert all("--constraint constraints.txt" in run for run in installs)
+
+
+def test_every_package_of_the_server_has_a_pinned_version() -> None:
+    pinned = {
+        line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()
+    }
+    lines = (FOLDER / "requirements-serving.txt").read_text().splitlines()
+    wanted = {line.partition("[")[0] for line in lines if not line.startswith("#")}
+    assert wanted
+    assert wanted <= pinned
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_an_image_holds_no_secret(dockerfile: Path) -> None:
+    settings = [*said(dockerfile, "ENV"), *said(dockerfile, "ARG")]
+    assert not [setting for setting in settings if SECRET.search(setting)]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_published_on_loopback_only(name: str) -> None:
+    service = SERVICES[name]
+    assert "network_mode" not in service
+    for port in service.get("ports", []):
+        assert re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_says_whether_it_is_healthy(name: str) -> None:
+    service = SERVICES[name]
+    dockerfile = built_by(service)
+    own = dockerfile is not None and "command" not in service and said(dockerfile, "HEALTHCHECK")
+    assert "healthcheck" in service or own
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_gains_no_rights_and_writes_only_into_volumes(name: str) -> None:
+    service = SERVICES[name]
+    assert "privileged" not in service
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    if name != "postgres":
+        assert service["cap_drop"] == ["ALL"]
+        assert service["read_only"] or service["secrets"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_runs_an_image_with_an_exact_tag_or_one_of_ours(name: str) -> None:
+    service = SERVICES[name]
+    assert built_by(service) in DOCKERFILES or EXACT_TAG.match(service["image"])
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_mounts_what_exists(name: str) -> None:
+    for mount in SERVICES[name].get("volumes", []):
+        source = mount.partition(":")[0]
+        assert (
+            (FOLDER / source).exists() if source.startswith(".") else source in COMPOSE["volumes"]
+        )
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_secrets_come_from_the_file_of_secrets(name: str) -> None:
+    for variable, value in SERVICES[name].get("environment", {}).items():
+        if SECRET.search(variable):
+            assert FROM_ENV_FILE.fullmatch(value)
+        elif "@" in value:
+            user_and_password = re.fullmatch(r"postgresql://\w+:(.+)@postgres:5432/\w+", value)
+            assert user_and_password
+            assert FROM_ENV_FILE.fullmatch(user_and_password[1])
+
+
+def test_the_file_of_secrets_names_each_and_gives_none_away() -> None:
+    lines = (FOLDER / ".env.example").read_text(encoding="utf-8").splitlines()
+    settings = dict(line.split("=") for line in lines if line and not line.startswith("#"))
+    text = (FOLDER / "compose.yaml").read_text(encoding="utf-8")
+    assert set(settings) == set(FROM_ENV_FILE.findall(text))
+    assert not any(settings.values())
+
+
+def test_versions_are_at_the_same_path_for_who_writes_and_who_reads_them() -> None:
+    mounts = {
+        name: {mount.split(":")[0]: mount.split(":")[1] for mount in SERVICES[name]["volumes"]}
+        for name in ("dagster-code", "endpoint")
+    }
+    for volume in ("endpoint", "versions"):
+        assert mounts["dagster-code"][volume] == mounts["endpoint"][volume]
+
+
+def test_the_endpoint_is_the_one_that_the_data_spec_names() -> None:
+    name = load_spec(ROOT / "data" / "penguins.yaml").name
+    assert SERVICES["endpoint"]["environment"]["MLSCHOOL_ENDPOINT_NAME"] == name
+
+
+def test_the_instance_differs_from_the_local_one_only_in_where_things_are() -> None:
+    local, docker = (
+        yaml.safe_load((folder / "dagster.yaml").read_text(encoding="utf-8"))
+        for folder in (ROOT, FOLDER)
+    )
+    for located in ("storage", "local_artifact_storage", "compute_logs"):
+        assert local.pop(located) != docker.pop(located)
+    assert local == docker
+
+
+def test_prometheus_scrapes_the_endpoint_with_its_token() -> None:
+    config = yaml.safe_load((FOLDER / "prometheus.yml").read_text(encoding="utf-8"))
+    (job,) = config["scrape_configs"]
+    assert job["static_configs"] == [{"targets": ["endpoint:8080"]}]
+    (secret,) = SERVICES["prometheus"]["secrets"]
+    assert job["authorization"]["credentials_file"] == f"/run/secrets/{secret}"
+    assert COMPOSE["secrets"][secret] == {"environment": "MLSCHOOL_ENDPOINT_TOKEN"}
