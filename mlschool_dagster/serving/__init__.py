@@ -1,7 +1,7 @@
 """The inference server, and everything in the path of a request.
 
 Belongs here: the HTTP application, validation derived from the data spec, group commit of captures,
-the deployment file that says what should serve, and the record of a running server.
+the deployments that say what should serve, and the processes of a server.
 
 Does not belong here: starting and stopping servers (`mlschool_dagster.targets`), training, Dagster.
 The server's process imports none of the training libraries.

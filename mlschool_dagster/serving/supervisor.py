@@ -23,7 +23,7 @@ from uvicorn.supervisors import Multiprocess
 
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.serving.process import ServerConfig, write_record
-from mlschool_dagster.serving.workers import forget_workers
+from mlschool_dagster.serving.workers import WORKERS_FOLDER, forget_worker
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -102,7 +102,7 @@ class Supervisor(Multiprocess):
     def _forget(self, pid: int) -> None:
         from mlschool_dagster.serving.metrics import forget_process
 
-        forget_workers(self._home, pid)
+        forget_worker(self._home, pid)
         forget_process(pid)
 
 
@@ -151,9 +151,9 @@ def _uvicorn_config(config: ServerConfig) -> uvicorn.Config:
 
 def _clear(config: ServerConfig) -> None:
     """Remove what an earlier server left, and tell the workers where they count together."""
-    forget_workers(config.home)
-    metrics = config.home.absolute() / METRICS_FOLDER
-    shutil.rmtree(metrics, ignore_errors=True)
+    for folder in (WORKERS_FOLDER, METRICS_FOLDER):
+        shutil.rmtree(config.home / folder, ignore_errors=True)
+    metrics = config.home / METRICS_FOLDER
     metrics.mkdir(parents=True)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
 

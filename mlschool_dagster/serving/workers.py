@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -76,7 +77,7 @@ def read_workers(home: Path) -> list[WorkerStatus]:
     """The workers of the server in `home` that live."""
     now = time.time()
     found = []
-    for path in (home / WORKERS_FOLDER).glob("[!.]*.json"):
+    for path in _files(home):
         try:
             if now - path.stat().st_mtime < FRESH_SECONDS:
                 found.append(_status(json.loads(path.read_text(encoding="utf-8"))))
@@ -86,14 +87,20 @@ def read_workers(home: Path) -> list[WorkerStatus]:
     return found
 
 
-def forget_workers(home: Path, pid: int | None = None) -> None:
-    """Remove what the worker with `pid` left behind when it was killed; of all if it is None."""
-    for path in (home / WORKERS_FOLDER).glob("*.json"):
+def forget_worker(home: Path, pid: int) -> None:
+    """Remove what the worker `pid` left behind when it was killed."""
+    for path in _files(home):
         try:
-            if pid is None or json.loads(path.read_text(encoding="utf-8"))["pid"] == pid:
+            if json.loads(path.read_text(encoding="utf-8"))["pid"] == pid:
                 path.unlink()
         except FileNotFoundError:
+            # Another worker has just ended.
             continue
+
+
+def _files(home: Path) -> Iterator[Path]:
+    # A hidden file is one that is still being written.
+    return (home / WORKERS_FOLDER).glob("[!.]*.json")
 
 
 def _status(document: dict[str, Any]) -> WorkerStatus:

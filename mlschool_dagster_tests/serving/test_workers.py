@@ -1,19 +1,19 @@
 """What workers tell of themselves: read while they live, gone when they do not."""
 
 import os
+import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
-
 from mlschool_dagster.capture.records import Role
 from mlschool_dagster.serving.workers import (
     FRESH_SECONDS,
+    WORKERS_FOLDER,
     LoadFailure,
     WorkerFile,
     WorkerStatus,
-    forget_workers,
+    forget_worker,
     read_workers,
 )
 
@@ -39,25 +39,31 @@ def test_a_worker_that_tells_nothing_any_more_is_dead(tmp_path: Path) -> None:
     silent.tell(WorkerStatus(pid=1))
     talking.tell(WorkerStatus(pid=2))
     past = time.time() - FRESH_SECONDS
-    for path in (tmp_path / "workers").iterdir():
+    for path in (tmp_path / WORKERS_FOLDER).iterdir():
         os.utime(path, (past, past))
     assert read_workers(tmp_path) == []
     talking.tell(WorkerStatus(pid=2))
     assert read_workers(tmp_path) == [WorkerStatus(pid=2)]
 
 
-@pytest.mark.parametrize(("dead", "left"), [(1, [2]), (None, [])])
-def test_the_dead_are_forgotten(tmp_path: Path, dead: int | None, left: list[int]) -> None:
-    forget_workers(tmp_path, dead)
+def test_the_dead_are_forgotten(tmp_path: Path) -> None:
+    forget_worker(tmp_path, 1)
     for pid in (1, 2):
         WorkerFile(tmp_path).tell(WorkerStatus(pid))
-    forget_workers(tmp_path, dead)
-    assert [worker.pid for worker in read_workers(tmp_path)] == left
+    forget_worker(tmp_path, 1)
+    assert [worker.pid for worker in read_workers(tmp_path)] == [2]
 
 
-def test_a_living_worker_that_was_forgotten_comes_back(tmp_path: Path) -> None:
+def test_a_living_worker_that_was_cleared_away_comes_back(tmp_path: Path) -> None:
     file = WorkerFile(tmp_path)
     file.tell(WorkerStatus(pid=1))
-    forget_workers(tmp_path)
+    shutil.rmtree(tmp_path / WORKERS_FOLDER)
     file.tell(WorkerStatus(pid=1))
     assert read_workers(tmp_path) == [WorkerStatus(pid=1)]
+
+
+def test_what_is_still_being_written_is_overlooked(tmp_path: Path) -> None:
+    (tmp_path / WORKERS_FOLDER).mkdir()
+    (tmp_path / WORKERS_FOLDER / ".half.json").write_text("{")
+    forget_worker(tmp_path, 1)
+    assert read_workers(tmp_path) == []
