@@ -114,6 +114,7 @@ def test_a_first_version_that_fails_its_smoke_test_does_not_serve(
     assert trained_platform.registry().aliases("1") == ["challenger"]
 
 
+@pytest.mark.slow
 def test_a_version_whose_files_are_damaged_leaves_all_as_it_was(
     trained_platform: Platform, target: LocalTarget
 ) -> None:

@@ -1,7 +1,5 @@
 """Health: what the endpoint did lately is seen, and an endpoint that is down is no crash."""
 
-import os
-import signal
 from typing import Any
 
 import dagster as dg
@@ -49,16 +47,9 @@ def test_what_happened_since_the_last_look_is_seen(
     assert idle["requests"] == 0.0
     assert "latency_p99" not in idle
     assert checks(result)["latency"].description == "There was no request."
-
-
-def test_an_endpoint_that_is_slower_than_wanted_fails_its_check(
-    trained_platform: Platform, target: LocalTarget
-) -> None:
-    assert trained_platform.run("deployment_job").success
     target.invoke([ROW])
     result, _ = look(trained_platform, maximum_p99_seconds=1e-6)
     assert not checks(result)["latency"].passed
-    assert checks(result)["up"].passed
 
 
 def test_an_endpoint_that_is_down_is_an_observation_and_a_failed_check(
@@ -67,9 +58,6 @@ def test_an_endpoint_that_is_down_is_an_observation_and_a_failed_check(
     assert trained_platform.run("deployment_job").success
     target.invoke([ROW])
     _, before = look(trained_platform)
-    status = target.status()
-    assert status is not None
-    os.kill(int(status.details["pid"]), signal.SIGTERM)
     target.stop()
     result, seen = look(trained_platform)
     assert seen["up"] == 0.0
