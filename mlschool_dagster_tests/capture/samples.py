@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from mlschool_dagster.capture.records import Capture, Label
+from mlschool_dagster.capture.records import Capture, Label, Role
 from mlschool_dagster.capture.store import open_store
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.values import InputValue
@@ -13,7 +13,13 @@ NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 WINDOW = Window.of(NOON)
 
 
-def capture(event_id: str, after: timedelta = timedelta(), mass: InputValue = 5800) -> Capture:
+def capture(
+    event_id: str,
+    after: timedelta = timedelta(),
+    mass: InputValue = 5800,
+    role: Role = Role.PRIMARY,
+    sampling_share: float = 1.0,
+) -> Capture:
     return Capture(
         event_id=event_id,
         captured_at=NOON + after,
@@ -23,6 +29,8 @@ def capture(event_id: str, after: timedelta = timedelta(), mass: InputValue = 58
         prediction="Gentoo",
         confidence=0.75,
         probabilities={"Adelie": 0.125, "Chinstrap": 0.125, "Gentoo": 0.75},
+        role=role,
+        sampling_share=sampling_share,
     )
 
 
