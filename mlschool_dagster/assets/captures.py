@@ -15,7 +15,7 @@ from mlschool_dagster.assets.windows import (
     freeze,
     windowed_asset,
 )
-from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.modeling.spec import MODEL_VERSION, ROLE, DataSpec
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.files import PlatformFiles
 
@@ -64,15 +64,12 @@ def captured_traffic(spec: DataSpec) -> dg.AssetsDefinition:
             path = freeze(frame, token, files, window, TRAFFIC_FILE)
             refused = sum(refusals.values())
             context.log.info(f"{len(frame)} captures in window {window.key}, {refused} refusals")
-            versions = frame["model_version"].value_counts()
+            versions = frame[[MODEL_VERSION, ROLE]].value_counts().reset_index(name="rows")
             return dg.MaterializeResult(
                 metadata={
                     "dagster/row_count": len(frame),
                     "window": window.key,
-                    "model_versions": table(
-                        {"version": str(version), "rows": int(rows)}
-                        for version, rows in versions.items()
-                    ),
+                    "model_versions": table(versions.to_dict("records")),
                     "refused": float(refused),
                     "preview": table(frame.tail(PREVIEW_ROWS).to_dict("records")),
                     "path": dg.MetadataValue.path(path),

@@ -1,0 +1,72 @@
+"""The endpoint as a resource: who is told the token, and where it is reached."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from mlschool_dagster.resources.endpoint import LocalEndpoint
+from mlschool_dagster_tests.serving.server import free_port
+
+
+@dataclass
+class Listener:
+    """A server that answers anything, and what it was told as authorization."""
+
+    url: str
+    told: list[str | None] = field(default_factory=list)
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            listener.told.append(self.headers["Authorization"])
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"up 1\n")
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        listener = Listener(f"http://127.0.0.1:{server.server_port}")
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield listener
+        server.shutdown()
+        thread.join()
+
+
+def endpoint(home: Path, url: str = "") -> LocalEndpoint:
+    return LocalEndpoint(
+        home=str(home),
+        name="penguins",
+        host="127.0.0.1",
+        port=free_port(),
+        capture_store=f"sqlite:///{home}/captures.db",
+        token="a-token",  # noqa: S106
+        url=url,
+    )
+
+
+def test_an_endpoint_that_something_else_keeps_is_told_the_token(
+    tmp_path: Path, listener: Listener
+) -> None:
+    kept = endpoint(tmp_path, listener.url)
+    assert kept.exposition() == "up 1\n"
+    kept.client().get("/health")
+    assert listener.told == ["Bearer a-token"] * 2
+
+
+def test_another_address_is_not_told_the_token(tmp_path: Path, listener: Listener) -> None:
+    endpoint(tmp_path).client(listener.url).get("/health")
+    assert listener.told == [None]
+
+
+def test_an_endpoint_that_is_not_there_tells_nothing(tmp_path: Path) -> None:
+    assert endpoint(tmp_path).exposition() is None
+    assert endpoint(tmp_path).target().status() is None
