@@ -1,0 +1,77 @@
+"""A store that is really away, and a process that spills until it is killed."""
+
+import time
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+from mlschool_dagster.capture.store import StoreAwayError, open_store
+from mlschool_dagster.serving.spill import SpillingStore, open_spilling
+from mlschool_dagster_tests.capture.samples import WINDOW, capture
+
+PLENTY = 64 * 1024**2
+
+
+class Place:
+    """The folder of an SQLite store: taken away, nothing at its place can be opened."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "store"
+        self._elsewhere = folder / "elsewhere"
+        self.journals = folder / "spill"
+        self.uri = f"sqlite:///{self._folder}/captures.db"
+
+    def open(self, limit: int = PLENTY) -> SpillingStore:
+        return open_spilling(self.uri, self.journals, limit)
+
+    def take_away(self) -> None:
+        if not self._folder.is_file():
+            if self._folder.exists():
+                self._folder.rename(self._elsewhere)
+            self._folder.touch()
+
+    def bring_back(self) -> None:
+        if self._folder.is_file():
+            self._folder.unlink()
+            if self._elsewhere.exists():
+                self._elsewhere.rename(self._folder)
+
+    def masses(self) -> dict[str, object]:
+        """The input of each capture that is kept, by event id; each is there once."""
+        store = open_store(self.uri)
+        frame = store.read(WINDOW)
+        store.close()
+        masses = {
+            event: inputs["body_mass_g"]
+            for event, inputs in zip(frame["event_id"], frame["inputs"], strict=True)
+        }
+        assert len(masses) == len(frame)
+        return masses
+
+    def events(self) -> list[str]:
+        """The event ids that are kept, in their order."""
+        return list(self.masses())
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def is_back(store: SpillingStore) -> bool:
+    try:
+        store.count_refusals(WINDOW, {})
+    except StoreAwayError:
+        return False
+    return store.spilled_bytes == 0
+
+
+def append_and_acknowledge(folder: Path, acknowledged: Path) -> None:
+    """Append for ever, noting each event id once it is said to be durable."""
+    store = Place(folder).open()
+    with acknowledged.open("a", encoding="utf-8", buffering=1) as notes:
+        for number in count():
+            store.append([capture(f"{number}-{i}") for i in range(3)])
+            notes.writelines(f"{number}-{i}\n" for i in range(3))

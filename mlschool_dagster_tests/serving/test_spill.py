@@ -1,0 +1,210 @@
+"""Nothing that was acknowledged is lost or doubled while the store comes and goes."""
+
+import logging
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from datetime import timedelta
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlschool_dagster.capture.records import Role
+from mlschool_dagster.capture.repetition import NOTHING_KNOWN
+from mlschool_dagster.capture.store import StoreAwayError, open_store
+from mlschool_dagster.errors import UserError
+from mlschool_dagster.serving.journal import size_of_all
+from mlschool_dagster.serving.spill import SpillFullError, open_spilling
+from mlschool_dagster_tests.capture.samples import WINDOW, capture
+from mlschool_dagster_tests.serving.spilling import (
+    PLENTY,
+    Place,
+    append_and_acknowledge,
+    is_back,
+    wait_until,
+)
+
+SPAWN = get_context("spawn")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    yield Place(tmp_path)
+
+
+def test_a_store_that_is_there_needs_no_journal(place: Place) -> None:
+    store = place.open()
+    store.append([capture("a")])
+    store.count_refusals(WINDOW, {"malformed": 2})
+    store.close()
+    assert place.events() == ["a"]
+    assert open_store(place.uri).refusals(WINDOW) == {"malformed": 2}
+    assert not place.journals.exists()
+
+
+def test_the_order_of_captures_outlives_an_absence(place: Place) -> None:
+    store = place.open()
+    store.append([capture("0")])
+    place.take_away()
+    assert store.append([capture("1"), capture("2")]) == NOTHING_KNOWN
+    assert store.append([capture("3")]) == NOTHING_KNOWN
+    assert store.spilled_bytes > 0
+    with pytest.raises(StoreAwayError):
+        store.count_refusals(WINDOW, {"malformed": 1})
+    place.bring_back()
+    number = 4
+    while not is_back(store):
+        store.append([capture(str(number))])
+        number += 1
+    store.append([capture(str(number))])
+    store.close()
+    assert place.events() == [str(i) for i in range(number + 1)]
+    assert size_of_all(place.journals) == 0
+
+
+def test_a_server_starts_while_its_store_is_away(place: Place) -> None:
+    place.take_away()
+    store = place.open()
+    store.append([capture("a")])
+    place.bring_back()
+    wait_until(lambda: is_back(store))
+    store.close()
+    assert place.events() == ["a"]
+
+
+def test_a_store_that_never_can_be_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No capture store is known"):
+        open_spilling("nowhere://store", tmp_path, PLENTY)
+
+
+def test_repetitions_are_known_while_the_store_is_away(place: Place) -> None:
+    store = place.open()
+    place.take_away()
+    store.append([capture("a")])
+    again = store.append([capture("a", timedelta(minutes=1))])
+    assert again.repeated == {"a": capture("a")}
+    assert store.append([capture("b"), capture("a", mass=1)]).refused == {"a"}
+    place.bring_back()
+    wait_until(lambda: is_back(store))
+    store.close()
+    assert place.events() == ["a"]
+
+
+def test_a_conflict_that_shows_late_is_kept_under_another_id(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = place.open()
+    store.append([capture("a", mass=1), capture("a", mass=1, role=Role.SHADOW)])
+    place.take_away()
+    store.append([capture("a", mass=2), capture("a", mass=2, role=Role.SHADOW), capture("b")])
+    place.bring_back()
+    wait_until(lambda: is_back(store))
+    store.close()
+    first, moved, other = place.masses().items()
+    assert (first, other[0]) == (("a", 1), "b")
+    assert moved[0].startswith("a~")
+    assert moved[1] == 2
+    shadows = open_store(place.uri).read_shadow(WINDOW)
+    assert list(shadows["event_id"]) == ["a", moved[0]]
+    assert [r.levelno for r in caplog.records if "other input" in r.message] == [logging.WARNING]
+
+
+def test_what_neither_can_keep_is_told(place: Place) -> None:
+    store = place.open(limit=1000)
+    place.take_away()
+    kept = []
+    with pytest.raises(SpillFullError, match="make room"):
+        for number in range(10):
+            store.append([capture(str(number))])
+            kept.append(str(number))
+    assert 0 < len(kept) < 10
+    place.bring_back()
+    wait_until(lambda: is_back(store))
+    store.append([capture("after")])
+    store.close()
+    assert place.events() == [*kept, "after"]
+
+
+def test_a_disk_that_takes_nothing_is_told(place: Place) -> None:
+    store = place.open()
+    place.take_away()
+    place.journals.touch()
+    with pytest.raises(SpillFullError):
+        store.append([capture("a")])
+    place.journals.unlink()
+    store.append([capture("a")])
+    place.bring_back()
+    wait_until(lambda: is_back(store))
+    store.close()
+    assert place.events() == ["a"]
+
+
+APPENDS = st.lists(
+    st.tuples(st.sampled_from("abcdef"), st.sampled_from([1, 2])), min_size=1, max_size=4
+)
+STEPS = st.lists(APPENDS | st.sampled_from(["away", "back", "end"]), max_size=12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(steps=STEPS)
+def test_any_history_is_in_the_store_once(steps: list[str | list[tuple[str, int]]]) -> None:
+    acknowledged: set[tuple[str, int]] = set()
+    with tempfile.TemporaryDirectory() as folder:
+        place = Place(Path(folder))
+        store = place.open()
+        for step in steps:
+            if step == "away":
+                place.take_away()
+            elif step == "back":
+                place.bring_back()
+            elif step == "end":
+                store.close()
+                _tear(place.journals)
+                store = place.open()
+            else:
+                assert not isinstance(step, str)
+                if not store.append([capture(event, mass=mass) for event, mass in step]).refused:
+                    acknowledged |= set(step)
+        place.bring_back()
+        wait_until(lambda: is_back(store) and size_of_all(place.journals) == 0)
+        store.close()
+        kept = {(event.partition("~")[0], mass) for event, mass in place.masses().items()}
+        assert kept == acknowledged
+        assert len(place.masses()) == len(acknowledged)
+
+
+def _tear(journals: Path) -> None:
+    """Leave each journal as an owner would that died in the midst of writing."""
+    for segment in journals.glob("*/*.jsonl"):
+        with segment.open("ab") as file:
+            file.write(b'1234abcd [{"event_id": "never ackno')
+
+
+@pytest.mark.parametrize("away_after", [0, 60], ids=["away from the start", "away later"])
+def test_what_was_acknowledged_survives_a_killed_owner(
+    place: Place, tmp_path: Path, away_after: int
+) -> None:
+    notes = tmp_path / "acknowledged"
+    if not away_after:
+        place.take_away()
+    owner = SPAWN.Process(target=append_and_acknowledge, args=(tmp_path, notes))
+    owner.start()
+    wait_until(lambda: notes.exists() and len(notes.read_text().splitlines()) >= away_after)
+    place.take_away()
+    seen = len(notes.read_text().splitlines())
+    wait_until(lambda: len(notes.read_text().splitlines()) >= seen + 60)
+    assert owner.pid is not None
+    os.kill(owner.pid, signal.SIGKILL)
+    owner.join()
+    place.bring_back()
+    store = place.open()
+    wait_until(lambda: size_of_all(place.journals) == 0)
+    store.close()
+    acknowledged = notes.read_text().splitlines()
+    kept = place.events()
+    assert kept[: len(acknowledged)] == acknowledged
+    assert len(kept) <= len(acknowledged) + 3
