@@ -1,7 +1,7 @@
 """The endpoint as a resource: who is told the token, and where it is reached."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -17,14 +17,16 @@ class Listener:
     """A server that answers anything, and what it was told as authorization."""
 
     url: str
-    told: list[str | None] = field(default_factory=list)
+    told: list[str | None]
 
 
 @pytest.fixture
 def listener() -> Iterator[Listener]:
+    told: list[str | None] = []
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            listener.told.append(self.headers["Authorization"])
+            told.append(self.headers["Authorization"])
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b"up 1\n")
@@ -33,10 +35,9 @@ def listener() -> Iterator[Listener]:
             pass
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        listener = Listener(f"http://127.0.0.1:{server.server_port}")
         thread = Thread(target=server.serve_forever)
         thread.start()
-        yield listener
+        yield Listener(f"http://127.0.0.1:{server.server_port}", told)
         server.shutdown()
         thread.join()
 
