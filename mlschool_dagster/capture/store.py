@@ -130,7 +130,8 @@ class CaptureStore(Protocol):
 def open_store(uri: str) -> CaptureStore:
     """The capture store at `uri`, created if it does not exist.
 
-    ``sqlite:///relative/path`` or ``sqlite:////absolute/path``, as SQLAlchemy writes them.
+    ``sqlite:///relative/path`` or ``sqlite:////absolute/path``, as SQLAlchemy writes them, or
+    ``postgresql://user:password@host:port/database``.
 
     Raises:
         UserError: no store is known for the URI's scheme, or it cannot be opened.
@@ -138,8 +139,16 @@ def open_store(uri: str) -> CaptureStore:
             when it is used.
     """
     scheme, separator, location = uri.partition("://")
+    if separator and scheme in ("postgresql", "postgres"):
+        from mlschool_dagster.capture.postgres import PostgresStore
+
+        return PostgresStore(uri)
     if not separator or scheme != "sqlite":
-        raise UserError(f"No capture store is known for {scheme!r}; use sqlite:///path/to/file.")
+        # The rest of the URI may hold a password.
+        raise UserError(
+            f"No capture store is known for {scheme if separator else 'a URI without scheme'!r}; "
+            "use sqlite:///path/to/file or postgresql://user:password@host/database."
+        )
     if not location.strip("/"):
         raise UserError(f"The capture store {uri} names no file; use sqlite:///path/to/file.")
     from mlschool_dagster.capture.sqlite import SqliteStore

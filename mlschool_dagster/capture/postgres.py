@@ -1,0 +1,122 @@
+"""Captures and labels in a PostgreSQL database, for servers on several machines.
+
+The tables are made on first use. Commits are synchronous: what returned survives a crash of the
+server.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from mlschool_dagster.capture.postgres_connections import Connections
+from mlschool_dagster.capture.postgres_format import (
+    ADD_REFUSALS,
+    HAS_SCHEMA,
+    INSERT_CAPTURES,
+    INSERT_LABELS,
+    INSERT_STORE,
+    KNOWN_CAPTURES,
+    LOCK_CAPTURES,
+    LOCK_SCHEMA,
+    SCHEMA,
+    SCHEMA_VERSION,
+    VERSION,
+    new_identity,
+)
+from mlschool_dagster.capture.records import Capture
+from mlschool_dagster.capture.repetition import NOTHING_KNOWN, key_of, settle
+from mlschool_dagster.capture.rows import capture_of, capture_row
+from mlschool_dagster.capture.sql import Row, SqlStore
+from mlschool_dagster.capture.store import Appended
+from mlschool_dagster.errors import UserError
+
+if TYPE_CHECKING:
+    from mlschool_dagster.capture.postgres_connections import Connection
+
+
+class PostgresStore(SqlStore):
+    """A capture store in the PostgreSQL database at `uri`, which is contacted on first use.
+
+    Usable from several threads and processes, on any machine, at once. The tables are made in the
+    first schema of the connection's search path.
+
+    Raises:
+        UserError: `uri` cannot be understood, or the driver is not installed.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._connections = Connections(uri, self._prepare)
+
+    def append(self, captures: Sequence[Capture]) -> Appended:
+        """See `CaptureStore.append`."""
+        if not captures:
+            return NOTHING_KNOWN
+        from psycopg.errors import UniqueViolation
+
+        rows = list(map(capture_row, captures))
+        try:
+            self._connections.run(lambda connection: _insert(connection, INSERT_CAPTURES, rows))
+        except UniqueViolation:
+            return self._connections.run(lambda connection: _insert_unknown(connection, captures))
+        return NOTHING_KNOWN
+
+    def close(self) -> None:
+        """See `CaptureStore.close`."""
+        self._connections.close()
+
+    def _fetch(self, query: str, parameters: Mapping[str, Any]) -> list[Row]:
+        return self._connections.run(
+            lambda connection: list(connection.execute(_in_psycopg(query), parameters).fetchall())
+        )
+
+    def _insert_labels(self, rows: Sequence[Row]) -> int:
+        return self._connections.run(lambda connection: _insert(connection, INSERT_LABELS, rows))
+
+    def _add_refusals(self, rows: Sequence[Row]) -> None:
+        self._connections.run(lambda connection: _insert(connection, ADD_REFUSALS, rows))
+
+    def _prepare(self, connection: "Connection") -> None:
+        if not _value(connection, HAS_SCHEMA):
+            with connection.transaction():
+                connection.execute(LOCK_SCHEMA)
+                # Another process may have been first.
+                if not _value(connection, HAS_SCHEMA):
+                    for statement in SCHEMA:
+                        connection.execute(statement.encode())
+                    connection.execute(INSERT_STORE, (new_identity(), SCHEMA_VERSION))
+        version = _value(connection, VERSION)
+        if version != SCHEMA_VERSION:
+            raise UserError(
+                f"The capture store {self._connections.name} has the format {version}, this "
+                f"release writes {SCHEMA_VERSION}; use the release that wrote it or another "
+                "database."
+            )
+
+
+def _value(connection: "Connection", query: str) -> Any:
+    row = connection.execute(query.encode()).fetchone()
+    return None if row is None else row[0]
+
+
+def _insert(connection: "Connection", statement: str, rows: Sequence[Row]) -> int:
+    return connection.execute(statement.encode(), (orjson.dumps(rows).decode(),)).rowcount
+
+
+def _insert_unknown(connection: "Connection", captures: Sequence[Capture]) -> Appended:
+    with connection.transaction():
+        connection.execute(LOCK_CAPTURES)
+        event_ids = [capture.event_id for capture in captures]
+        rows = connection.execute(KNOWN_CAPTURES.encode(), (event_ids,)).fetchall()
+        known = {key_of(capture): capture for capture in map(capture_of, rows)}
+        appended, new = settle(captures, known)
+        if new:
+            _insert(connection, INSERT_CAPTURES, list(map(capture_row, new)))
+    return appended
+
+
+@cache
+def _in_psycopg(query: str) -> bytes:
+    return re.sub(r":(\w+)", r"%(\1)s", query).encode()

