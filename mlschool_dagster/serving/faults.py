@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 MAX_FAULTS = 100
+INVALID = "The input is not valid; see the faults."
 
 Fault = dict[str, Any]
 """``reason`` and, where they apply, ``row`` and ``column``."""
@@ -46,6 +47,3 @@ class InvalidRequestError(Exception):
 def invalid(finding: Finding, **where: int) -> InvalidRequestError:
     """The refusal of input that is no table of rows, `where` it shows."""
     return InvalidRequestError(422, INVALID, [{**where, "reason": finding.told}], [finding.counted])
-
-
-INVALID = "The input is not valid; see the faults."
