@@ -117,10 +117,14 @@ def traffic(now: Reading, before: Reading | None) -> Traffic:
     else:
         requests = _difference(now.requests, before.requests)
         latency = _difference(now.latency, before.latency)
+
+    def answered(kind: str) -> float:
+        return sum((n for status, n in requests.items() if status.startswith(kind)), 0.0)
+
     return Traffic(
-        requests=sum(requests.values()),
-        errors=sum(count for status, count in requests.items() if status.startswith("5")),
-        refused=sum(count for status, count in requests.items() if status.startswith("4")),
+        requests=answered(""),
+        errors=answered("5"),
+        refused=answered("4"),
         latency=dict(latency),
     )
 
