@@ -1,6 +1,6 @@
 # Two commands do all the set-up: `make demo` and `make test`. `make help` lists the others.
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test test-all lint bench stop clean distclean
+.PHONY: help install demo dev test test-all lint bench bench-serving soak stop clean distclean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 help: ## list the commands
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed ## only set up: virtual environment and packages
 
@@ -31,8 +31,14 @@ lint: $(VENV)/.installed-dev ## check style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: $(VENV)/.installed-dev ## measure against the peers, side by side
+bench: $(VENV)/.installed-dev ## measure training against its peers, side by side
 	@$(BIN)/python benchmarks/training.py
+
+bench-serving: $(VENV)/.installed-dev ## measure the endpoint against its peers, side by side (needs wrk)
+	@$(BIN)/python benchmarks/serving
+
+soak: $(VENV)/.installed-dev ## ten minutes of load with swaps, labelling and monitoring
+	@SOAK_SECONDS=600 $(BIN)/python -m pytest -m slow -k soak -o timeout=900 -s
 
 stop: $(VENV)/.installed ## stop whatever of the platform still runs
 	@$(BIN)/python -m mlschool_dagster.local stop

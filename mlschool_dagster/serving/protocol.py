@@ -14,6 +14,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from mlschool_dagster.serving.corked import CorkedTransport
 from mlschool_dagster.serving.responses import error_body
 
 NEVER = float("inf")
@@ -23,13 +24,15 @@ NEVER = float("inf")
 class Limits:
     """What a connection may cost.
 
-    ``header_bytes`` bounds request line and headers together. From its first byte, or from the
+    ``header_bytes`` bounds request line, headers and trailers together, ``request_bytes`` all that
+    is sent for one request, however its body is cut into chunks. From its first byte, or from the
     connection's opening, a request's headers must be there within ``header_seconds`` and its body
     within ``body_seconds``; a client must take its answer within ``answer_seconds``. All is looked
     at once every ``sweep_seconds``.
     """
 
     header_bytes: int = 16 * 1024
+    request_bytes: int = 16 * 1024**2
     header_seconds: float = 10.0
     body_seconds: float = 30.0
     answer_seconds: float = 30.0
@@ -63,19 +66,20 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Give the client its time for a first request."""
-        super().connection_made(transport)
+        super().connection_made(CorkedTransport(transport, self.loop))  # type: ignore[arg-type]
         self._expect_head()
         if self.server_state not in self._swept:
             self._swept.add(self.server_state)
             self._sweep_later(self.server_state, self.loop)
 
     def data_received(self, data: bytes) -> None:
-        """Have `data` parsed, unless the headers become too large."""
+        """Have `data` parsed, unless the request becomes too large."""
         self._expect_head()
         self._received += len(data)
         super().data_received(data)
-        if self._in_head and self._received > self.limits.header_bytes:
-            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        # Most requests come in one piece, and nothing more is expected by now.
+        if self._deadline != NEVER:
+            self._bound()
 
     def on_message_begin(self) -> None:
         """Expect headers."""
@@ -116,6 +120,14 @@ class LimitedProtocol(HttpToolsProtocol):
     def _expect_head(self) -> None:
         if self._deadline == NEVER:
             self._deadline = self.loop.time() + self.limits.header_seconds
+
+    def _bound(self) -> None:
+        """Refuse the request that is being read if there is too much of it already."""
+        in_head = self._in_head and self._received > self.limits.header_bytes
+        if in_head or (self.headers and self._head_is_too_large()):
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        elif self._received > self.limits.request_bytes:
+            self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
     def _head_is_too_large(self) -> bool:
         # A header's colon, space and line end count as four bytes.

@@ -24,10 +24,9 @@ class Hammer:
     """
 
     def __init__(self, url: str, clients: int = 8, patient: bool = False) -> None:
-        parts = urlsplit(url)
-        self._host, self._port = parts.hostname or "", parts.port or 80
+        self.aim(url)
         self._patient = patient
-        self._ending = threading.Event()
+        self.stopped = threading.Event()
         self._threads = [threading.Thread(target=self._work) for _ in range(clients)]
         self.answered: dict[str, str] = {}
         self.refused: list[tuple[int, str]] = []
@@ -39,9 +38,17 @@ class Hammer:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._ending.set()
+        self.stop()
+
+    def stop(self) -> None:
+        """Finish what is asked and ask no more."""
+        self.stopped.set()
         for thread in self._threads:
             thread.join()
+
+    def aim(self, url: str) -> None:
+        """Connect to `url` from now on."""
+        self._address = urlsplit(url).netloc
 
     def wait_for_answers(self, more: int) -> None:
         """Return once `more` requests than now are answered."""
@@ -55,12 +62,15 @@ class Hammer:
 
     def _work(self) -> None:
         name = uuid4().hex
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=PATIENCE)
+        connection = self._connect()
         number = 0
-        while not self._ending.is_set():
+        while not self.stopped.is_set():
             number += 1
             connection = self._ask(connection, f"{name}-{number}")
         connection.close()
+
+    def _connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(self._address, timeout=PATIENCE)
 
     def _ask(
         self, connection: http.client.HTTPConnection, event_id: str
@@ -72,7 +82,7 @@ class Hammer:
             except (OSError, http.client.HTTPException):
                 self.broken += 1
                 connection.close()
-                connection = http.client.HTTPConnection(self._host, self._port, timeout=PATIENCE)
+                connection = self._connect()
                 time.sleep(RETRY_SECONDS)
                 continue
             if status == 200:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,10 +142,11 @@ def test_a_shadow_is_captured_beside_the_answer(tmp_path: Path) -> None:
 
 def broken_version() -> Version:
     """A version whose spec has a column that no row brings."""
-    model = tiny_model(3)
-    object.__setattr__(model, "_numeric", None)
-    object.__setattr__(model, "layers", ())
-    return Version(Release("3", Path()), model, Validator(SPEC), utc_now())
+    first, *others = SPEC.columns
+    spec = replace(SPEC, columns=(replace(first, name="absent"), *others))
+    return Version(
+        Release("3", Path()), replace(tiny_model(3), spec=spec), Validator(SPEC), utc_now()
+    )
 
 
 def test_a_shadow_that_breaks_disturbs_nobody(tmp_path: Path) -> None:

@@ -1,0 +1,42 @@
+"""One packet an answer: what is written in one turn of the event loop leaves together."""
+
+import asyncio
+from typing import Any
+
+
+class CorkedTransport:
+    """`transport` as it is, but for small writes: they are joined until the loop's next turn.
+
+    uvicorn writes head and body of a response one after the other, and each would be a system call
+    of the server and a wake-up of the client.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._pending: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send `data` with whatever else is written in this turn of the loop."""
+        if not self._pending:
+            self._loop.call_soon(self._send)
+        self._pending.append(data)
+
+    def close(self) -> None:
+        """Send what waits and close the connection."""
+        self._send()
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self._pending.clear()
+        self._transport.abort()
+
+    def _send(self) -> None:
+        if self._pending:
+            data = b"".join(self._pending)
+            self._pending.clear()
+            self._transport.write(data)

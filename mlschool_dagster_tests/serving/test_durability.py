@@ -1,0 +1,124 @@
+"""What was answered is in the store, exactly once, whatever is killed or swapped meanwhile."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from mlschool_dagster.capture.records import Label, utc_now
+from mlschool_dagster.capture.store import CaptureStore, open_store
+from mlschool_dagster.serving.deployment import Plan
+from mlschool_dagster.serving.process import ServerConfig
+from mlschool_dagster.targets.local import LocalTarget
+from mlschool_dagster_tests.serving.hammer import Hammer
+from mlschool_dagster_tests.serving.server import (
+    end,
+    free_port,
+    release,
+    running_server,
+    store_uri,
+)
+
+KILLS = 20
+SWAP_SECONDS = 5.0
+SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "30"))
+"""How long swaps, labelling and monitoring go on under load."""
+
+
+@pytest.mark.slow
+def test_killed_workers_and_servers_lose_and_repeat_nothing(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        hammer = None
+        for kill in range(KILLS // 2):
+            with running_server(tmp_path, None if kill else "1", workers=2) as server:
+                url = str(server.client.base_url)
+                hammer = hammer or stack.enter_context(Hammer(url, patient=True))
+                hammer.aim(url)
+                hammer.wait_for_answers(200)
+                server.workers[kill % 2].kill()
+                hammer.wait_for_answers(200)
+                end(server.process)
+        assert hammer is not None
+        with running_server(tmp_path, None, workers=2) as server:
+            hammer.aim(str(server.client.base_url))
+            hammer.wait_for_answers(200)
+            hammer.stop()
+    assert hammer.broken >= KILLS // 2
+    assert_each_is_one_capture(hammer, store_uri(tmp_path))
+
+
+@pytest.mark.slow
+def test_soak_under_swaps_labelling_and_monitoring(tmp_path: Path) -> None:
+    config = ServerConfig(tmp_path / "endpoint", store_uri(tmp_path), "penguins", port=free_port())
+    target = LocalTarget(config)
+    plans = [Plan(release(tmp_path, version)) for version in ("1", "2")]
+    target.deploy(plans[0], "test", "begin", print)
+    swaps = 0
+    try:
+        with (
+            Hammer(config.url) as hammer,
+            again_and_again(config.store_uri, label_everything) as labelling,
+            again_and_again(config.store_uri, read_everything) as monitoring,
+        ):
+            ending = time.monotonic() + SOAK_SECONDS
+            while time.monotonic() < ending:
+                swaps += 1
+                target.deploy(plans[swaps % 2], "test", "swap", print)
+                hammer.stopped.wait(SWAP_SECONDS)
+    finally:
+        target.stop()
+    assert hammer.broken == 0
+    assert min(hammer.versions[version] for version in ("1", "2")) > 0
+    assert min(labelling[0], monitoring[0]) > 0
+    assert_each_is_one_capture(hammer, config.store_uri)
+
+
+def assert_each_is_one_capture(hammer: Hammer, uri: str) -> None:
+    """Each request that was made was answered 200, and each answer is one capture."""
+    assert hammer.refused == []
+    store = open_store(uri)
+    found = [event for window in store.windows() for event in store.read(window)["event_id"]]
+    store.close()
+    assert len(found) == len(set(found))
+    assert set(found) == set(hammer.answered)
+
+
+@contextmanager
+def again_and_again(uri: str, work: Callable[[CaptureStore], None]) -> Iterator[list[int]]:
+    """Do `work` on the store at `uri` in a thread until the block ends; counts how often."""
+    rounds, ending = [0], threading.Event()
+
+    def go_on() -> None:
+        store = open_store(uri)
+        while not ending.is_set():
+            work(store)
+            rounds[0] += 1
+        store.close()
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    try:
+        yield rounds
+    finally:
+        ending.set()
+        thread.join()
+
+
+def label_everything(store: CaptureStore) -> None:
+    """Label what has no label yet."""
+    store.append_labels(
+        Label(capture.event_id, capture.prediction, utc_now(), "expert")
+        for capture in store.unlabelled()
+    )
+
+
+def read_everything(store: CaptureStore) -> None:
+    """Read what a monitoring run reads."""
+    for window in store.windows():
+        store.revision(window)
+        store.read(window)
+        store.read_labels(window)
