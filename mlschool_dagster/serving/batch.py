@@ -72,7 +72,8 @@ def score(
         UserError: `source` cannot be read, or is not data for this model.
     """
     started = time.perf_counter()
-    if output.resolve() == source.resolve():
+    written_over = [output, output / PREDICTIONS_FILE, output / REJECTED_FILE]
+    if source.resolve() in [path.resolve() for path in written_over]:
         raise UserError(
             f"The predictions would land among their input in {output}; choose another folder."
         )

@@ -8,6 +8,7 @@ value may be written in all the ways that training data may write it.
 import csv
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -139,7 +140,8 @@ def _csv_schema(path: Path) -> "pa.Schema":
 
 def _parquet_schema(path: Path) -> "pa.Schema":
     with _parquet(path) as file:
-        return file.schema_arrow.remove_metadata()
+        schema: pa.Schema = file.schema_arrow.remove_metadata()
+        return schema
 
 
 def _csv_chunks(file: TableFile, size: int) -> Iterator[tuple[list[Any], "pa.Table"]]:
@@ -212,14 +214,17 @@ def _value(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _parquet(path: Path) -> Any:
+@contextmanager
+def _parquet(path: Path) -> Iterator[Any]:
     import pyarrow as pa
     from pyarrow.parquet import ParquetFile
 
     try:
         # Read through small buffers, memory does not grow with the size of a row group.
-        return ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
-    except pa.ArrowException as error:
-        raise UserError(f"{path} is no intact Parquet file ({error}); write it anew.") from None
+        with ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES) as file:
+            yield file
+    except FileNotFoundError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    except (OSError, pa.ArrowException) as error:
+        told = str(error).partition("\n")[0].rstrip(".")
+        raise UserError(f"{path} is no intact Parquet file ({told}); write it anew.") from None

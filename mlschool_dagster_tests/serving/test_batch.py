@@ -222,6 +222,23 @@ def test_predictions_do_not_land_among_their_input(tmp_path: Path) -> None:
         batch(tmp_path, tmp_path)
 
 
+def test_a_file_is_not_written_over_by_its_own_predictions(tmp_path: Path) -> None:
+    source = parquet_file(tmp_path / "predictions.parquet", [ROW])
+    with pytest.raises(UserError, match="would land among their input"):
+        batch(source, tmp_path)
+    assert len(pd.read_parquet(source)) == 1
+
+
+def test_a_parquet_file_that_is_damaged_inside_is_told(tmp_path: Path) -> None:
+    source = parquet_file(tmp_path / "in.parquet", [ROW] * 2000)
+    content = bytearray(source.read_bytes())
+    content[4:200] = bytes(196)
+    source.write_bytes(content)
+    with pytest.raises(UserError, match=r"is no intact Parquet file .*; write it anew\."):
+        batch(source, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_a_batch_takes_the_place_of_an_earlier_one_only_when_it_is_whole(tmp_path: Path) -> None:
     source, output = csv_file(tmp_path / "in.csv", [ROW, ROW]), tmp_path / "out"
     batch(source, output)
