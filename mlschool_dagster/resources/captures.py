@@ -12,7 +12,9 @@ from mlschool_dagster.capture.store import CaptureStore, open_store
 class Captures(dg.ConfigurableResource):  # type: ignore[type-arg]
     """Captured traffic and its labels."""
 
-    uri: str = Field(description="Where captures and labels are kept: sqlite:///path.")
+    uri: str = Field(
+        description="Where captures and labels are kept: sqlite:///path or postgresql://..."
+    )
 
     @contextmanager
     def open(self) -> Iterator[CaptureStore]:

@@ -16,6 +16,8 @@ def test_the_first_deployment_serves_the_challenger_and_makes_it_champion(
 ) -> None:
     result = trained_platform.run("deployment_job")
     assert result.success
+    with trained_platform.store() as store:
+        assert store.windows() == {}, "a probe is no traffic"
     assert checks(result)["smoke_test"].passed
     assert trained_platform.registry().aliases("1") == ["champion"]
     shown = metadata(result, "endpoint")
@@ -27,14 +29,6 @@ def test_the_first_deployment_serves_the_challenger_and_makes_it_champion(
     assert Path(shown["log"]).exists()
     assert (shown["canary"], shown["shadow"], shown["sampling_share"]) == ("none", "none", 1.0)
     assert target.invoke([ROW])[0].model_version == "1"
-
-
-def test_the_smoke_test_is_kept_but_is_no_traffic(
-    trained_platform: Platform, target: LocalTarget
-) -> None:
-    assert trained_platform.run("deployment_job").success
-    with trained_platform.store() as store:
-        assert store.windows() == {}
 
 
 def test_a_second_version_takes_over_in_the_same_process(
@@ -104,6 +98,7 @@ def test_a_version_that_fails_its_smoke_test_leaves_all_as_it_was(
     assert trained_platform.registry().aliases(version) == ["challenger"]
 
 
+@pytest.mark.slow
 def test_a_first_version_that_fails_its_smoke_test_does_not_serve(
     trained_platform: Platform, target: LocalTarget
 ) -> None:
