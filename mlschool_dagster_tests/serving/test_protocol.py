@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 import uvicorn
@@ -19,11 +19,11 @@ QUICK = 0.5
 
 
 class Hasty(LimitedProtocol):
-    limits = Limits(1000, QUICK, QUICK * 2, QUICK, QUICK / 10)
+    limits = Limits(1000, 10**6, QUICK, QUICK * 2, QUICK, QUICK / 10)
 
 
 class Patient(LimitedProtocol):
-    limits = Limits(1000, PATIENCE, PATIENCE, PATIENCE, QUICK / 10)
+    limits = Limits(1000, 10**6, PATIENCE, PATIENCE, PATIENCE, QUICK / 10)
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
@@ -100,6 +100,11 @@ def trickle(connection: socket.socket, data: bytes, pause: float) -> None:
             time.sleep(pause)
     except (BrokenPipeError, ConnectionResetError):
         pass
+
+
+def send_as_far_as_possible(connection: socket.socket, data: bytes) -> None:
+    with suppress(BrokenPipeError, ConnectionResetError):
+        connection.sendall(data)
 
 
 HEAD = b"POST / HTTP/1.1\r\nHost: endpoint\r\nContent-Length: 5\r\n"
@@ -211,6 +216,37 @@ def test_a_large_body_is_no_large_header(patient: uvicorn.Server) -> None:
         answer = answer_of(connection)
     assert answer.count(b"200 OK") == 4
     assert answer.count(b"x") == 3 * len(body)
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nHost: endpoint\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("endless", "status"),
+    [
+        (b"x: y\r\n" * 10_000, b"431 Request Header Fields Too Large"),
+        (b"x: " + b"y" * 2_000_000, b"413 Request Entity Too Large"),
+    ],
+)
+def test_trailers_are_bounded_like_headers(
+    patient: uvicorn.Server, endless: bytes, status: bytes
+) -> None:
+    with connect(patient) as connection:
+        connection.sendall(CHUNKED + b"0\r\n")
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(send_as_far_as_possible, connection, endless)
+            assert answer_of(connection).startswith(b"HTTP/1.1 " + status)
+
+
+def test_an_endless_body_is_refused_however_it_is_cut(patient: uvicorn.Server) -> None:
+    for chunk in (b"1;" + b"x" * 5000 + b"\r\nx\r\n", b"1\r\nx\r\n"):
+        with connect(patient) as connection:
+            connection.sendall(CHUNKED)
+            with ThreadPoolExecutor(1) as threads:
+                threads.submit(
+                    send_as_far_as_possible, connection, chunk * (2_000_000 // len(chunk))
+                )
+                assert answer_of(connection).startswith(b"HTTP/1.1 413 Request Entity Too Large")
 
 
 @pytest.mark.parametrize(
