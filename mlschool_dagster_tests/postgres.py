@@ -34,7 +34,9 @@ class PostgresServer:
             self._port = free.getsockname()[1]
         secret = self._folder / "password"
         secret.write_text(PASSWORD)
-        self._run("initdb", "--username=owner", f"--pwfile={secret}", "--auth=scram-sha-256")
+        self._run(
+            "initdb", "--no-sync", "--username=owner", f"--pwfile={secret}", "--auth=scram-sha-256"
+        )
 
     def start(self) -> None:
         options = f"-p {self._port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
@@ -48,18 +50,18 @@ class PostgresServer:
             self.stop("immediate")
         shutil.rmtree(self._folder)
 
-    def uri(self, database: str = "postgres", user: str = "owner") -> str:
-        return f"postgresql://{user}:{_QUOTED_PASSWORD}@127.0.0.1:{self._port}/{database}"
+    def uri(self) -> str:
+        return f"postgresql://owner:{_QUOTED_PASSWORD}@127.0.0.1:{self._port}/postgres"
 
-    def execute(self, statement: str, database: str = "postgres") -> None:
-        with psycopg.connect(self.uri(database), autocommit=True) as connection:
+    def execute(self, statement: str) -> None:
+        with psycopg.connect(self.uri(), autocommit=True) as connection:
             connection.execute(statement.encode())
 
-    def fresh_database(self) -> str:
-        """The URI of an empty database."""
-        name = f"captures_{uuid4().hex}"
-        self.execute(f"CREATE DATABASE {name} STRATEGY wal_log")
-        return self.uri(name)
+    def fresh_uri(self) -> str:
+        """A URI below which there is nothing yet: that of a schema of its own."""
+        schema = f"captures_{uuid4().hex}"
+        self.execute(f"CREATE SCHEMA {schema}")
+        return f"{self.uri()}?options=-csearch_path%3D{schema}"
 
     def _run(self, program: str, *arguments: str) -> None:
         subprocess.run(

@@ -59,7 +59,11 @@ SCHEMA = (
     "COMMENT ON COLUMN refusals.window_number IS 'hours since 1970-01-01, UTC'",
 )
 INSERT_STORE = "INSERT INTO store VALUES (%s, %s)"
-HAS_SCHEMA = "SELECT to_regclass('store') IS NOT NULL"
+# Not to_regclass(): that answers from a cache which waiting for a lock does not renew.
+HAS_SCHEMA = (
+    "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_tables "
+    "WHERE schemaname = current_schema() AND tablename = 'store')"
+)
 VERSION = "SELECT version FROM store"
 
 

@@ -57,6 +57,9 @@ class SqliteStore(SqlStore):
 
     def __init__(self, path: Path) -> None:
         self._path = path.absolute()
+        self._paths_beside = [
+            self._path.with_name(f"{self._path.name}{end}") for end in ("-wal", "-shm")
+        ]
         self._writing = threading.Lock()
         with self._mishaps():
             self._open()
@@ -97,8 +100,8 @@ class SqliteStore(SqlStore):
 
     def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with self._writing, self._mishaps():
-            if not self._is_at_its_place():
-                self._connection.close()
+            if not _is_at_its_place(self._path, self._file):
+                self._leave_file()
                 self._open()
             return _patiently(lambda: work(self._connection))
 
@@ -109,7 +112,7 @@ class SqliteStore(SqlStore):
             # Entering WAL needs the file alone.
             _patiently(lambda: self._connection.execute("PRAGMA journal_mode = WAL"))
             _patiently(self._prepare)
-            self._file = self._path.stat()
+            self._file, *self._beside = map(Path.stat, (self._path, *self._paths_beside))
         except BaseException:
             self._connection.close()
             raise
@@ -127,11 +130,12 @@ class SqliteStore(SqlStore):
                     f"{SCHEMA_VERSION}; use the release that wrote it or another file."
                 )
 
-    def _is_at_its_place(self) -> bool:
-        try:
-            return os.path.samestat(self._path.stat(), self._file)
-        except FileNotFoundError:
-            return False
+    def _leave_file(self) -> None:
+        # SQLite would take the log of the file that was here for that of the file that is here now.
+        for path, file in zip(self._paths_beside, self._beside, strict=True):
+            if _is_at_its_place(path, file):
+                path.unlink()
+        self._connection.close()
 
     def _connect(self, mode: str, timeout: float) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -165,6 +169,13 @@ class SqliteStore(SqlStore):
                 f"The capture store {self._path} cannot be opened ({error}); check that it is a "
                 "capture store and not damaged."
             ) from error
+
+
+def _is_at_its_place(path: Path, file: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(path.stat(), file)
+    except FileNotFoundError:
+        return False
 
 
 def _patiently(work: Callable[[], T]) -> T:

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX, Capture, Label
+from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX, Capture, Label, Role
 from mlschool_dagster.capture.repetition import NOTHING_KNOWN
 from mlschool_dagster.capture.store import Appended, CaptureStore, Revision, open_store
 from mlschool_dagster.capture.windows import Window
@@ -34,19 +34,7 @@ from mlschool_dagster_tests.capture.samples import (
 SPAWN = get_context("spawn")
 HOUR = timedelta(hours=1)
 NEXT_WINDOW = Window(WINDOW.end)
-
-
-def sqlite_uri(folder: Path) -> str:
-    return f"sqlite:///{folder / 'captures.db'}"
-
-
-STORES: list[Callable[[Path], str]] = [sqlite_uri]
-every_store = pytest.mark.parametrize("fresh_uri", STORES, ids=lambda make: make.__name__)
-
-
-@pytest.fixture(params=STORES, ids=lambda make: make.__name__)
-def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return str(request.param(tmp_path))
+PAGE = 1000
 
 
 @pytest.fixture
@@ -219,7 +207,6 @@ def test_everything_is_there_after_reopening(uri: str) -> None:
     again.close()
 
 
-@every_store
 def test_a_cursor_of_another_store_hides_nothing(
     fresh_uri: Callable[[Path], str], tmp_path: Path
 ) -> None:
@@ -236,6 +223,89 @@ def test_a_cursor_of_another_store_hides_nothing(
     assert tokens[0][1] != tokens[1][1]
 
 
+def test_every_role_is_kept_and_shadows_are_read_apart(store: CaptureStore) -> None:
+    store.append(
+        [
+            capture("a", role=Role.PRIMARY, sampling_share=0.25),
+            capture("b", role=Role.CANARY),
+            capture("a", role=Role.SHADOW, sampling_share=0.25),
+            capture(f"{SMOKE_TEST_PREFIX}1", role=Role.CANDIDATE),
+            capture(f"{SMOKE_TEST_PREFIX}1", role=Role.SHADOW),
+        ]
+    )
+    frame = store.read(WINDOW)
+    assert list(frame["role"]) == ["primary", "canary"]
+    assert list(frame["sampling_share"]) == [0.25, 1.0]
+    shadows = store.read_shadow(WINDOW)
+    assert list(shadows["event_id"]) == ["a"]
+    pd.testing.assert_series_equal(frame.dtypes, shadows.dtypes)
+    pd.testing.assert_series_equal(frame.dtypes, store.read_shadow(NEXT_WINDOW).dtypes)
+
+
+def test_a_shadow_is_no_traffic(store: CaptureStore) -> None:
+    store.append([capture("a")])
+    before, cursor = store.revision(WINDOW), store.captures_since(None).cursor
+    store.append([capture("a", role=Role.SHADOW), capture("alone", role=Role.SHADOW)])
+    assert store.revision(WINDOW) == before
+    assert store.windows() == {WINDOW: 1}
+    assert [c.event_id for c in store.unlabelled()] == ["a"]
+    assert store.captures_since(cursor).windows == frozenset()
+    store.append_labels([label("alone")])
+    assert store.labels_since(None).windows == frozenset()
+    store.append_labels([label("a")])
+    assert store.revision(WINDOW).labels == len(store.read_labels(WINDOW)) == 1
+
+
+def test_a_shadow_neither_repeats_nor_refuses(store: CaptureStore) -> None:
+    store.append([capture("a", role=Role.SHADOW)])
+    assert store.append([capture("a", mass=1)]) == NOTHING_KNOWN
+    assert store.append([capture("a", mass=2, role=Role.SHADOW)]) == NOTHING_KNOWN
+    assert [inputs["body_mass_g"] for inputs in store.read_shadow(WINDOW)["inputs"]] == [5800]
+
+
+def test_a_repetition_gets_what_was_answered_first(store: CaptureStore) -> None:
+    first = capture("a", role=Role.CANARY, sampling_share=0.5)
+    store.append([first])
+    later = timedelta(minutes=1)
+    outcome = store.append([capture("b"), capture("a", later), capture("b", later)])
+    assert outcome == Appended({"a": first, "b": capture("b")}, frozenset())
+    assert event_ids(store) == ["a", "b"]
+
+
+@pytest.mark.parametrize("size", [1, 31, 32, 33, 100, 1000])
+def test_a_batch_of_any_size_is_kept_whole_or_not(store: CaptureStore, size: int) -> None:
+    batch = [capture(str(number)) for number in range(size)]
+    assert store.append([*batch, capture("0", mass=1)]).refused == {"0"}
+    assert event_ids(store) == []
+    assert store.append(batch) == NOTHING_KNOWN
+    assert store.append(batch).repeated == {c.event_id: c for c in batch}
+    assert event_ids(store) == [c.event_id for c in batch]
+
+
+def test_refusals_add_up_by_window_and_reason(store: CaptureStore) -> None:
+    store.count_refusals(WINDOW, {"malformed": 2, "too large": 1})
+    store.count_refusals(WINDOW, {"too large": 4})
+    store.count_refusals(NEXT_WINDOW, {"malformed": 1})
+    store.count_refusals(NEXT_WINDOW, {})
+    assert list(store.refusals(WINDOW).items()) == [("too large", 5), ("malformed", 2)]
+    assert store.refusals(NEXT_WINDOW) == {"malformed": 1}
+    assert store.refusals(Window.of(NOON - HOUR)) == {}
+
+
+def test_refusals_are_counted_by_many_at_once(uri: str) -> None:
+    def work(thread: int) -> None:
+        store = open_store(uri)
+        for _ in range(20):
+            store.count_refusals(WINDOW, {"malformed": 1, f"reason {thread % 2}": 1})
+        store.close()
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, range(4)))
+    store = open_store(uri)
+    assert store.refusals(WINDOW) == {"malformed": 80, "reason 0": 40, "reason 1": 40}
+    store.close()
+
+
 EVENTS = st.sampled_from(["a", "b", "c", "d", f"{SMOKE_TEST_PREFIX}e"])
 APPENDS = st.builds(
     lambda events: ("append", events),
@@ -244,7 +314,6 @@ APPENDS = st.builds(
 LABELS = st.builds(lambda events: ("label", events), st.lists(EVENTS, max_size=3))
 
 
-@every_store
 @settings(max_examples=40, deadline=None)
 @given(steps=st.lists(APPENDS | LABELS, max_size=8))
 def test_any_history_of_appends_and_labels_is_told_completely(
@@ -379,3 +448,41 @@ def test_reading_does_not_hold_up_appending(store: CaptureStore) -> None:
     assert appended.wait(5)
     thread.join()
     assert sum(1 for _ in pending) == 2999
+
+
+@pytest.mark.slow
+def test_labelling_stays_linear_and_blocks_no_append(uri: str) -> None:
+    """10^5 labels in five rounds while captures are appended all the time."""
+    store = open_store(uri)
+    rounds, size = 5, 20_000
+    waits: list[float] = []
+    ended = threading.Event()
+
+    def append() -> None:
+        number = 0
+        while not ended.is_set():
+            started = time.perf_counter()
+            store.append([capture(f"live-{number}", HOUR)])
+            waits.append(time.perf_counter() - started)
+            number += 1
+
+    for number in range(rounds):
+        for start in range(0, size, PAGE):
+            ids = [f"{number}-{i}" for i in range(start, start + PAGE)]
+            store.append([capture(event_id) for event_id in ids])
+    appending = threading.Thread(target=append)
+    appending.start()
+    seconds = []
+    for number in range(rounds):
+        started = time.perf_counter()
+        written = store.append_labels(label(f"{number}-{i}") for i in range(size))
+        seconds.append(time.perf_counter() - started)
+        assert written == size
+    ended.set()
+    appending.join()
+    waits.sort()
+    assert seconds[-1] < 3 * seconds[0]
+    assert len(waits) > 100
+    assert waits[int(len(waits) * 0.99)] < 0.5
+    assert store.revision(WINDOW).labels == rounds * size
+    store.close()
