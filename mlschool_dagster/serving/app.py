@@ -65,6 +65,7 @@ class Endpoint:
         self._refusals = Refusals(self._metrics)
         self._site = Starlette(
             routes=[
+                Route(INVOCATIONS, _only_post),
                 Route("/ping", self._ping),
                 Route("/version", self._version),
                 Route("/health", self._health),
@@ -158,7 +159,9 @@ class Endpoint:
                 "endpoint": self._config.name,
                 "version": None if primary is None else primary.release.version,
                 "since": None if primary is None else primary.since,
-                "versions": {r: version.release.version for r, version in routing.roles.items()},
+                "versions": {
+                    role.value: version.release.version for role, version in routing.roles.items()
+                },
                 "pid": os.getpid(),
                 "captures_written": self._batcher.written,
                 "spilled_bytes": self._store.spilled_bytes,
@@ -183,6 +186,10 @@ class Endpoint:
 
 def _json(document: Mapping[str, Any], status: int = 200) -> Response:
     return Response(orjson.dumps(document), status, media_type="application/json")
+
+
+async def _only_post(request: Request) -> Response:
+    raise HTTPException(405, headers={"Allow": "POST"})
 
 
 async def _http_error(request: Request, error: Any) -> Response:
