@@ -25,10 +25,25 @@ def local(home: Path) -> EndpointTarget:
     return LocalTarget(ServerConfig(home, store_uri(home), "penguins", port=free_port()))
 
 
-@pytest.fixture(params=[local])
+MAKERS: list[Callable[[Path], EndpointTarget]] = [local]
+
+
+@pytest.fixture(params=MAKERS)
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EndpointTarget]:
-    make: Callable[[Path], EndpointTarget] = request.param
-    target = make(tmp_path)
+    """An endpoint to which nothing was deployed."""
+    target: EndpointTarget = request.param(tmp_path)
+    yield target
+    target.stop()
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def serving(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EndpointTarget]:
+    """An endpoint that serves version 1."""
+    home = tmp_path_factory.mktemp("home")
+    target: EndpointTarget = request.param(home)
+    serve(target, home, "1")
     yield target
     target.stop()
 
@@ -100,10 +115,9 @@ def test_a_deployed_version_serves(target: EndpointTarget, tmp_path: Path) -> No
     assert all(step.endswith(".") for step in steps)
 
 
-def test_it_answers_each_row_in_order(target: EndpointTarget, tmp_path: Path) -> None:
-    serve(target, tmp_path, "1")
+def test_it_answers_each_row_in_order(serving: EndpointTarget) -> None:
     rows = [{**ROW, "body_mass_g": mass} for mass in (3000, 4500, None)]
-    answers = target.invoke(rows, "three")
+    answers = serving.invoke(rows, "three")
     assert [answer.event_id for answer in answers] == ["three-0", "three-1", "three-2"]
     for answer, shares in zip(answers, tiny_model(1).probabilities(rows), strict=True):
         assert list(answer.probabilities.values()) == pytest.approx(list(shares))
@@ -111,18 +125,16 @@ def test_it_answers_each_row_in_order(target: EndpointTarget, tmp_path: Path) ->
         assert answer.model_version == "1"
 
 
-def test_refused_rows_come_back_with_their_faults(target: EndpointTarget, tmp_path: Path) -> None:
-    serve(target, tmp_path, "1")
+def test_refused_rows_come_back_with_their_faults(serving: EndpointTarget) -> None:
     with pytest.raises(RefusedError) as refused:
-        target.invoke([{**ROW, "body_mass_g": -1}])
+        serving.invoke([{**ROW, "body_mass_g": -1}])
     assert [fault["column"] for fault in refused.value.faults] == ["body_mass_g"]
 
 
-def test_an_inference_id_with_other_rows_is_refused(target: EndpointTarget, tmp_path: Path) -> None:
-    serve(target, tmp_path, "1")
-    assert target.invoke([ROW], "once") == target.invoke([ROW], "once")
+def test_an_inference_id_with_other_rows_is_refused(serving: EndpointTarget) -> None:
+    assert serving.invoke([ROW], "once") == serving.invoke([ROW], "once")
     with pytest.raises(RefusedError):
-        target.invoke([{**ROW, "sex": None}], "once")
+        serving.invoke([{**ROW, "sex": None}], "once")
 
 
 def test_nothing_serves_before_a_deployment_and_after_a_stop(
