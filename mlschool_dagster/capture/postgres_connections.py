@@ -42,21 +42,7 @@ class Connections:
     """
 
     def __init__(self, uri: str, prepare: "Callable[[Connection], None]") -> None:
-        try:
-            import psycopg
-        except ImportError:
-            raise UserError(
-                "The driver for PostgreSQL is not installed; "
-                "run pip install 'mlschool-dagster[postgres]'."
-            ) from None
-        try:
-            address = psycopg.conninfo.conninfo_to_dict(uri)
-        except psycopg.ProgrammingError:
-            raise UserError(
-                "The address of the capture store cannot be understood; write it as "
-                "postgresql://user:password@host:port/database, with what is special in it "
-                "percent-encoded."
-            ) from None
+        address = _understood(uri)
         self._uri = uri
         self._prepare = prepare
         self.name = f"{address.get('dbname', '')} at {address.get('host', 'localhost')}"
@@ -156,3 +142,26 @@ class Connections:
     def _told(self, error: Exception) -> str:
         told = " ".join(str(error).split())
         return told.replace(self._password, "***") if self._password else told
+
+
+def _understood(uri: str) -> dict[str, Any]:
+    try:
+        import psycopg
+    except ImportError:
+        raise UserError(
+            "The driver for PostgreSQL is not installed; "
+            "run pip install 'mlschool-dagster[postgres]'."
+        ) from None
+    try:
+        address = psycopg.conninfo.conninfo_to_dict(uri)
+    except psycopg.ProgrammingError:
+        address = {"port": "not understood"}
+    # A password with an @ or / in it ends up in host or port, where every error would show it.
+    ports = str(address.get("port") or "5432").split(",")
+    if "@" in str(address.get("host")) or not all(map(str.isdecimal, ports)):
+        raise UserError(
+            "The address of the capture store cannot be understood; write it as "
+            "postgresql://user:password@host:port/database, with what is special in it "
+            "percent-encoded."
+        )
+    return address

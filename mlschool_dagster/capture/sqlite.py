@@ -85,7 +85,11 @@ class SqliteStore(SqlStore):
             self._connection.close()
 
     def _insert_labels(self, rows: Sequence[Row]) -> int:
-        return self._write(lambda connection: _insert_many(connection, INSERT_LABEL, rows))
+        written = self._write(lambda connection: _insert_many(connection, INSERT_LABEL, rows))
+        # Whoever waits for the file looks again within this time and finds it free; batch upon
+        # batch would leave it no gap.
+        time.sleep(2 * POLL_SECONDS)
+        return written
 
     def _add_refusals(self, rows: Sequence[Row]) -> None:
         self._write(lambda connection: _insert_many(connection, ADD_REFUSALS, rows))
