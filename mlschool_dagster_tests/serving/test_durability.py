@@ -14,6 +14,7 @@ from mlschool_dagster.capture.store import CaptureStore, open_store
 from mlschool_dagster.serving.deployment import Plan
 from mlschool_dagster.serving.process import ServerConfig
 from mlschool_dagster.targets.local import LocalTarget
+from mlschool_dagster_tests.postgres import PostgresServer
 from mlschool_dagster_tests.serving.hammer import Hammer
 from mlschool_dagster_tests.serving.server import (
     end,
@@ -21,10 +22,12 @@ from mlschool_dagster_tests.serving.server import (
     release,
     running_server,
     store_uri,
+    wait_for,
 )
 
 KILLS = 20
 SWAP_SECONDS = 5.0
+AWAY_SECONDS = 60.0
 SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "30"))
 """How long swaps, labelling and monitoring go on under load."""
 
@@ -75,6 +78,32 @@ def test_soak_under_swaps_labelling_and_monitoring(tmp_path: Path) -> None:
     assert min(hammer.versions[version] for version in ("1", "2")) > 0
     assert min(labelling[0], monitoring[0]) > 0
     assert_each_is_one_capture(hammer, config.store_uri)
+
+
+@pytest.mark.slow
+def test_a_store_that_is_away_for_a_minute_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    postgres = PostgresServer()
+    postgres.start()
+    try:
+        uri = postgres.fresh_uri()
+        with (
+            running_server(tmp_path, store=uri) as server,
+            Hammer(str(server.client.base_url)) as hammer,
+        ):
+            hammer.wait_for_answers(200)
+            postgres.stop()
+            before = len(hammer.answered)
+            hammer.stopped.wait(AWAY_SECONDS)
+            assert len(hammer.answered) > before
+            assert server.health()["spilled_bytes"] > 0
+            postgres.start()
+            wait_for(lambda: server.health()["spilled_bytes"] == 0)
+            hammer.wait_for_answers(200)
+            hammer.stop()
+            assert hammer.broken == 0
+            assert_each_is_one_capture(hammer, uri)
+    finally:
+        postgres.remove()
 
 
 def assert_each_is_one_capture(hammer: Hammer, uri: str) -> None:

@@ -31,7 +31,8 @@ class Endpoint:
     def invoke(self, rows: Sequence[Row]) -> list[Capture]:
         self.batches.append(len(rows))
         try:
-            valid = self._validator.rows(orjson.dumps({"inputs": rows}))
+            body = orjson.dumps({"inputs": rows})
+            valid = self._validator.accept(body, "application/json").rows
         except InvalidRequestError as error:
             raise RefusedError(error.message, error.faults) from None
         captures = []
