@@ -13,10 +13,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import psutil
 import pytest
 
+from mlschool_dagster.capture.store import open_store
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.serving.deployment import Plan, Release
 from mlschool_dagster.serving.process import ServerConfig
@@ -30,7 +32,7 @@ from mlschool_dagster_tests.serving.server import (
     wait_for,
     workers_of,
 )
-from mlschool_dagster_tests.serving.tiny_model import ROW
+from mlschool_dagster_tests.serving.tiny_model import ROW, tiny_model
 
 
 @pytest.fixture
@@ -305,15 +307,37 @@ target_of(home, {port}).deploy(Plan(release(home, "2")), "", "", print, die)
 
 def test_every_worker_serves_what_was_deployed(tmp_path: Path) -> None:
     target = target_of(tmp_path, free_port(), workers=2)
-    try:
-        for version in ("1", "2", "1"):
-            deploy(target, tmp_path, version)
-            # Each new connection may meet another worker.
-            answers = [target_of_same(target).invoke([ROW])[0] for _ in range(20)]
-            assert {answer.model_version for answer in answers} == {version}
-        assert served(target).details["workers"] == 2
-    finally:
-        target.stop()
+    # Each new connection may meet another worker.
+    with httpx.Client(base_url=target.config.url, headers={"Connection": "close"}) as client:
+        try:
+            for version in ("1", "2", "1"):
+                deploy(target, tmp_path, version)
+                answers = [client.post("/invocations", json={"inputs": [ROW]}) for _ in range(20)]
+                assert {answer.json()["model_version"] for answer in answers} == {version}
+            assert served(target).details["workers"] == 2
+        finally:
+            target.stop()
+
+
+def test_a_shadow_is_captured_beside_each_answer(target: LocalTarget, tmp_path: Path) -> None:
+    one, two = release(tmp_path, "1"), release(tmp_path, "2")
+    target.deploy(Plan(one, shadow=two), "a test", "because", lambda step: None)
+    rows = [{**ROW, "body_mass_g": 3000 + 100 * i} for i in range(10)]
+    answers = [target.invoke([row], f"event-{i}")[0] for i, row in enumerate(rows)]
+    assert {answer.model_version for answer in answers} == {"1"}
+    store = open_store(target.config.store_uri)
+
+    def shadows() -> dict[str, dict[str, float]]:
+        frames = [store.read_shadow(window) for window in store.windows()]
+        found = [row for frame in frames for row in frame.to_dict("records")]
+        assert {row["model_version"] for row in found} <= {"2"}
+        return {row["event_id"]: row["probabilities"] for row in found}
+
+    wait_for(lambda: len(shadows()) == len(rows))
+    beside = shadows()
+    for answer, shares in zip(answers, tiny_model(2).probabilities(rows), strict=True):
+        assert list(beside[answer.event_id].values()) == pytest.approx(list(shares))
+    store.close()
 
 
 @pytest.mark.slow
