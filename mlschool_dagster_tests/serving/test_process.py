@@ -1,0 +1,85 @@
+"""What a server is started with, and the record that tells it from any other process."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlschool_dagster.serving.process import (
+    ServerConfig,
+    process_start,
+    read_record,
+    write_record,
+)
+
+STORE = "postgresql://somebody:password@db/captures"
+CONFIG = ServerConfig(Path("/home"), STORE, "penguins", token="token-of-many-characters")  # noqa: S106
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"home": Path("/elsewhere")},
+        {"store_uri": STORE.replace("password", "another")},
+        {"name": "birds"},
+        {"host": "localhost"},
+        {"port": 8081},
+        {"workers": 2},
+        {"spill_bytes": 1},
+        {"access_log": True},
+        {"token": "another-token-of-characters"},
+        {"token": None},
+    ],
+)
+def test_any_other_setting_is_another_configuration(change: dict[str, Any]) -> None:
+    assert replace(CONFIG, **change).digest != CONFIG.digest
+    assert replace(CONFIG).digest == CONFIG.digest
+
+
+def test_its_secrets_are_not_shown() -> None:
+    for shown in (repr(CONFIG), CONFIG.digest, CONFIG.url):
+        assert "password" not in shown
+        assert "token-of" not in shown
+
+
+def test_its_address_is_a_url() -> None:
+    assert CONFIG.url == "http://127.0.0.1:8080"
+    assert replace(CONFIG, host="::1", port=80).url == "http://[::1]:80"
+
+
+def test_a_record_names_this_very_process(tmp_path: Path) -> None:
+    config = replace(CONFIG, home=tmp_path)
+    assert read_record(tmp_path) is None
+    write_record(config)
+    record = read_record(tmp_path)
+    assert record is not None
+    assert (record.pid, record.url, record.configuration) == (
+        os.getpid(),
+        config.url,
+        config.digest,
+    )
+    assert record.is_running
+    assert not replace(record, started="at another time").is_running
+
+
+def test_a_process_that_has_ended_has_no_start() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        assert process_start(process.pid) is not None
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        # Ended, and waiting for its parent to take note.
+        assert process_start(process.pid) is None
+    assert process_start(process.pid) is None
+
+
+@pytest.mark.parametrize("option", ["--workers", "--spill-megabytes"])
+def test_a_number_without_sense_is_told(tmp_path: Path, option: str) -> None:
+    command = [sys.executable, "-m", "mlschool_dagster.serving", "--home", str(tmp_path)]
+    command += ["--store", "sqlite:///x", "--name", "penguins", option, "0"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert told.returncode == 2
+    assert f"argument {option}: '0' is not a number from 1 on" in told.stderr
