@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd  # noqa: TID253
 
-Array = npt.NDArray[np.float64]
+Array = npt.NDArray[Any]
 
 
 def _softmax(x: Array) -> Array:
@@ -54,10 +54,12 @@ class ServingModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
         Columns: ``prediction``, ``confidence`` and ``probability_<class>`` for each class.
         """
-        x = self._features(model_input)
+        # In single precision, as the network was trained.
+        x = self._features(model_input).astype(np.float32)
         for position, activation in enumerate(self.fitted["activations"]):
-            sums = x @ self.fitted[f"kernel_{position}"] + self.fitted[f"bias_{position}"]
-            x = ACTIVATIONS[activation](sums)
+            kernel, bias = self.fitted[f"kernel_{position}"], self.fitted[f"bias_{position}"]
+            x = ACTIVATIONS[activation](x @ kernel.astype(np.float32) + bias.astype(np.float32))
+        x = x.astype(np.float64)
         columns = {
             "prediction": self.classes[x.argmax(axis=1)],
             "confidence": x.max(axis=1),
