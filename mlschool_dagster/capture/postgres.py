@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from mlschool_dagster.capture.postgres_connections import Connections
+from mlschool_dagster.capture.postgres_connections import WRITE_SECONDS, Connections
 from mlschool_dagster.capture.postgres_format import (
     ADD_REFUSALS,
     HAS_SCHEMA,
@@ -34,7 +34,7 @@ from mlschool_dagster.capture.store import Appended
 from mlschool_dagster.errors import UserError
 
 if TYPE_CHECKING:
-    from mlschool_dagster.capture.postgres_connections import Connection
+    from mlschool_dagster.capture.postgres_patience import Connection
 
 
 class PostgresStore(SqlStore):
@@ -58,9 +58,11 @@ class PostgresStore(SqlStore):
 
         rows = list(map(capture_row, captures))
         try:
-            self._connections.run(lambda connection: _insert(connection, INSERT_CAPTURES, rows))
+            self._insert(INSERT_CAPTURES, rows)
         except UniqueViolation:
-            return self._connections.run(lambda connection: _insert_unknown(connection, captures))
+            return self._connections.run(
+                lambda connection: _insert_unknown(connection, captures), WRITE_SECONDS
+            )
         return NOTHING_KNOWN
 
     def close(self) -> None:
@@ -73,10 +75,15 @@ class PostgresStore(SqlStore):
         )
 
     def _insert_labels(self, rows: Sequence[Row]) -> int:
-        return self._connections.run(lambda connection: _insert(connection, INSERT_LABELS, rows))
+        return self._insert(INSERT_LABELS, rows)
 
     def _add_refusals(self, rows: Sequence[Row]) -> None:
-        self._connections.run(lambda connection: _insert(connection, ADD_REFUSALS, rows))
+        self._insert(ADD_REFUSALS, rows)
+
+    def _insert(self, statement: str, rows: Sequence[Row]) -> int:
+        return self._connections.run(
+            lambda connection: _insert(connection, statement, rows), WRITE_SECONDS
+        )
 
     def _prepare(self, connection: "Connection") -> None:
         if not _value(connection, HAS_SCHEMA):

@@ -13,9 +13,7 @@ from mlschool_dagster.capture.store import StoreAwayError
 from mlschool_dagster.errors import UserError
 
 if TYPE_CHECKING:
-    import psycopg
-
-    Connection = psycopg.Connection[tuple[Any, ...]]
+    from mlschool_dagster.capture.postgres_patience import Connection
 
 T = TypeVar("T")
 
@@ -24,6 +22,9 @@ STATEMENT_SECONDS = 30
 LOCK_SECONDS = 5
 SILENCE_SECONDS = 5
 """How long data may stay without acknowledgement before a connection counts as broken."""
+READ_SECONDS = STATEMENT_SECONDS + 2.0
+WRITE_SECONDS = LOCK_SECONDS + 1.0
+"""How long an answer is waited for: a server that hangs does not end its statements itself."""
 MOST_IDLE = 4
 
 _SESSION = (
@@ -50,8 +51,8 @@ class Connections:
         self._idle: list[Connection] = []
         self._changing = threading.Lock()
 
-    def run(self, work: "Callable[[Connection], T]") -> T:
-        """The outcome of `work` with a connection in autocommit mode.
+    def run(self, work: "Callable[[Connection], T]", seconds: float = READ_SECONDS) -> T:
+        """The outcome of `work` with a connection in autocommit mode; each answer takes `seconds`.
 
         A connection that was idle may have died unnoticed: then `work` is done once more with a new
         one, so it must do no harm twice.
@@ -63,13 +64,13 @@ class Connections:
             idle = self._take()
             if idle is not None:
                 try:
-                    return self._use(idle, work)
+                    return self._use(idle, work, seconds)
                 except Exception:
                     if not idle.broken:
                         raise
                     # What broke it broke the others too.
                     self.close()
-            return self._use(self._connect(), work)
+            return self._use(self._connect(), work, seconds)
 
     def close(self) -> None:
         """Close what is idle; what is in use is closed after it."""
@@ -79,9 +80,9 @@ class Connections:
             connection.close()
 
     def _connect(self) -> "Connection":
-        import psycopg
+        from mlschool_dagster.capture.postgres_patience import Connection
 
-        connection = psycopg.connect(
+        connection = Connection.connect(
             self._uri,
             autocommit=True,
             connect_timeout=CONNECT_SECONDS,
@@ -96,9 +97,12 @@ class Connections:
             raise
         return connection
 
-    def _use(self, connection: "Connection", work: "Callable[[Connection], T]") -> T:
+    def _use(
+        self, connection: "Connection", work: "Callable[[Connection], T]", seconds: float
+    ) -> T:
         import psycopg
 
+        connection.seconds = seconds
         try:
             outcome = work(connection)
         except psycopg.errors.IntegrityError:

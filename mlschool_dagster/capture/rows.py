@@ -6,6 +6,7 @@ probabilities are JSON text, so that they are read exactly as they were written.
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -83,8 +84,10 @@ def bounds_of(window: Window) -> dict[str, int]:
     return {"start": _microseconds(window.start), "end": _microseconds(window.end)}
 
 
+# The captures of a batch share their instant.
+@lru_cache(maxsize=16)
 def _microseconds(instant: datetime) -> int:
-    # Dividing by a timedelta would take several times as long, and each capture pays for it.
+    # Dividing by a timedelta would take several times as long, and each request pays for it.
     since = instant - _EPOCH
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 

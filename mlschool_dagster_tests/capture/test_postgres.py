@@ -1,5 +1,7 @@
 """What is particular to the store in PostgreSQL: a server that comes and goes, and its secrets."""
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -9,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from mlschool_dagster.capture import postgres as postgres_store
 from mlschool_dagster.capture.repetition import NOTHING_KNOWN
 from mlschool_dagster.capture.store import CaptureStore, StoreAwayError, open_store
 from mlschool_dagster.errors import UserError
@@ -157,3 +160,19 @@ def test_numbers_become_visible_in_order(postgres: PostgresServer, uri: str) -> 
     follower.join()
     assert missed == []
     store.close()
+
+
+def test_a_server_that_hangs_is_away(
+    postgres: PostgresServer, store: CaptureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_store, "WRITE_SECONDS", 0.3)
+    store.append([capture("a")])
+    (pid,) = store._fetch("SELECT pg_backend_pid()", {})[0]  # type: ignore[attr-defined]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(StoreAwayError, match="no answer within"):
+            store.append([capture("b")])
+        store.append([capture("c")])
+        assert list(store.read(WINDOW)["event_id"]) == ["a", "c"]
+    finally:
+        os.kill(pid, signal.SIGCONT)
