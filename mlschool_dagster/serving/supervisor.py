@@ -58,7 +58,10 @@ def serve(config: ServerConfig) -> int:
     )
     supervisor = Supervisor(config, listener)
     supervisor.run()
-    log.info("server stopped")
+    if supervisor.exit_code:
+        log.error("server could not start; the errors before this one say why")
+    else:
+        log.info("server stopped")
     return supervisor.exit_code
 
 

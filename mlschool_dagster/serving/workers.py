@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -51,26 +52,33 @@ class WorkerStatus:
 
 
 class WorkerFile:
-    """The file in which this worker tells its status to whoever watches `home`."""
+    """The file in which this worker tells its status to whoever watches `home`; thread-safe."""
 
     def __init__(self, home: Path) -> None:
         self._path = home / WORKERS_FOLDER / f"{uuid4().hex}.json"
         self._content = ""
+        self._lock = threading.Lock()
+        self._is_removed = False
 
     def tell(self, status: WorkerStatus) -> None:
         """Tell `status`, or that it still holds."""
         content = json.dumps(asdict(status), default=datetime.isoformat)
-        # A server that starts clears away what it takes for leftovers.
-        if content == self._content and self._path.exists():
-            os.utime(self._path)
-            return
-        with replacing(self._path) as temporary:
-            temporary.write_text(content, encoding="utf-8")
-        self._content = content
+        with self._lock:
+            if self._is_removed:
+                return
+            # A server that starts clears away what it takes for leftovers.
+            if content == self._content and self._path.exists():
+                os.utime(self._path)
+                return
+            with replacing(self._path) as temporary:
+                temporary.write_text(content, encoding="utf-8")
+            self._content = content
 
     def remove(self) -> None:
-        """Tell that this worker serves no more."""
-        self._path.unlink(missing_ok=True)
+        """Tell that this worker serves no more, for good."""
+        with self._lock:
+            self._is_removed = True
+            self._path.unlink(missing_ok=True)
 
 
 def read_workers(home: Path) -> list[WorkerStatus]:

@@ -32,6 +32,8 @@ def test_what_a_worker_tells_is_read(tmp_path: Path) -> None:
         assert read_workers(tmp_path) == [status]
     file.remove()
     assert read_workers(tmp_path) == []
+    file.tell(WorkerStatus(pid=1))
+    assert read_workers(tmp_path) == []
 
 
 def test_a_worker_that_tells_nothing_any_more_is_dead(tmp_path: Path) -> None:
