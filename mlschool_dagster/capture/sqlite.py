@@ -62,7 +62,15 @@ class SqliteStore(SqlStore):
         ]
         self._writing = threading.Lock()
         with self._mishaps():
-            self._open()
+            try:
+                self._open()
+            except sqlite3.DatabaseError as error:
+                if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+                    raise UserError(
+                        f"The capture store {path} cannot be opened: it is another kind of file; "
+                        "choose another place."
+                    ) from error
+                raise
 
     def append(self, captures: Sequence[Capture]) -> Appended:
         """See `CaptureStore.append`."""
@@ -170,8 +178,8 @@ class SqliteStore(SqlStore):
             if isinstance(error, sqlite3.ProgrammingError | sqlite3.IntegrityError):
                 raise
             raise StoreAwayError(
-                f"The capture store {self._path} cannot be opened ({error}); check that it is a "
-                "capture store and not damaged."
+                f"The capture store {self._path} cannot be used ({error}); restore it from a copy, "
+                "or move it away to begin a new one."
             ) from error
 
 

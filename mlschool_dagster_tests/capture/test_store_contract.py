@@ -5,7 +5,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from datetime import timedelta
@@ -307,9 +307,12 @@ def test_refusals_are_counted_by_many_at_once(uri: str) -> None:
 
 
 EVENTS = st.sampled_from(["a", "b", "c", "d", f"{SMOKE_TEST_PREFIX}e"])
+ROLES = st.sampled_from([Role.PRIMARY, Role.CANARY, Role.SHADOW])
 APPENDS = st.builds(
     lambda events: ("append", events),
-    st.lists(st.tuples(EVENTS, st.sampled_from([0, 1]), st.sampled_from([1, 2])), max_size=4),
+    st.lists(
+        st.tuples(EVENTS, st.sampled_from([0, 1]), st.sampled_from([1, 2]), ROLES), max_size=4
+    ),
 )
 LABELS = st.builds(lambda events: ("label", events), st.lists(EVENTS, max_size=3))
 
@@ -320,6 +323,7 @@ def test_any_history_of_appends_and_labels_is_told_completely(
     fresh_uri: Callable[[Path], str], steps: list[tuple[str, list[object]]]
 ) -> None:
     known: dict[str, tuple[int, int]] = {}
+    shadows: dict[str, int] = {}
     labelled: set[str] = set()
     cursor = label_cursor = None
     with tempfile.TemporaryDirectory() as folder:
@@ -327,18 +331,29 @@ def test_any_history_of_appends_and_labels_is_told_completely(
         for kind, events in steps:
             touched: set[int] = set()
             if kind == "append":
+                rows: list[tuple[str, int, int, Role]] = events  # type: ignore[assignment]
                 before = dict(known)
-                rows: list[tuple[str, int, int]] = events  # type: ignore[assignment]
-                for event, hour, mass in rows:
+                answers = [row for row in rows if row[3] is not Role.SHADOW]
+                for event, hour, mass, _ in answers:
                     known.setdefault(event, (hour, mass))
-                conflicts = {event for event, _, mass in rows if known[event][1] != mass}
+                conflicts = {event for event, _, mass, _ in answers if known[event][1] != mass}
                 if conflicts:
                     known = before
+                else:
+                    for event, hour, _, role in rows:
+                        if role is Role.SHADOW:
+                            shadows.setdefault(event, hour)
                 touched = {
                     known[event][0] for event in known.keys() - before.keys() if _counts(event)
                 }
-                written = [capture(event, hour * HOUR, mass) for event, hour, mass in rows]
-                assert store.append(written).refused == conflicts
+                written = [
+                    capture(event, hour * HOUR, mass, role) for event, hour, mass, role in rows
+                ]
+                outcome = store.append(written)
+                assert outcome.refused == conflicts
+                assert set(outcome.repeated) == (
+                    set() if conflicts else _repeated([row[0] for row in answers], before)
+                )
             else:
                 names: list[str] = events  # type: ignore[assignment]
                 new = set(names) - labelled
@@ -357,7 +372,14 @@ def test_any_history_of_appends_and_labels_is_told_completely(
             window = Window.of(NOON + hour * HOUR)
             assert sorted(event_ids(store, window)) == sorted(expected)
             assert set(store.read_labels(window)["event_id"]) == expected & labelled
+            assert set(store.read_shadow(window)["event_id"]) == {
+                event for event in shadows if shadows[event] == hour and _counts(event)
+            }
         store.close()
+
+
+def _repeated(events: list[str], before: Container[str]) -> set[str]:
+    return {event for event in events if event in before or events.count(event) > 1}
 
 
 def _counts(event: str) -> bool:
