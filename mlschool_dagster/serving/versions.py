@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -31,6 +32,8 @@ from mlschool_dagster.serving.workers import (
 )
 
 POLL_SECONDS = 0.1
+RETRY_SECONDS = 2.0
+"""A version that does not load is tried again: after a reboot its folder may appear late."""
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +113,8 @@ class Versions:
         self._log = DeploymentLog(home)
         self._file = WorkerFile(home)
         self._seen: object = ()
+        self._retry_at = float("inf")
+        self._wanted: Deployment | None = None
         self._since: dict[Release, datetime] = {}
         self.routing: Routing | None = None
         self.deployment_id: str | None = None
@@ -127,21 +132,23 @@ class Versions:
             self._file.remove()
 
     async def refresh(self) -> None:
-        """Act on the deployments if there is news since last time."""
+        """Act on the deployments if there is news since last time, or what failed is due again."""
         state = _file_state(self._path)
-        if state == self._seen:
+        if state == self._seen and time.monotonic() < self._retry_at:
             return
         if self._seen == ():
             # Whoever waits for all workers must know of this one before it reads what to serve.
             await self._tell()
         self._seen = state
         try:
-            news = await asyncio.to_thread(self._log.news)
+            self._note(await asyncio.to_thread(self._log.news))
         except UserError as error:
-            self._fail(LoadFailure(None, None, str(error)))
+            self.failure = _failure(None, None, error)
         else:
-            if news:
-                await self._act(news)
+            if self._wanted is not None:
+                await self._carry_out(self._wanted)
+        due = float("inf") if self.failure is None else time.monotonic() + RETRY_SECONDS
+        self._retry_at = due
         await self._tell()
 
     async def _beat(self) -> None:
@@ -171,27 +178,31 @@ class Versions:
             sampling_share=routing.sampling_share,
         )
 
-    async def _act(self, news: list[Deployment]) -> None:
+    def _note(self, news: list[Deployment]) -> None:
         for deployment in news:
+            self._wanted = deployment
             self._since = {
                 release: self._since.get(release, deployment.at)
                 for release in deployment.plan.releases
             }
-        deployment = news[-1]
-        self.failure = None
+
+    async def _carry_out(self, deployment: Deployment) -> None:
         before = self.routing or Routing({})
         loaded = {version.release: version for version in before.roles.values()}
-        roles = await self._load(_roles(deployment.plan), loaded)
-        if roles is None:
-            routing = replace(before, roles=_without_candidate(before.roles))
-        else:
+        roles, failure = await self._load(_roles(deployment.plan), loaded)
+        if failure is None:
             plan = deployment.plan
             routing = Routing(roles, plan.canary_share, plan.sampling_share)
+        else:
+            routing = replace(before, roles=_without_candidate(before.roles))
         if deployment.candidate is not None:
-            candidate = await self._load({Role.CANDIDATE: deployment.candidate}, loaded)
-            routing = replace(routing, roles={**routing.roles, **(candidate or {})})
+            wanted = {Role.CANDIDATE: deployment.candidate}
+            candidate, candidate_failure = await self._load(wanted, loaded)
+            routing = replace(routing, roles={**routing.roles, **candidate})
+            failure = candidate_failure or failure
+        # All at once, so that nobody sees one without the others.
         self.routing = routing if routing.roles else None
-        self.deployment_id = deployment.id
+        self.deployment_id, self.failure = deployment.id, failure
         log.info(
             "deployment followed",
             extra={
@@ -202,8 +213,8 @@ class Versions:
 
     async def _load(
         self, wanted: Mapping[Role, Release], loaded: Mapping[Release, Version]
-    ) -> dict[Role, Version] | None:
-        """The `wanted` versions, those that are `loaded` already as they are; None on a failure."""
+    ) -> tuple[dict[Role, Version], LoadFailure | None]:
+        """The `wanted` versions, those that are `loaded` already as they are; none on a failure."""
         versions: dict[Role, Version] = {}
         for role, release in wanted.items():
             since = self._since.get(release, utc_now())
@@ -211,24 +222,23 @@ class Versions:
                 version = loaded.get(release)
                 if version is None:
                     version = await asyncio.to_thread(load_version, release, since)
-            except UserError as error:
-                self._fail(LoadFailure(role, release.version, str(error)))
-                return None
             except Exception as error:
                 # A version of whatever fault must not end those that serve.
-                reason = f"{type(error).__name__}: {error}"
-                self._fail(LoadFailure(role, release.version, reason), error)
-                return None
+                return {}, _failure(role, release.version, error)
             versions[role] = replace(version, since=since)
-        return versions
+        return versions, None
 
-    def _fail(self, failure: LoadFailure, error: Exception | None = None) -> None:
-        self.failure = failure
-        log.error(
-            "version does not serve",
-            extra={"version": failure.version, "role": failure.role, "reason": failure.reason},
-            exc_info=error,
-        )
+
+def _failure(role: Role | None, version: str | None, error: Exception) -> LoadFailure:
+    """What went wrong, told in the log too."""
+    known = isinstance(error, UserError)
+    reason = str(error) if known else f"{type(error).__name__}: {error}"
+    log.error(
+        "version does not serve",
+        extra={"version": version, "role": role, "reason": reason},
+        exc_info=None if known else error,
+    )
+    return LoadFailure(role, version, reason)
 
 
 def _roles(plan: Plan) -> dict[Role, Release]:

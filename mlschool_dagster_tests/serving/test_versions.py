@@ -163,6 +163,25 @@ def test_a_damaged_file_is_told_and_what_serves_goes_on(tmp_path: Path) -> None:
     run(test)
 
 
+def test_a_version_whose_folder_appears_late_serves_then(tmp_path: Path) -> None:
+    late = release(tmp_path, "1")
+    late.folder.rename(tmp_path / "not mounted yet")
+    record_deployment(tmp_path, Deployment(Plan(late)))
+
+    async def test() -> None:
+        versions = Versions(tmp_path)
+        await versions.refresh()
+        assert (versions.routing, versions.failure is None) == (None, False)
+        (tmp_path / "not mounted yet").rename(late.folder)
+        while versions.routing is None:
+            await versions.refresh()
+            await asyncio.sleep(0.05)
+        assert routing_of(versions) == {Role.PRIMARY: "1"}
+        assert versions.failure is None
+
+    run(test)
+
+
 def test_a_version_serves_since_it_got_a_part_in_the_plan(tmp_path: Path) -> None:
     one, two = release(tmp_path, "1"), release(tmp_path, "2")
     history = [
