@@ -16,25 +16,26 @@ class Place:
     """The folder of an SQLite store: taken away, nothing at its place can be opened."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder / "store"
-        self._elsewhere = folder / "elsewhere"
+        self._folder = folder / "folder"
+        self._link = folder / "store"
+        self._next = folder / "next"
         self.journals = folder / "spill"
-        self.uri = f"sqlite:///{self._folder}/captures.db"
+        self.uri = f"sqlite:///{self._link}/captures.db"
+        self._folder.mkdir(exist_ok=True)
+        if not self._link.exists():
+            self.bring_back()
 
     def open(self, limit: int = PLENTY) -> SpillingStore:
         return open_spilling(self.uri, self.journals, limit)
 
     def take_away(self) -> None:
-        if not self._folder.is_file():
-            if self._folder.exists():
-                self._folder.rename(self._elsewhere)
-            self._folder.touch()
+        # In one step: a store that finds nothing at its place would begin a new one there.
+        self._next.touch()
+        self._next.replace(self._link)
 
     def bring_back(self) -> None:
-        if self._folder.is_file():
-            self._folder.unlink()
-            if self._elsewhere.exists():
-                self._elsewhere.rename(self._folder)
+        self._next.symlink_to(self._folder)
+        self._next.replace(self._link)
 
     def masses(self) -> dict[str, object]:
         """The input of each capture that is kept, by event id; each is there once."""
