@@ -184,7 +184,9 @@ def _choose(
     probes_only = role in (Role.SHADOW, Role.CANDIDATE)
     is_probe = name is not None and name.startswith(SMOKE_TEST_PREFIX)
     if role is None or version is None or (probes_only and not is_probe):
-        raise InvalidRequestError(400, "The target variant does not take this request.")
+        raise InvalidRequestError(
+            400, "The target variant does not take this request.", reasons=["target variant"]
+        )
     return role, version
 
 
@@ -226,6 +228,7 @@ def _event_name(headers: Mapping[bytes, bytes]) -> str | None:
                     400,
                     f"The header {header.decode()} must hold 1 to {MAX_EVENT_ID} printable "
                     "characters.",
+                    reasons=["event id unfit"],
                 )
             return text
     return None
@@ -246,5 +249,7 @@ def _is_partial(query: bytes) -> bool:
         return False
     wanted = dict(parse_qsl(query.decode("latin-1"))).get("on_error", "refuse")
     if wanted not in ("refuse", "partial"):
-        raise InvalidRequestError(400, "The parameter on_error must be refuse or partial.")
+        raise InvalidRequestError(
+            400, "The parameter on_error must be refuse or partial.", reasons=["on_error"]
+        )
     return wanted == "partial"

@@ -1,0 +1,155 @@
+"""The life of a server: starting, following, refusing to start, logging, stopping."""
+
+import json
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+
+from mlschool_dagster.serving.deployment import (
+    DEPLOYMENTS_FILE,
+    Deployment,
+    Plan,
+    Release,
+    record_deployment,
+)
+from mlschool_dagster_tests.serving.server import (
+    free_port,
+    running_server,
+    serve,
+    store_uri,
+    wait_for,
+)
+from mlschool_dagster_tests.serving.tiny_model import ROW
+
+
+def test_it_waits_for_a_version_and_serves_it_within_a_second(tmp_path: Path) -> None:
+    with running_server(tmp_path, version=None) as server:
+        assert server.client.get("/ping").status_code == 503
+        assert server.client.get("/version").status_code == 503
+        away = server.invoke([ROW])
+        assert away.status_code == 503
+        assert away.headers["retry-after"]
+        serve(tmp_path, "2")
+        wait_for(lambda: server.client.get("/ping").status_code == 200)
+        assert server.invoke([ROW]).json()["model_version"] == "2"
+
+
+def test_a_version_that_does_not_load_is_told_and_the_old_one_goes_on(tmp_path: Path) -> None:
+    with running_server(tmp_path) as server:
+        record_deployment(tmp_path, Deployment(Plan(Release("2", tmp_path / "nowhere"))))
+        wait_for(lambda: server.health()["failure"] is not None)
+        failure = server.health()["failure"]
+        assert (failure["role"], failure["version"]) == ("primary", "2")
+        assert "cannot be read" in failure["reason"]
+        assert server.invoke([ROW]).json()["model_version"] == "1"
+        serve(tmp_path, "3")
+        wait_for(lambda: server.health()["version"] == "3")
+        assert server.health()["failure"] is None
+        with (tmp_path / DEPLOYMENTS_FILE).open("a") as file:
+            file.write("{\n")
+        wait_for(lambda: server.health()["failure"] is not None)
+        assert "is damaged" in server.health()["failure"]["reason"]
+        assert server.invoke([ROW]).json()["model_version"] == "3"
+
+
+def test_a_request_that_cannot_be_captured_is_not_answered(tmp_path: Path) -> None:
+    with running_server(tmp_path) as server:
+        # Neither the store nor the journal that stands in for it can take anything.
+        with sqlite3.connect(tmp_path / "captures.db") as connection:
+            connection.execute("ALTER TABLE captures RENAME TO elsewhere")
+        (tmp_path / "spill").touch()
+        refused = server.invoke([ROW])
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"]
+        assert "predictions" not in refused.json()
+        (tmp_path / "spill").unlink()
+        assert server.invoke([ROW], x_request_id="spilled").status_code == 200
+        with sqlite3.connect(tmp_path / "captures.db") as connection:
+            connection.execute("ALTER TABLE elsewhere RENAME TO captures")
+        wait_for(lambda: [c.event_id for c in server.captures()] == ["spilled"])
+
+
+def test_told_to_stop_it_finishes_what_it_has_begun(tmp_path: Path) -> None:
+    with running_server(tmp_path) as server:
+        answered: list[str] = []
+        begun = threading.Event()
+
+        def work(_: int) -> None:
+            with httpx.Client(base_url=server.client.base_url) as client:
+                while True:
+                    try:
+                        answer = client.post("/invocations", json={"inputs": [ROW]})
+                    except httpx.TransportError:
+                        return
+                    if answer.status_code == 200:
+                        answered.append(answer.json()["predictions"][0]["event_id"])
+                    if len(answered) > 50:
+                        begun.set()
+
+        with ThreadPoolExecutor(4) as threads:
+            working = threads.map(work, range(4))
+            assert begun.wait(30)
+            server.process.send_signal(signal.SIGTERM)
+            server.process.wait(30)
+            list(working)
+        assert sorted(c.event_id for c in server.captures()) == sorted(answered)
+        assert "server stopped" in server.log
+
+
+def test_its_log_is_structured_and_never_holds_a_payload(tmp_path: Path) -> None:
+    with running_server(tmp_path, options=["--access-log"]) as server:
+        server.invoke([{**ROW, "body_mass_g": 4321.5}], x_request_id="told-in-the-log")
+        server.invoke([{**ROW, "island": "Atlantis"}])
+        server.client.post(
+            "/invocations", content=b"Atlantis", headers={"content-type": "application/json"}
+        )
+        wait_for(lambda: server.log.count("request refused") == 2)
+        lines = [json.loads(line) for line in server.log.splitlines()]
+    assert all({"at", "level", "message"} <= line.keys() for line in lines)
+    answered = [line for line in lines if line.get("event_id") == "told-in-the-log"]
+    assert [(line["status"], line["version"], line["rows"]) for line in answered] == [(200, "1", 1)]
+    assert "4321.5" not in server.log
+    assert "Atlantis" not in server.log
+
+
+def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        ended = start_and_wait(tmp_path, port, store_uri(tmp_path))
+    assert ended.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in ended.stderr
+
+
+def test_a_store_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
+    ended = start_and_wait(tmp_path, free_port(), "redis://somewhere")
+    assert ended.returncode == 1
+    assert "No capture store is known" in ended.stderr
+
+
+def start_and_wait(home: Path, port: int, store: str) -> "subprocess.CompletedProcess[str]":
+    command = [
+        *(sys.executable, "-m", "mlschool_dagster.serving", "--home", str(home)),
+        *("--port", str(port), "--store", store, "--name", "penguins"),
+    ]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_its_process_imports_no_training_library() -> None:
+    code = (
+        "import sys, mlschool_dagster.serving.__main__; "
+        "heavy = {'dagster', 'evidently', 'jax', 'keras', 'mlflow', 'pandas', 'scipy', 'sklearn'}; "
+        "print(heavy & set(sys.modules))"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert printed.stdout.strip() == "set()"
