@@ -23,7 +23,8 @@ class Role(StrEnum):
     CANDIDATE = "candidate"
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: that would make it several times as long to build one, and each request pays for it.
+@dataclass(slots=True)
 class Capture:
     """One row on which the endpoint predicted.
 

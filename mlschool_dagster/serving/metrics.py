@@ -61,7 +61,7 @@ class Metrics:
     ``mlschool_refusals_total``                   reason     sum, dead ones included
     ``mlschool_shadow_failures_total``                       sum, dead ones included
     ``mlschool_capture_queue_depth``                         sum of those alive: each has its own
-    ``mlschool_spill_bytes``                                 largest of those alive: one journal
+    ``mlschool_spill_bytes``                                 sum of those alive
     ``mlschool_model_age_seconds``                v, r       oldest of those alive
     ``mlschool_model_info``                       v, r       1 while any alive serves it
     ``mlschool_endpoint_info``                    endpoint   1
@@ -138,8 +138,8 @@ class Metrics:
         self._depth = 0
         self._spill = Gauge(
             "mlschool_spill_bytes",
-            "Captures in the local journal that wait for the store.",
-            multiprocess_mode="livemax",
+            "Captures in local journals that wait for the store.",
+            multiprocess_mode="livesum",
             registry=registry,
         )
         self._started = Gauge(

@@ -174,7 +174,7 @@ def test_workers_add_up_and_any_of_them_tells(start: Start) -> None:
     assert value(found, "mlschool_request_duration_seconds_count", **labels) == 500
     assert value(found, "mlschool_captures_total") == 1000
     assert value(found, "mlschool_capture_queue_depth") == 500
-    assert value(found, "mlschool_spill_bytes") == 300
+    assert value(found, "mlschool_spill_bytes") == 500
 
 
 def test_what_a_worker_counts_reaches_the_others_unasked(start: Start) -> None:
