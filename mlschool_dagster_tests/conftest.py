@@ -4,9 +4,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from mlschool_dagster_tests.platform import Platform, platform_at, trained_home, untouched_home
+
+# How long an example takes says more about what else the machine does.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

@@ -317,7 +317,7 @@ APPENDS = st.builds(
 LABELS = st.builds(lambda events: ("label", events), st.lists(EVENTS, max_size=3))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(steps=st.lists(APPENDS | LABELS, max_size=8))
 def test_any_history_of_appends_and_labels_is_told_completely(
     fresh_uri: Callable[[Path], str], steps: list[tuple[str, list[object]]]

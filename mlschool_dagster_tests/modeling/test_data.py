@@ -114,7 +114,7 @@ def test_a_byte_order_mark_is_no_part_of_the_header(file: Path, spec: DataSpec) 
 CELLS = st.one_of(st.none(), st.floats(allow_nan=False, width=32))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=st.lists(CELLS, min_size=1, max_size=20), other=CELLS, at=st.integers(0, 19))
 def test_the_digest_tells_content_and_nothing_else(
     values: list[float | None], other: float | None, at: int

@@ -15,7 +15,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
@@ -61,7 +61,6 @@ def served(logged: Logged) -> "mlflow.pyfunc.PyFuncModel":
     return mlflow.pyfunc.load_model(logged.model_uri)
 
 
-@settings(deadline=None)
 @given(rows=st.lists(ROWS, min_size=BATCH, max_size=BATCH))
 @example(rows=[dict.fromkeys(NAMES)] * BATCH)
 @example(rows=[dict.fromkeys(NAMES) | {"island": "elsewhere", "sex": "elsewhere"}] * BATCH)

@@ -106,7 +106,7 @@ def test_senseless_settings_are_refused(setting: dict[str, float]) -> None:
         DriftConfig(**setting)  # type: ignore[arg-type]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     rows=st.integers(0, 60),
     holes=st.dictionaries(st.sampled_from(SPEC.input_names), st.floats(0, 1), max_size=4),

@@ -179,7 +179,7 @@ class Loop(RuleBasedStateMachine):
         assert not tick(self.world, self.state).requests
 
 
-Loop.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Loop.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestLoop = Loop.TestCase
 
 

@@ -70,7 +70,7 @@ rows_strategy = st.lists(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows_strategy, st.integers(1, 5), st.sampled_from([csv_file, parquet_file]))
 def test_each_row_gets_the_answer_of_the_model_whatever_the_chunks(
     tmp_path: Path, rows: Rows, chunk_rows: int, write: Any

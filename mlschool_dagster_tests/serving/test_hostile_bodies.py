@@ -137,14 +137,14 @@ SENT = {
 }
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(**SENT)
 def test_any_body_is_rows_or_a_refusal(body: bytes, media_type: str, partial: bool) -> None:
     judge(body, media_type, partial)
 
 
 @pytest.mark.slow
-@settings(max_examples=10_000, deadline=None)
+@settings(max_examples=10_000)
 @given(**SENT)
 def test_ten_thousand_bodies_are_rows_or_refusals(
     body: bytes, media_type: str, partial: bool

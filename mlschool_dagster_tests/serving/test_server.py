@@ -265,7 +265,7 @@ ANY_BODY = given(body=BODIES, media_type=st.sampled_from(MEDIA_TYPES))
 ONE_SERVER = [HealthCheck.function_scoped_fixture]
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=ONE_SERVER)
+@settings(max_examples=200, suppress_health_check=ONE_SERVER)
 @ANY_BODY
 def test_hostile_bodies_are_refused_and_never_captured(
     server: Server, body: bytes, media_type: str
@@ -274,7 +274,7 @@ def test_hostile_bodies_are_refused_and_never_captured(
 
 
 @pytest.mark.slow
-@settings(max_examples=10_000, deadline=None, suppress_health_check=ONE_SERVER)
+@settings(max_examples=10_000, suppress_health_check=ONE_SERVER)
 @ANY_BODY
 def test_ten_thousand_hostile_bodies_are_refused_and_never_captured(
     server: Server, body: bytes, media_type: str

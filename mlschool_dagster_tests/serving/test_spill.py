@@ -149,7 +149,7 @@ APPENDS = st.lists(
 STEPS = st.lists(APPENDS | st.sampled_from(["away", "back", "end"]), max_size=12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(steps=STEPS)
 def test_any_history_is_in_the_store_once(steps: list[str | list[tuple[str, int]]]) -> None:
     acknowledged: set[tuple[str, int]] = set()
