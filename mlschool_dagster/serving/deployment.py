@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
+from mlschool_dagster.atomic import sync_folder
 from mlschool_dagster.capture.records import utc_now
 from mlschool_dagster.errors import UserError
 
@@ -155,7 +156,7 @@ def record_deployment(home: Path, deployment: Deployment) -> None:
         file.flush()
         os.fsync(file.fileno())
     if is_new:
-        _sync_folder(home)
+        sync_folder(home)
 
 
 def previous_primary(deployments: Sequence[Deployment]) -> Release | None:
@@ -169,15 +170,6 @@ def _complete_size(file: BinaryIO) -> int:
     """The size of `file` up to the end of its last complete line."""
     file.seek(0)
     return file.read().rfind(b"\n") + 1
-
-
-def _sync_folder(folder: Path) -> None:
-    # A new file survives a loss of power only when its name is on disk, too.
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _document(deployment: Deployment) -> dict[str, Any]:

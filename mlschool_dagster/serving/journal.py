@@ -21,6 +21,7 @@ from zlib import crc32
 
 import orjson
 
+from mlschool_dagster.atomic import sync_folder
 from mlschool_dagster.capture.records import Capture, Role
 from mlschool_dagster.capture.repetition import EventKey, key_of, settle
 from mlschool_dagster.capture.store import Appended
@@ -72,8 +73,8 @@ class Journal:
             folder.mkdir(parents=True)
             # Someone who looks for dead owners may have found the folder before its lock.
             if (lock := _try_lock(folder)) is not None:
-                _sync_folder(home.parent)
-                _sync_folder(home)
+                sync_folder(home.parent)
+                sync_folder(home)
                 return cls(folder, lock, limit_bytes)
 
     @classmethod
@@ -182,7 +183,7 @@ class Journal:
         self._file = file
         with self._changing:
             self._segments.append(_Segment(path))
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
 
     def _take_back(self, segment: _Segment) -> None:
         try:
@@ -246,14 +247,6 @@ def _try_lock(folder: Path) -> int | None:
         pass
     os.close(lock)
     return None
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _line(captures: Sequence[Capture]) -> bytes:
