@@ -48,8 +48,12 @@ class DeploymentConfig(dg.Config):
         description="Version that predicts on every captured request and never answers, named "
         "alike; empty: none.",
     )
-    sampling_share: float = Field(
-        default=1.0, gt=0, le=1, description="Share of the requests that are captured."
+    sampling_share: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Share of the requests that are captured; if it is not set, as it is now, at "
+        "first all.",
     )
     reason: str = Field(default="", description="Why; the ledger keeps it.")
 
@@ -118,12 +122,13 @@ def _plan(
     def release(wanted: str) -> "Release":
         return _release(wanted, registry, files, history)
 
+    present = history[-1].plan if history else Plan(None)
     plan = Plan(
         primary=release(config.version),
         canary=release(config.canary) if config.canary else None,
         canary_share=config.canary_share if config.canary else 0.0,
         shadow=release(config.shadow) if config.shadow else None,
-        sampling_share=config.sampling_share,
+        sampling_share=config.sampling_share or present.sampling_share,
     )
     for role, other in (("canary", plan.canary), ("shadow", plan.shadow)):
         if other is not None and other == plan.primary:

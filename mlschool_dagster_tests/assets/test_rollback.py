@@ -37,7 +37,7 @@ def test_a_roll_back_restores_the_primary_before_and_drops_the_canary(
 ) -> None:
     assert trained_platform.run("deployment_job").success
     version = register_again(trained_platform)
-    config = {"version": version, "canary": "1", "shadow": "1"}
+    config = {"version": version, "canary": "1", "shadow": "1", "sampling_share": 0.5}
     assert trained_platform.run("deployment_job", {"endpoint": config}).success
     result = trained_platform.run("rollback_job")
     assert result.success
@@ -45,6 +45,7 @@ def test_a_roll_back_restores_the_primary_before_and_drops_the_canary(
     shown = metadata(result, "endpoint")
     assert (shown["version"], shown["version_before"]) == ("1", version)
     assert (shown["canary"], shown["shadow"]) == ("none", "none")
+    assert shown["sampling_share"] == 0.5
     assert target.invoke([ROW])[0].model_version == "1"
     assert trained_platform.registry().aliases("1") == ["champion"]
     newest = next(change for change in told(result) if change["role"] == "primary")
