@@ -154,7 +154,7 @@ class Metrics:
             "mlschool_endpoint_info",
             "The endpoint that this server is.",
             ("endpoint",),
-            multiprocess_mode="livemax",
+            multiprocess_mode="livesum",
             registry=registry,
         ).labels(name).set(1)
         self._closing = threading.Event()
@@ -199,7 +199,7 @@ class Metrics:
         self._depth = depth
 
     def spill(self, size: int) -> None:
-        """Tell the size of the local journal in bytes."""
+        """Tell the size of this process's journals in bytes."""
         self._spill.set(size)
 
     def serves(self, role: str, version: str, since: datetime) -> None:
