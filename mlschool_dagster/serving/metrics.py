@@ -154,7 +154,7 @@ class Metrics:
             "mlschool_endpoint_info",
             "The endpoint that this server is.",
             ("endpoint",),
-            multiprocess_mode="livesum",
+            multiprocess_mode="livemax",
             registry=registry,
         ).labels(name).set(1)
         self._closing = threading.Event()

@@ -175,6 +175,7 @@ def test_workers_add_up_and_any_of_them_tells(start: Start) -> None:
     assert value(found, "mlschool_captures_total") == 1000
     assert value(found, "mlschool_capture_queue_depth") == 500
     assert value(found, "mlschool_spill_bytes") == 500
+    assert value(found, "mlschool_endpoint_info", endpoint="test") == 1
 
 
 def test_what_a_worker_counts_reaches_the_others_unasked(start: Start) -> None:
