@@ -12,8 +12,9 @@ from playwright.sync_api import FloatRect, Page, sync_playwright
 IMAGES = Path(__file__).parent / "images"
 DAGSTER = "http://127.0.0.1:3000"
 REPORTS = "http://127.0.0.1:8090"
+ENDPOINT = "http://127.0.0.1:8080"
 SETTLED_MILLISECONDS = 4000
-CLIPS: dict[str, FloatRect] = {"lineage": {"x": 565, "y": 270, "width": 891, "height": 450}}
+CLIPS: dict[str, FloatRect] = {"lineage": {"x": 565, "y": 215, "width": 890, "height": 560}}
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -37,6 +38,9 @@ def pages() -> dict[str, str]:
         "cross_validation": f"{DAGSTER}/assets/cross_validation?view=overview",
         "checks": f"{DAGSTER}/assets/drift_report?view=checks",
         "drift_picture": f"{DAGSTER}/assets/drift_report?view=events",
+        "deployment_ledger": f"{DAGSTER}/assets/deployment_ledger?view=overview",
+        "endpoint_health": f"{DAGSTER}/assets/endpoint_health?view=overview",
+        "api": f"{ENDPOINT}/docs",
         "drift_report": f"{REPORTS}/windows/{newest_window()}/drift_report.html",
     }
 
@@ -52,6 +56,9 @@ def take(page: Page, name: str, address: str) -> None:
         page.keyboard.press("Alt+e")
     if name == "drift_picture":
         page.get_by_text("[Show Markdown]").first.click()
+    if name == "deployment_ledger":
+        page.get_by_text("Show schema").first.scroll_into_view_if_needed()
+        page.mouse.wheel(0, 700)
     page.wait_for_timeout(SETTLED_MILLISECONDS)
     page.screenshot(path=IMAGES / f"{name}.png", clip=CLIPS.get(name))
 

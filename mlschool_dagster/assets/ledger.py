@@ -14,6 +14,9 @@ from mlschool_dagster.resources.endpoint import LocalEndpoint
 if TYPE_CHECKING:
     from mlschool_dagster.targets.ledger import Change, Term
 
+RUN_ID_SHOWN = 8
+"""Characters of a run id by which Dagster itself shows runs."""
+
 
 def deployment_ledger() -> dg.AssetsDefinition:
     """The asset ``deployment_ledger``: who changed what serves, when and why."""
@@ -61,7 +64,7 @@ def _changes_table(told: "Sequence[Change]") -> dg.MetadataValue:
             "to": change.after or "",
             "share": change.share,
             "why": change.reason,
-            "who": change.by,
+            "who": change.by[:RUN_ID_SHOWN],
         }
         for change in reversed(told)
     )
