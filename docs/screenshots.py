@@ -58,7 +58,6 @@ def take(page: Page, name: str, address: str) -> None:
         page.get_by_text("[Show Markdown]").first.click()
     if name == "deployment_ledger":
         page.get_by_text("Show schema").first.scroll_into_view_if_needed()
-        page.mouse.wheel(0, 700)
     page.wait_for_timeout(SETTLED_MILLISECONDS)
     page.screenshot(path=IMAGES / f"{name}.png", clip=CLIPS.get(name))
 
