@@ -46,6 +46,7 @@ class Batcher:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="captures")
         self._waiting: list[Waiting] = []
         self._working: asyncio.Task[None] | None = None
+        self._told_of: set[str] = set()
         self.written = 0
         """Captures made durable since the start, repetitions included."""
 
@@ -103,7 +104,11 @@ class Batcher:
         except Exception:
             # Whatever is wrong with a shadow is no concern of those who are answered.
             self._metrics.shadow_failed()
-            log.exception("the shadow does not predict")
+            shadows = {q.shadow.release.version for q, _ in batch if q.shadow is not None}
+            # Once is enough: it will fail on every request to come.
+            if not shadows <= self._told_of:
+                self._told_of = shadows
+                log.exception("the shadow does not predict")
 
     def _append(self, batch: Sequence[Waiting]) -> list[Exception | None]:
         captures = [
@@ -128,8 +133,21 @@ class Batcher:
             return [None] * len(batch)
         if len(batch) == 1:
             return [ConflictError()]
-        # The conflict of one question must not refuse the others.
-        return [outcome for waiting in batch for outcome in self._append([waiting])]
+        return self._append_apart(batch, outcome.refused)
+
+    def _append_apart(
+        self, batch: Sequence[Waiting], refused: frozenset[str]
+    ) -> list[Exception | None]:
+        """Append those who have none of the `refused` event ids together, the others one by one."""
+        clashing = [not refused.isdisjoint(question.event_ids) for question, _ in batch]
+        peaceful = [
+            waiting for waiting, clashes in zip(batch, clashing, strict=True) if not clashes
+        ]
+        together = iter(self._append(peaceful) if peaceful else [])
+        return [
+            self._append([waiting])[0] if clashes else next(together)
+            for waiting, clashes in zip(batch, clashing, strict=True)
+        ]
 
 
 def predict(questions: Sequence[Question], endpoint: str) -> None:

@@ -171,7 +171,7 @@ class Invocations:
         if question.accepted.reasons:
             self._refusals.count(question.accepted.reasons[0])
         await self._batcher.ask(question)
-        self._metrics.predictions(question.captures)
+        self._metrics.predictions([*question.captures, *question.shadow_captures])
 
 
 def _choose(
