@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mlschool_dagster.capture.store import CaptureStore, open_store
 from mlschool_dagster_tests.postgres import PostgresServer
 
 
@@ -28,3 +29,10 @@ def fresh_uri(request: pytest.FixtureRequest) -> Callable[[Path], str]:
 @pytest.fixture
 def uri(fresh_uri: Callable[[Path], str], tmp_path: Path) -> str:
     return fresh_uri(tmp_path)
+
+
+@pytest.fixture
+def store(uri: str) -> Iterator[CaptureStore]:
+    store = open_store(uri)
+    yield store
+    store.close()

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from mlschool_dagster.capture.records import Capture, Label, Role
-from mlschool_dagster.capture.store import open_store
+from mlschool_dagster.capture.store import CaptureStore, open_store
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.values import InputValue
 
@@ -36,6 +36,11 @@ def capture(
 
 def label(event_id: str, value: str = "Gentoo", after: timedelta = timedelta()) -> Label:
     return Label(event_id, value, NOON + timedelta(days=1) + after, "expert")
+
+
+def event_ids(store: CaptureStore, window: Window = WINDOW) -> list[str]:
+    """The events of `window`, in order of arrival."""
+    return list(store.read(window)["event_id"])
 
 
 def append_many(uri: str, writer: str, batches: int, size: int) -> None:
