@@ -9,6 +9,7 @@ describe all of that.
 import asyncio
 import logging
 import os
+import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -100,6 +101,8 @@ class Endpoint:
             asyncio.create_task(self._versions.follow()),
             asyncio.create_task(self._keep_house()),
         ]
+        for task in tasks:
+            task.add_done_callback(_end_worker_if_failed)
         try:
             yield
         finally:
@@ -182,6 +185,14 @@ class Endpoint:
 
     def _document(self) -> dict[str, Any]:
         return openapi_document(self._primary().model.spec, self._config.name)
+
+
+def _end_worker_if_failed(task: "asyncio.Task[None]") -> None:
+    # A worker that answers but follows no deployment any more would go unnoticed for long; its
+    # successor begins anew.
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("worker ends, it cannot go on", exc_info=error)
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _json(document: Mapping[str, Any], status: int = 200) -> Response:
