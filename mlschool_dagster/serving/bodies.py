@@ -9,6 +9,9 @@ from mlschool_dagster.serving.validation import InvalidRequestError
 
 MAX_BODY = 6 * 1024 * 1024
 MAX_HELD = 64 * 1024 * 1024
+LARGE_BODY = 64 * 1024
+"""Bodies above this are worked on beside the event loop, one at a time, so that small requests need
+not wait."""
 
 
 class TooBusyError(Exception):
@@ -18,7 +21,8 @@ class TooBusyError(Exception):
 class Bodies:
     """Reads bodies that come in several pieces.
 
-    One may have `MAX_BODY` bytes, those in memory together `MAX_HELD`.
+    One may have `MAX_BODY` bytes. While those in memory have more than `MAX_HELD` together, no
+    large one is let in.
     """
 
     def __init__(self) -> None:
@@ -44,7 +48,7 @@ class Bodies:
                 self._held += len(pieces[-1])
                 if size > MAX_BODY:
                     raise too_large()
-                if self._held > MAX_HELD:
+                if size > LARGE_BODY and self._held > MAX_HELD:
                     raise TooBusyError
                 if not message.get("more_body", False):
                     break

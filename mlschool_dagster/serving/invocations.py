@@ -20,7 +20,13 @@ from mlschool_dagster.serving.batching import (
     ConflictError,
     predict,
 )
-from mlschool_dagster.serving.bodies import MAX_BODY, Bodies, TooBusyError, too_large
+from mlschool_dagster.serving.bodies import (
+    LARGE_BODY,
+    MAX_BODY,
+    Bodies,
+    TooBusyError,
+    too_large,
+)
 from mlschool_dagster.serving.event_ids import new_event_ids
 from mlschool_dagster.serving.logs import RequestLog
 from mlschool_dagster.serving.metrics import Metrics
@@ -30,9 +36,6 @@ from mlschool_dagster.serving.responses import CLOSE, RETRY_LATER, Headers, erro
 from mlschool_dagster.serving.validation import Accepted, InvalidRequestError
 from mlschool_dagster.serving.versions import NoVersionError, Routing, Version, Versions
 
-LARGE_BODY = 64 * 1024
-"""Bodies above this are worked on beside the event loop, one at a time, so that small requests need
-not wait."""
 EVENT_ID_HEADERS = (b"x-amzn-sagemaker-inference-id", b"x-request-id")
 """Where a caller may name its request, the first that is present counts. Several rows get the name
 with -0, -1, ... appended."""
