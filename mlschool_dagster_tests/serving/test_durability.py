@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mlschool_dagster.capture.records import Label, utc_now
@@ -17,7 +18,7 @@ from mlschool_dagster.targets.local import LocalTarget
 from mlschool_dagster_tests.postgres import PostgresServer
 from mlschool_dagster_tests.serving.hammer import Hammer
 from mlschool_dagster_tests.serving.server import (
-    end,
+    Server,
     free_port,
     release,
     running_server,
@@ -44,7 +45,7 @@ def test_killed_workers_and_servers_lose_and_repeat_nothing(tmp_path: Path) -> N
                 hammer.wait_for_answers(200)
                 server.workers[kill % 2].kill()
                 hammer.wait_for_answers(200)
-                end(server.process)
+                kill_all_at_once(server)
         assert hammer is not None
         with running_server(tmp_path, None, workers=2) as server:
             hammer.aim(str(server.client.base_url))
@@ -52,6 +53,16 @@ def test_killed_workers_and_servers_lose_and_repeat_nothing(tmp_path: Path) -> N
             hammer.stop()
     assert hammer.broken >= KILLS // 2
     assert_each_is_one_capture(hammer, store_uri(tmp_path))
+
+
+def kill_all_at_once(server: Server) -> None:
+    """End every process of `server` without a chance to finish anything."""
+    processes = [psutil.Process(server.process.pid), *server.workers]
+    for process in processes:
+        process.suspend()
+    for process in processes:
+        process.kill()
+    server.process.wait()
 
 
 @pytest.mark.slow
