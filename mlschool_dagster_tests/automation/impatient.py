@@ -18,7 +18,8 @@ IMPATIENT = FollowingConfig(backoff=timedelta(seconds=5), stale_after=timedelta(
 def impatient_definitions() -> dg.Definitions:
     """The real assets and monitoring job, with other sensors."""
     real = build_definitions()
-    _, _, monitoring = asset_jobs(load_spec(Settings.from_environment().spec))
+    jobs = asset_jobs(load_spec(Settings.from_environment().spec))
+    monitoring = next(job for job in jobs if job.name == "monitoring_job")
     return dg.Definitions(
         assets=real.assets,
         asset_checks=real.asset_checks,
