@@ -301,5 +301,6 @@ def test_a_million_rows_take_no_more_memory_than_a_tenth_of_them(
         else:
             grown.to_parquet(source)
         peaks.append(peak_megabytes(source, tmp_path / f"out-{rows}"))
-    assert peaks[1] < peaks[0] + 60
+    # What allocators hold back differs from run to run; ten times the rows would show.
+    assert peaks[1] < 1.5 * peaks[0]
     assert peaks[1] < 450
