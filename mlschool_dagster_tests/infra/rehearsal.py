@@ -62,7 +62,7 @@ class Rehearsal:
         return f"http://127.0.0.1:{self.ports[port]}{path}"
 
     def start(self) -> None:
-        """Start every service once those it waits for are healthy."""
+        """Start every service once those it waits for are healthy, and wait until they are."""
         services = yaml.safe_load(self._here((INFRA / "compose.yaml").read_text("utf-8")))[
             "services"
         ]
@@ -76,6 +76,9 @@ class Rehearsal:
                     self.wait_until_healthy(services[other])
             self._start(name, service)
             started.add(name)
+        # The endpoint is healthy only once a version has been deployed.
+        for name in self._processes.keys() - {"endpoint"}:
+            self.wait_until_healthy(services[name])
 
     def wait_until_healthy(self, service: Mapping[str, Any]) -> None:
         """Wait until the service's own check passes."""
