@@ -15,7 +15,7 @@ from mlschool_dagster.serving.batch_input import carried_schema, table_files
 from mlschool_dagster.serving.batch_output import PREDICTIONS_FILE, REJECTED_FILE, outputs
 from mlschool_dagster.serving.rules import Rule, rules_of
 
-CHUNK_ROWS = 50_000
+CHUNK_ROWS = 20_000
 
 MISSHAPEN = "the row: must have one cell per column"
 

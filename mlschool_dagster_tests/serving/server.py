@@ -144,3 +144,13 @@ def wait_for(condition: Any, process: "subprocess.Popen[bytes] | None" = None) -
         assert time.monotonic() < deadline, "waited in vain"
         assert process is None or process.poll() is None, "the process ended"
         time.sleep(0.02)
+
+
+def peak_memory(process: psutil.Process) -> float:
+    """The most bytes that `process` has held; where the system does not tell, what it holds now."""
+    status = Path(f"/proc/{process.pid}/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return float(line.split()[1]) * 1024
+    return float(process.memory_info().rss)

@@ -4,10 +4,8 @@ import json
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,6 +16,7 @@ from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.serving.bodies import MAX_BODY
 from mlschool_dagster_tests.serving.server import (
     Server,
+    peak_memory,
     running_server,
     wait_for,
 )
@@ -295,13 +294,3 @@ def test_its_memory_stays_bounded_whatever_a_body_unfolds_into(server: Server) -
     for body in bodies:
         assert server.client.post("/invocations", content=body, headers=JSON_TYPE).is_client_error
     assert all(peak_memory(process) < 300e6 for process in server.workers)
-
-
-def peak_memory(process: psutil.Process) -> float:
-    """The most bytes that `process` has held; where the system does not tell, what it holds now."""
-    status = Path(f"/proc/{process.pid}/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return float(line.split()[1]) * 1024
-    return float(process.memory_info().rss)
