@@ -13,13 +13,11 @@ from mlschool_dagster.assets.captures import (
     live_traffic,
 )
 from mlschool_dagster.assets.data import raw_data
+from mlschool_dagster.assets.drift_report import drift_report
 from mlschool_dagster.assets.health import endpoint_health, health_checks
 from mlschool_dagster.assets.ledger import deployment_ledger
-from mlschool_dagster.assets.reports import (
-    data_quality_report,
-    drift_report,
-    performance_report,
-)
+from mlschool_dagster.assets.performance_report import performance_report
+from mlschool_dagster.assets.quality_report import data_quality_report
 from mlschool_dagster.assets.serving import endpoint
 from mlschool_dagster.assets.training import cross_validation_and_model, registered_version
 from mlschool_dagster.automation.alerts import alert_sensor
@@ -30,6 +28,7 @@ from mlschool_dagster.modeling.spec import DataSpec, load_spec
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.endpoint import LocalEndpoint
 from mlschool_dagster.resources.files import PlatformFiles
+from mlschool_dagster.resources.history import History
 from mlschool_dagster.resources.tracking import MlflowTracking
 from mlschool_dagster.settings import ENDPOINT_TOKEN, Settings
 
@@ -110,6 +109,7 @@ def _local(settings: Settings, spec: DataSpec) -> dict[str, dg.ConfigurableResou
             url=settings.endpoint_url,
         ),
         "captures": Captures(uri=_secret("MLSCHOOL_CAPTURE_STORE", settings.capture_store)),
+        "history": History(uri=_secret("MLSCHOOL_HISTORY", settings.history)),
     }
 
 

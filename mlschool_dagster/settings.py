@@ -34,6 +34,8 @@ class Settings:
     data: str
     tracking_uri: str
     capture_store: str
+    history: str
+    """Database of what monitoring found and of what was done about it."""
     files: Path
     endpoint_host: str
     endpoint_port: int
@@ -69,6 +71,7 @@ class Settings:
             capture_store=environment.get(
                 "MLSCHOOL_CAPTURE_STORE", f"sqlite:///{home}/captures.db"
             ),
+            history=environment.get("MLSCHOOL_HISTORY", f"sqlite:///{home}/history.db"),
             files=_folder(environment.get("MLSCHOOL_FILES", home / "files")),
             endpoint_host=environment.get("MLSCHOOL_ENDPOINT_HOST", "127.0.0.1"),
             endpoint_port=_number(environment, "MLSCHOOL_ENDPOINT_PORT", 8080, 65535),

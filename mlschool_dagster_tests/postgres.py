@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Self
 from uuid import uuid4
 
 import psycopg
@@ -20,7 +21,10 @@ _QUOTED_PASSWORD = "not%2Fto%40be%3Atold"  # noqa: S105
 
 
 class PostgresServer:
-    """A server on the loopback address; it can be stopped and started again at its port."""
+    """A server on the loopback address; it can be stopped and started again at its ``port``.
+
+    As a context it is started and, at the end, removed.
+    """
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
@@ -31,15 +35,22 @@ class PostgresServer:
         self._data = self._folder / "data"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+            self.port = free.getsockname()[1]
         secret = self._folder / "password"
         secret.write_text(PASSWORD)
         self._run(
             "initdb", "--no-sync", "--username=owner", f"--pwfile={secret}", "--auth=scram-sha-256"
         )
 
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.remove()
+
     def start(self) -> None:
-        options = f"-p {self._port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
         self._run("pg_ctl", "start", "--wait", "-o", options, "-l", str(self._folder / "log"))
 
     def stop(self, mode: str = "fast") -> None:
@@ -50,8 +61,18 @@ class PostgresServer:
             self.stop("immediate")
         shutil.rmtree(self._folder)
 
+    def administration(self) -> dict[str, str]:
+        """The environment in which PostgreSQL's own programs administrate this server."""
+        return {
+            "PATH": f"{self._binaries}:{os.environ['PATH']}",
+            "PGHOST": "127.0.0.1",
+            "PGPORT": str(self.port),
+            "PGPASSWORD": PASSWORD,
+            "POSTGRES_USER": "owner",
+        }
+
     def uri(self) -> str:
-        return f"postgresql://owner:{_QUOTED_PASSWORD}@127.0.0.1:{self._port}/postgres"
+        return f"postgresql://owner:{_QUOTED_PASSWORD}@127.0.0.1:{self.port}/postgres"
 
     def execute(self, statement: str) -> None:
         with psycopg.connect(self.uri(), autocommit=True) as connection:

@@ -15,14 +15,16 @@ from mlschool_dagster.settings import Settings
 PACKAGE = Path(mlschool_dagster.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-FOR_ALL = {"errors", "atomic", "values"}
+FOR_ALL = {"errors", "atomic", "clock", "database", "values"}
 BELOW = {"capture", "modeling"}
-MIDDLE = {"targets", "serving", "monitoring", "simulation"}
+MIDDLE = {"targets", "serving", "monitoring", "promotion", "alerting", "simulation"}
 ALLOWED: dict[str, set[str]] = {
     "capture": set(),
     "modeling": set(),
     "serving": BELOW,
     "monitoring": BELOW,
+    "promotion": BELOW | {"monitoring"},
+    "alerting": set(),
     "simulation": BELOW,
     "targets": BELOW | {"serving"},
     "resources": BELOW | MIDDLE,

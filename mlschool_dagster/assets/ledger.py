@@ -8,7 +8,7 @@ import dagster as dg
 
 from mlschool_dagster.assets.common import OWNERS, plain_errors, table
 from mlschool_dagster.assets.serving import GROUP
-from mlschool_dagster.capture.records import utc_now
+from mlschool_dagster.clock import utc_now
 from mlschool_dagster.resources.endpoint import LocalEndpoint
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+from pydantic import Field
 
 from mlschool_dagster.assets.common import OWNERS
 from mlschool_dagster.atomic import replacing
@@ -32,6 +33,16 @@ LABELS_FILE = "labels.parquet"
 CAPTURES_TOKEN = "captures_token"  # noqa: S105 - names a state of the store
 LABELS_TOKEN = "labels_token"  # noqa: S105
 REFUSALS = "refusals"
+
+
+class ReportConfig(dg.Config):
+    """How a report is drawn."""
+
+    samples: int = Field(
+        default=1000,
+        ge=1,
+        description="Most rows that Evidently draws; every row is counted all the same.",
+    )
 
 
 def windowed_asset(

@@ -10,9 +10,9 @@ import dagster as dg
 from mlschool_dagster.assets.captures import REPORTS
 from mlschool_dagster.assets.windows import CAPTURES_TOKEN, LABELS_TOKEN, covered_token
 from mlschool_dagster.automation.jobs import MONITORED, MONITORING_SECONDS
-from mlschool_dagster.capture.records import utc_now
 from mlschool_dagster.capture.store import CaptureStore, Changes
 from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.clock import utc_now
 from mlschool_dagster.monitoring.following import FollowingConfig, Run, RunStatus, follow
 from mlschool_dagster.resources.captures import Captures
 

@@ -1,7 +1,7 @@
 """The capture record and the label record."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 
 from mlschool_dagster.values import InputValue
@@ -54,8 +54,3 @@ class Label:
     label: str
     labelled_at: datetime
     source: str
-
-
-def utc_now() -> datetime:
-    """The current time, timezone-aware UTC."""
-    return datetime.now(UTC)

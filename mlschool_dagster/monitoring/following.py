@@ -88,7 +88,8 @@ class FollowingConfig:
     After a failure the next attempt waits ``backoff``, doubled with every further failure in a row
     up to ``maximum_backoff``; after ``max_attempts`` for the same token the window rests until
     something lands in it. A run started longer than ``stale_after`` ago is taken for dead with its
-    machine. ``max_pending`` bounds what is remembered, ``max_requests`` what one tick asks for.
+    machine; whoever runs it must see to it that it reports nothing any more. ``max_pending`` bounds
+    what is remembered, ``max_requests`` what one tick asks for.
     """
 
     max_attempts: int = 4

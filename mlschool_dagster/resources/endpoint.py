@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from mlschool_dagster.targets.base import EndpointTarget
     from mlschool_dagster.targets.client import EndpointClient
 
+CALL_SECONDS = 30.0
+"""How long each wait for an answer may take."""
+PATIENCE_SECONDS = 10.0
+"""How long an endpoint may take to tell its metrics."""
+
 
 class LocalEndpoint(dg.ConfigurableResource):  # type: ignore[type-arg]
     """An inference server on this machine."""
@@ -44,16 +49,17 @@ class LocalEndpoint(dg.ConfigurableResource):  # type: ignore[type-arg]
 
         if url:
             return EndpointClient(self.name, url)
-        return EndpointClient(self.name, self._address(), token=self.token or None)
+        return self._own_client()
 
     def exposition(self) -> str | None:
         """What the endpoint tells Prometheus; None if it does not answer."""
-        from mlschool_dagster.targets.health import fetch_exposition
+        return self._own_client(PATIENCE_SECONDS).text("/metrics")
 
-        return fetch_exposition(self._address(), self.token or None)
+    def _own_client(self, timeout: float = CALL_SECONDS) -> "EndpointClient":
+        from mlschool_dagster.targets.client import EndpointClient
 
-    def _address(self) -> str:
-        return self.url or self._config().url
+        address = self.url or self._config().url
+        return EndpointClient(self.name, address, timeout, self.token or None)
 
     def _config(self) -> "ServerConfig":
         from mlschool_dagster.serving.process import ServerConfig

@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from mlschool_dagster.capture.records import Role, utc_now
+from mlschool_dagster.capture.records import Role
+from mlschool_dagster.clock import utc_now
 from mlschool_dagster.serving.metrics import Metrics
 from mlschool_dagster.serving.questions import Question
 from mlschool_dagster.serving.spill import SpillFullError, SpillingStore

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from uuid import uuid4
 
 from mlschool_dagster.atomic import sync_folder
-from mlschool_dagster.capture.records import utc_now
+from mlschool_dagster.clock import utc_now
 from mlschool_dagster.errors import UserError
 
 DEPLOYMENTS_FILE = "deployments.jsonl"

@@ -4,9 +4,9 @@ import asyncio
 import logging
 from collections import Counter, defaultdict
 
-from mlschool_dagster.capture.records import utc_now
 from mlschool_dagster.capture.store import StoreAwayError
 from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.clock import utc_now
 from mlschool_dagster.serving.metrics import Metrics
 from mlschool_dagster.serving.spill import SpillingStore
 

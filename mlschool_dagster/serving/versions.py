@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mlschool_dagster.capture.records import Role, utc_now
+from mlschool_dagster.capture.records import Role
+from mlschool_dagster.clock import utc_now
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.compiled import CompiledModel
 from mlschool_dagster.modeling.spec import DataSpec, NumericColumn

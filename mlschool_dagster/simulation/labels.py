@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from mlschool_dagster.capture.records import Capture, Label, utc_now
+from mlschool_dagster.capture.records import Capture, Label
+from mlschool_dagster.clock import utc_now
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.simulation.diary import Diary

@@ -68,13 +68,13 @@ class EndpointClient:
             f"({message.rstrip('.')}); look at its log and try again."
         )
 
-    def get(self, path: str) -> dict[str, Any] | None:
-        """The JSON object at `path`; None if the endpoint does not answer with one."""
+    def text(self, path: str) -> str | None:
+        """What is at `path`; None if the endpoint does not answer with it."""
         try:
             response = self._http.get(path)
         except httpx.TransportError:
             return None
-        return _object(response) if response.is_success else None
+        return response.text if response.is_success else None
 
     def _predictions(self, response: httpx.Response) -> list[Prediction]:
         document = _object(response)

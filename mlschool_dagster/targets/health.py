@@ -9,15 +9,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import httpx
-
 REQUESTS = "mlschool_requests"
 LATENCY = "mlschool_request_duration_seconds"
 QUEUE = "mlschool_capture_queue_depth"
 SPILL = "mlschool_spill_bytes"
-
-PATIENCE_SECONDS = 10.0
-"""How long an endpoint may take to tell its metrics."""
 
 Buckets = Mapping[str, float]
 """How many observations were at most each bound, by the bound's text, as Prometheus counts them."""
@@ -49,21 +44,6 @@ class Reading:
             TypeError: it is not one.
         """
         return cls(**document)
-
-
-def fetch_exposition(url: str, token: str | None = None) -> str | None:
-    """What the endpoint at `url` tells Prometheus; None if it does not answer with that.
-
-    It presents `token`, if there is one.
-    """
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    try:
-        # An endpoint's address is given, never to be sent through a proxy from the environment.
-        with httpx.Client(timeout=PATIENCE_SECONDS, trust_env=False, headers=headers) as client:
-            response = client.get(f"{url}/metrics")
-    except httpx.TransportError:
-        return None
-    return response.text if response.is_success else None
 
 
 def read_metrics(exposition: str) -> Reading:

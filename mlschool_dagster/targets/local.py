@@ -116,7 +116,7 @@ class LocalTarget:
     def status(self) -> EndpointStatus | None:
         """See `EndpointTarget.status`."""
         record = self._running()
-        if (self._is_ours and record is None) or self._client.get("/ping") is None:
+        if (self._is_ours and record is None) or self._client.text("/ping") is None:
             return None
         workers = read_workers(self._home)
         for worker in workers:

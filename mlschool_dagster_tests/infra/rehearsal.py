@@ -21,7 +21,7 @@ import psutil
 import yaml
 
 from mlschool_dagster.settings import ROOT
-from mlschool_dagster_tests.infra.database import postgres
+from mlschool_dagster_tests.postgres import PostgresServer
 from mlschool_dagster_tests.serving.server import free_port
 
 INFRA = ROOT / "infra" / "docker"
@@ -44,14 +44,15 @@ class Rehearsal:
     _running: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> "Rehearsal":
+        postgres = self._running.enter_context(PostgresServer())
+        self.ports["5432"] = str(postgres.port)
+        environment = {**postgres.administration(), **self.secrets}
+        subprocess.run([str(INFRA / "databases.sh")], env=environment, check=True)
         for there in (*FOLDERS, "/var/lib/mlschool/files"):
             (self.folder / there[1:]).mkdir(parents=True)
         for name in ("dagster.yaml", "workspace.yaml"):
             text = self._here((INFRA / name).read_text(encoding="utf-8"))
             (self.folder / "opt" / "dagster" / name).write_text(text)
-        database = self.folder / "postgres"
-        database.mkdir()
-        self._running.enter_context(postgres(database, int(self.ports["5432"]), self.secrets))
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -85,6 +85,10 @@ class World:
         self.turn(world_run, RunStatus.STARTED)
 
     def succeed(self, world_run: WorldRun) -> None:
+        if self.now - world_run.run.since > CONFIG.stale_after:
+            # Dagster ends a run that takes longer than its job may.
+            self.turn(world_run, RunStatus.FAILED)
+            return
         self.reports[world_run.window] = world_run.read
         self.turn(world_run, RunStatus.SUCCEEDED)
 

@@ -59,12 +59,12 @@ def test_an_endpoint_that_something_else_keeps_is_told_the_token(
 ) -> None:
     kept = endpoint(tmp_path, listener.url)
     assert kept.exposition() == "up 1\n"
-    kept.client().get("/health")
+    kept.client().text("/health")
     assert listener.told == ["Bearer a-token"] * 2
 
 
 def test_another_address_is_not_told_the_token(tmp_path: Path, listener: Listener) -> None:
-    endpoint(tmp_path).client(listener.url).get("/health")
+    endpoint(tmp_path).client(listener.url).text("/health")
     assert listener.told == [None]
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlschool_dagster.capture.records import Capture, Role, utc_now
+from mlschool_dagster.capture.records import Capture, Role
 from mlschool_dagster.capture.store import open_store
 from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.clock import utc_now
 from mlschool_dagster.serving.batching import Batcher, CaptureFailedError, ConflictError
 from mlschool_dagster.serving.deployment import Release
 from mlschool_dagster.serving.metrics import Metrics

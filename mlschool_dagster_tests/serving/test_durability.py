@@ -10,8 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mlschool_dagster.capture.records import Label, utc_now
+from mlschool_dagster.capture.records import Label
 from mlschool_dagster.capture.store import CaptureStore, open_store
+from mlschool_dagster.clock import utc_now
 from mlschool_dagster.serving.deployment import Plan
 from mlschool_dagster.serving.process import ServerConfig
 from mlschool_dagster.targets.local import LocalTarget
@@ -93,9 +94,7 @@ def test_soak_under_swaps_labelling_and_monitoring(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_store_that_is_away_for_a_minute_loses_and_repeats_nothing(tmp_path: Path) -> None:
-    postgres = PostgresServer()
-    postgres.start()
-    try:
+    with PostgresServer() as postgres:
         uri = postgres.fresh_uri()
         with (
             running_server(tmp_path, store=uri) as server,
@@ -113,8 +112,6 @@ def test_a_store_that_is_away_for_a_minute_loses_and_repeats_nothing(tmp_path: P
             hammer.stop()
             assert hammer.broken == 0
             assert_each_is_one_capture(hammer, uri)
-    finally:
-        postgres.remove()
 
 
 def assert_each_is_one_capture(hammer: Hammer, uri: str) -> None:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlschool_dagster.capture.records import Capture, Role, utc_now
+from mlschool_dagster.capture.records import Capture, Role
+from mlschool_dagster.clock import utc_now
 from mlschool_dagster.serving.metrics import CONFIDENCE_BOUNDS, LATENCY_BOUNDS, Metrics
 from mlschool_dagster_tests.serving.counting import CountingProcess, Samples, counting, samples
 from mlschool_dagster_tests.serving.server import wait_for

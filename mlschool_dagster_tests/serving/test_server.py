@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX, utc_now
+from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX
 from mlschool_dagster.capture.store import open_store
 from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.clock import utc_now
 from mlschool_dagster.serving.bodies import MAX_BODY
 from mlschool_dagster_tests.serving.server import (
     Server,

@@ -18,10 +18,8 @@ from mlschool_dagster_tests.serving.spilling import PLENTY, is_back, wait_until
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
-    server = PostgresServer()
-    server.start()
-    yield server
-    server.remove()
+    with PostgresServer() as server:
+        yield server
 
 
 class Client:

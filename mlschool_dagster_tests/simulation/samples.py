@@ -7,8 +7,9 @@ from uuid import uuid4
 import orjson
 import pandas as pd
 
-from mlschool_dagster.capture.records import Capture, utc_now
+from mlschool_dagster.capture.records import Capture
 from mlschool_dagster.capture.sqlite import SqliteStore
+from mlschool_dagster.clock import utc_now
 from mlschool_dagster.errors import RefusedError
 from mlschool_dagster.modeling.spec import load_spec
 from mlschool_dagster.serving.validation import InvalidRequestError, Validator

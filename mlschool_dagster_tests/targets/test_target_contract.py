@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mlschool_dagster.capture.records import utc_now
+from mlschool_dagster.clock import utc_now
 from mlschool_dagster.errors import RefusedError, UserError
 from mlschool_dagster.serving.deployment import Deployment, Plan, Release, previous_primary
 from mlschool_dagster.serving.process import ServerConfig

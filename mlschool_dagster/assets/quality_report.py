@@ -1,0 +1,91 @@
+"""The data-quality report: what is wrong with one hour's captures in themselves."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from mlschool_dagster.assets.common import picture, plain_errors, table
+from mlschool_dagster.assets.windows import (
+    ReportConfig,
+    chosen_window,
+    monitored_window,
+    windowed_asset,
+)
+from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.monitoring.config import MAXIMUM_REFUSED_SHARE
+from mlschool_dagster.resources.captures import Captures
+from mlschool_dagster.resources.files import PlatformFiles
+from mlschool_dagster.resources.tracking import MlflowTracking
+
+
+def data_quality_report(spec: DataSpec) -> dg.AssetsDefinition:
+    """The asset ``data_quality_report``: what is wrong with a window's rows in themselves."""
+
+    @windowed_asset(
+        "data_quality_report",
+        deps=["captured_traffic"],
+        kinds={"evidently", "html"},
+        check_specs=[
+            dg.AssetCheckSpec(
+                "data_quality",
+                asset="data_quality_report",
+                description="No missing values beyond the reference, new categories, values out "
+                f"of range, constant columns, repeated events, or more than "
+                f"{MAXIMUM_REFUSED_SHARE:.0%} refusals beyond chance.",
+            )
+        ],
+        description="Missing values, new categories, ranges and duplicates of one hour's captures, "
+        "beside the training data; and what was refused in that hour, by reason.",
+    )
+    def report(
+        context: dg.AssetExecutionContext,
+        config: ReportConfig,
+        captures: Captures,
+        files: PlatformFiles,
+        mlflow: MlflowTracking,
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        from mlschool_dagster.monitoring.html import quality_html
+        from mlschool_dagster.monitoring.plots import missing_shares
+        from mlschool_dagster.monitoring.quality import quality
+
+        with plain_errors():
+            seen = monitored_window(chosen_window(context, captures), spec, files, mlflow)
+            found = quality(seen.current, seen.reference, spec, seen.refusals)
+            page = files.window(seen.window, "data_quality_report.html")
+            quality_html(
+                seen.current, seen.reference, spec, seen.subject, found, page, config.samples
+            )
+            context.log.info(found.summary)
+            return dg.MaterializeResult(
+                metadata={
+                    "report": files.link(page),
+                    **seen.metadata(),
+                    "findings": float(len(found.findings)),
+                    "missing_share": _share_missing(found.rows()),
+                    "missing_values": picture(missing_shares(found), "missing share per column"),
+                    "columns": table(found.rows()),
+                    "refused": float(found.refused),
+                    "refused_share": found.refused_share or 0.0,
+                    "refusals": table(
+                        {"reason": reason, "refused": count}
+                        for reason, count in found.refusals.items()
+                    ),
+                },
+                check_results=[
+                    dg.AssetCheckResult(
+                        check_name="data_quality",
+                        passed=not found.findings,
+                        severity=dg.AssetCheckSeverity.WARN,
+                        description=found.summary,
+                        metadata={"findings": float(len(found.findings))},
+                    )
+                ],
+            )
+
+    return report
+
+
+def _share_missing(columns: Sequence[Mapping[str, Any]]) -> float:
+    shares = [column["missing_share"] or 0.0 for column in columns]
+    return float(sum(shares) / len(shares))

@@ -1,0 +1,102 @@
+"""What monitoring found, as numbers with a history: the vocabulary, and what keeps it.
+
+A report writes its numbers here besides its page; whatever looks over several windows (dashboards,
+confirmation of drift, retraining, alerts) reads them from here and nowhere else.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from mlschool_dagster.capture.windows import Window
+
+ALL = ""
+"""The column, segment or version of a metric that is about all of them together."""
+
+
+class MetricName(StrEnum):
+    """What was measured; the unit is a share in [0, 1] unless said otherwise."""
+
+    ROWS = "rows"
+    """Captured rows; `lower` and `upper` bound what was to be expected."""
+    ROW_RATE = "row_rate"
+    """Answered rows per hour, with those that sampling left out."""
+    REFUSED_SHARE = "refused_share"
+    QUALITY_FINDINGS = "quality_findings"
+    """How many faults the rows have in themselves; a finding if there is one."""
+    MISSING_SHARE = "missing_share"
+    OUT_OF_RANGE_SHARE = "out_of_range_share"
+    NEW_CATEGORY_SHARE = "new_category_share"
+    DUPLICATE_SHARE = "duplicate_share"
+    DRIFT_EFFECT = "drift_effect"
+    """Of each column, and of all together the multivariate effect; a finding if it drifted."""
+    DRIFT_P_VALUE = "drift_p_value"
+    """Adjusted for the number of tests."""
+    DRIFT_E_VALUE = "drift_e_value"
+    """The window's own evidence against "no drift", from 0 to infinity; 1 says nothing."""
+    DRIFT_EVIDENCE = "drift_evidence"
+    """The evidence of all windows up to this one; a finding where it confirms drift."""
+    ESTIMATED_ACCURACY = "estimated_accuracy"
+    """From calibrated probabilities alone; a finding if its interval is below the threshold."""
+    REALISED_ACCURACY = "realised_accuracy"
+    """From labels; a finding if its interval is below the threshold."""
+    ERROR_SHARE = "error_share"
+    """Wrong predictions among the labelled rows of a segment."""
+    LABEL_COVERAGE = "label_coverage"
+    LABEL_DELAY = "label_delay_hours"
+    """The median, in hours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One number of one window.
+
+    It is about ``column``, ``segment`` (as in ``role=canary``) and ``version``
+    of the model, each `ALL` if about all. ``value`` is None if there was not enough data; ``lower``
+    and ``upper`` bound its 95 % interval unless its name says otherwise; ``threshold`` is what it
+    is held against; ``rows`` is how many rows it rests on; ``finding`` is the verdict: something is
+    wrong.
+    """
+
+    window: Window
+    name: MetricName
+    value: float | None
+    rows: int
+    column: str = ALL
+    segment: str = ALL
+    version: str = ALL
+    lower: float | None = None
+    upper: float | None = None
+    threshold: float | None = None
+    finding: bool = False
+
+
+class MetricsHistory(Protocol):
+    """Every metric of every window, durable, safe for many processes at once."""
+
+    def record(self, window: Window, report: str, metrics: Iterable[Metric]) -> None:
+        """Make `metrics` all that `report` has ever said of `window`; durable on return.
+
+        Recording the same again changes nothing.
+        """
+
+    def read(
+        self,
+        names: Sequence[MetricName] = (),
+        *,
+        since: Window | None = None,
+        until: Window | None = None,
+        newest: int | None = None,
+    ) -> list[Metric]:
+        """The metrics of those names (none given: all), in order of their windows.
+
+        `since` and `until` are the first and last window to read; `newest` bounds how many windows
+        are read, counted back from the last one that has any of these metrics.
+        """
+
+    def forget(self, before: Window) -> int:
+        """Delete what is known of the windows before `before`; how many rows that were."""
+
+    def close(self) -> None:
+        """Let go of the connections."""
