@@ -21,7 +21,7 @@ dev: $(VENV)/.installed ## leave UI, daemon, MLflow and endpoint running until C
 	@$(BIN)/python -m mlschool_dagster.local dev
 
 test: $(VENV)/.installed-dev ## run the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-all: $(VENV)/.installed-dev ## run the tests, the slow ones included
 	@$(BIN)/python -m pytest -m "slow or not slow"
