@@ -36,19 +36,32 @@ def violations(frame: "pd.DataFrame", spec: DataSpec) -> list[str]:
 
     Rows are named by the frame's index (see `read_data`).
     """
+    failures = _failure_cases(frame, spec)
+    broken = [] if failures is None else list(_sentences(failures, frame))
+    return broken + _repetitions(frame, spec)
+
+
+def rows_in_breach(frame: "pd.DataFrame", spec: DataSpec) -> "pd.Index":
+    """The rows of `frame` (with a unique index) that break a rule by a value of their own."""
+    failures = _failure_cases(frame, spec)
+    return frame.index[[]] if failures is None else frame.index[frame.index.isin(failures["index"])]
+
+
+def _failure_cases(frame: "pd.DataFrame", spec: DataSpec) -> "pd.DataFrame | None":
+    """Pandera's list of what breaks the schema; None if nothing does."""
     import warnings
 
     from pandera.errors import SchemaErrors
 
-    broken = []
     try:
         with warnings.catch_warnings():
             # pandera gathers its failure cases by a concatenation that pandas deprecates.
             warnings.simplefilter("ignore", FutureWarning)
             data_schema(spec).validate(frame, lazy=True)
     except SchemaErrors as errors:
-        broken = list(_sentences(errors.failure_cases, frame))
-    return broken + _repetitions(frame, spec)
+        cases: pd.DataFrame = errors.failure_cases
+        return cases
+    return None
 
 
 def _sentences(failures: "pd.DataFrame", frame: "pd.DataFrame") -> Iterator[str]:
