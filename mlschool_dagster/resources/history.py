@@ -1,16 +1,20 @@
-"""What monitoring found, window by window, opened for as long as it is used."""
+"""What monitoring found and what was done about it, opened for as long as it is used."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
 
 from mlschool_dagster.monitoring.metrics import MetricsHistory
 
+if TYPE_CHECKING:
+    from mlschool_dagster.promotion.ledger import PromotionLedger
+
 
 class History(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """The history of metrics."""
+    """The history of metrics, and the promotion ledger."""
 
     uri: str = Field(
         description="Database that keeps it: sqlite:///path or postgresql://user:password@host/db."
@@ -30,3 +34,18 @@ class History(dg.ConfigurableResource):  # type: ignore[type-arg]
             yield history
         finally:
             history.close()
+
+    @contextmanager
+    def promotions(self) -> "Iterator[PromotionLedger]":
+        """The promotion ledger, closed with the block.
+
+        Raises:
+            UserError: the database cannot be used.
+        """
+        from mlschool_dagster.promotion.ledger import open_ledger
+
+        ledger = open_ledger(self.uri)
+        try:
+            yield ledger
+        finally:
+            ledger.close()
