@@ -109,8 +109,8 @@ def benjamini_hochberg(p_values: Floats) -> Floats:
     return adjusted
 
 
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % score interval of a share (Wilson 1927); (0, 1) without a trial.
+def wilson_interval(successes: int, trials: int, z: float = Z_95) -> tuple[float, float]:
+    """The 95 % score interval of a share (Wilson 1927), or that of `z`; (0, 1) without a trial.
 
     Unlike the usual normal interval it keeps its coverage for few trials and shares near 0 or 1
     (Brown, Cai and DasGupta 2001).
@@ -118,7 +118,7 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     if trials == 0:
         return 0.0, 1.0
     share = successes / trials
-    weight = Z_95**2 / trials
+    weight = z**2 / trials
     centre = (share + weight / 2) / (1 + weight)
     half = math.sqrt(share * (1 - share) * weight + weight**2 / 4) / (1 + weight)
     # Rounding must not leave the share itself outside, where it is 0 or 1.
