@@ -88,13 +88,17 @@ class Contract:
 
 @dataclass(frozen=True, slots=True)
 class DataSpec:
-    """A data set: its name (also the registered model's), columns in order, target and contract."""
+    """A data set: its name (also the registered model's), columns in order, target and contract.
+
+    ``protected`` names the categorical columns across which the model should err equally often.
+    """
 
     name: str
     description: str
     columns: tuple[Column, ...]
     target: Target
     contract: Contract
+    protected: tuple[str, ...] = ()
 
     @property
     def numeric(self) -> tuple[NumericColumn, ...]:
@@ -133,6 +137,7 @@ class DataSpec:
                 columns=tuple(_column(entry) for entry in document["columns"]),
                 target=Target(target["name"], tuple(target["classes"])),
                 contract=Contract(**document["contract"]),
+                protected=tuple(document.get("protected", ())),
             )
         except KeyError as error:
             raise UserError(f"The data spec lacks the entry {error}; add it.") from None
@@ -147,6 +152,13 @@ class DataSpec:
             raise UserError(
                 f"The data spec calls a column {', '.join(taken)}, a name that the platform itself "
                 "uses; rename it."
+            )
+        groups = [column.name for column in spec.categorical]
+        unfit = [name for name in spec.protected if name not in groups]
+        if unfit:
+            raise UserError(
+                f"The data spec protects {', '.join(map(str, unfit))}, which is no categorical "
+                f"column; choose among: {', '.join(groups) or 'none in this data set'}."
             )
         return spec
 

@@ -2,8 +2,9 @@
 
 The version folder holds all that later steps need of a version: ``spec.json`` and ``compiled.npz``
 (the fitted transformers and weights as arrays, which the endpoint serves), ``network.keras`` (the
-Keras model they were exported from), and ``reference.parquet`` (training rows with out-of-fold
-predictions). Nothing in it is a pickle, and no transformer needs scikit-learn to be read.
+Keras model they were exported from), ``reference.parquet`` (training rows with out-of-fold
+predictions), and ``calibration.json`` (how often those are right at which confidence). Nothing in
+it is a pickle, and no transformer needs scikit-learn to be read.
 """
 
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlschool_dagster.modeling.calibration import fit_calibration
 from mlschool_dagster.modeling.compiled import CompiledModel, DenseLayer
 from mlschool_dagster.modeling.evaluation import reference_frame
-from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.modeling.spec import CONFIDENCE, PREDICTION, DataSpec
 from mlschool_dagster.modeling.training import TrainingResult
 
 if TYPE_CHECKING:
@@ -53,4 +55,7 @@ def write_version(
     """Write the version folder of `result`, trained on `frame`, into `folder`."""
     compile_model(result.transformer, result.model, spec).save(folder)
     result.model.save(folder / NETWORK_FILE)
-    reference_frame(result, frame, spec).to_parquet(folder / REFERENCE_FILE)
+    reference = reference_frame(result, frame, spec)
+    reference.to_parquet(folder / REFERENCE_FILE)
+    right = reference[PREDICTION] == reference[spec.target.name]
+    fit_calibration(reference[CONFIDENCE].to_numpy(), right.to_numpy()).save(folder)

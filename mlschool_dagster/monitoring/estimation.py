@@ -1,0 +1,93 @@
+"""Accuracy before labels arrive: what the confidences of a window's rows let one expect.
+
+Confidence-based performance estimation (CBPE; Kivimäki et al. 2025, "Confidence-based estimators
+for predictive performance in model monitoring", who prove it unbiased for calibrated confidences;
+NannyML's documentation): the expected accuracy is the mean chance of being right, each row's by its
+calibrated confidence. It holds as far as a confidence means in the window what it meant among the
+out-of-fold rows. Under covariate shift it does, nearly; when the meaning of the inputs changes, or
+a sensor fails, it does not, and nothing in the confidences tells.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+import numpy.typing as npt
+
+from mlschool_dagster.modeling.calibration import DRAWS, ConfidenceCalibration
+
+Array = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The expected accuracy of some rows, and in which interval the realised one lies at 95 %.
+
+    The interval holds what is uncertain of the calibration, and the chance that each row is subject
+    to.
+    """
+
+    accuracy: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Expectation:
+    """What is expected of groups of rows, possibly of several versions.
+
+    ``rows`` and ``hits``, the expected number of right predictions, have shape (groups,); ``drawn``
+    are numbers of right predictions that are equally likely, shape (draws, groups).
+    """
+
+    rows: Counts
+    hits: Array
+    drawn: Counts
+
+    def estimate(self, group: int) -> Estimate | None:
+        """The estimate of a group; None without rows."""
+        rows = int(self.rows[group])
+        if not rows:
+            return None
+        low, high = interval(self.drawn[:, group] / rows, 0.05)
+        accuracy = float(self.hits[group] / rows)
+        # Where nearly every row is right, the mean may lie beyond what 95 in 100 draws show.
+        return Estimate(accuracy, min(low, accuracy), max(high, accuracy))
+
+
+def expectation(counts: Counts, calibration: ConfidenceCalibration) -> Expectation:
+    """What is expected of rows counted by group and confidence bin, shape (groups, bins).
+
+    By each curve of the calibration, a group's number of right predictions has the Poisson-binomial
+    distribution; one number is drawn from it. Equal arguments give equal numbers.
+    """
+    chances = calibration.chances()
+    seen = counts.any(axis=0)
+    rng = np.random.default_rng(0)
+    drawn = np.zeros((DRAWS, len(counts)), dtype=np.int64)
+    for group in np.flatnonzero(counts.any(axis=1)):
+        drawn[:, group] = rng.binomial(counts[group, seen], chances[:, seen]).sum(axis=1)
+    return Expectation(counts.sum(axis=1), counts @ chances.mean(axis=0), drawn)
+
+
+def together(parts: Iterable[Expectation], groups: int) -> Expectation:
+    """The sum of what is expected of the same `groups` of rows of several versions."""
+    nothing = Expectation(
+        np.zeros(groups, np.int64), np.zeros(groups), np.zeros((DRAWS, groups), np.int64)
+    )
+    return reduce(
+        lambda one, other: Expectation(
+            one.rows + other.rows, one.hits + other.hits, one.drawn + other.drawn
+        ),
+        parts,
+        nothing,
+    )
+
+
+def interval(drawn: Array, alpha: float) -> tuple[float, float]:
+    """The values between which all but a share `alpha` of the equally likely `drawn` lie."""
+    low = np.quantile(drawn, alpha / 2, method="inverted_cdf")
+    high = np.quantile(drawn, 1 - alpha / 2, method="inverted_cdf")
+    return float(low), float(high)
