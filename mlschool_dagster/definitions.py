@@ -20,6 +20,7 @@ from mlschool_dagster.assets.performance_report import performance_report
 from mlschool_dagster.assets.quality_report import data_quality_report
 from mlschool_dagster.assets.serving import endpoint
 from mlschool_dagster.assets.training import cross_validation_and_model, registered_version
+from mlschool_dagster.assets.training_data import training_data
 from mlschool_dagster.automation.alerts import alert_sensor
 from mlschool_dagster.automation.jobs import asset_jobs, health_schedule, retraining_schedule
 from mlschool_dagster.automation.outside_world import labeling_job, traffic_job
@@ -45,10 +46,11 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
     settings = Settings.from_environment()
     spec = load_spec(settings.spec)
     diary = settings.home / "simulation" / "diary.jsonl"
-    training, deployment, rollback, health, batch, monitoring = asset_jobs(spec)
+    training, retraining, deployment, rollback, health, batch, monitoring = asset_jobs(spec)
     return dg.Definitions(
         assets=[
             raw_data(spec, settings.data),
+            training_data(spec),
             cross_validation_and_model(spec),
             registered_version(spec),
             endpoint(spec),
@@ -65,6 +67,7 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
         asset_checks=[coverage_check(), health_checks()],
         jobs=[
             training,
+            retraining,
             deployment,
             rollback,
             health,

@@ -13,6 +13,9 @@ from mlschool_dagster.errors import UserError
 
 OWNERS = ["team:mlops"]
 
+EPISODE_TAG = "mlschool/episode"
+"""Tag of a run that belongs to the story of one challenger: the episode's id."""
+
 RECORDS = 20
 """How many materializations to look back for the one of this run."""
 

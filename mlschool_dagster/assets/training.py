@@ -9,6 +9,7 @@ import dagster as dg
 from pydantic import Field
 
 from mlschool_dagster.assets.common import (
+    EPISODE_TAG,
     NETWORK_RETRIES,
     OWNERS,
     metadata_of,
@@ -16,7 +17,7 @@ from mlschool_dagster.assets.common import (
     plain_errors,
     table,
 )
-from mlschool_dagster.assets.data import raw_data_name
+from mlschool_dagster.assets.training_data import NAME as TRAINING_DATA
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.config import TrainingConfig
 from mlschool_dagster.modeling.spec import DataSpec
@@ -69,7 +70,6 @@ class TrainingSettings(dg.Config):
 
 def cross_validation_and_model(spec: DataSpec) -> dg.AssetsDefinition:
     """The assets ``cross_validation`` and ``trained_model``, computed by one compiled program."""
-    source = raw_data_name(spec)
 
     @dg.multi_asset(
         name="training",
@@ -77,7 +77,7 @@ def cross_validation_and_model(spec: DataSpec) -> dg.AssetsDefinition:
         specs=[
             dg.AssetSpec(
                 "cross_validation",
-                deps=[source],
+                deps=[TRAINING_DATA],
                 kinds={"keras", "jax", "mlflow"},
                 owners=OWNERS,
                 code_version="1",
@@ -86,7 +86,7 @@ def cross_validation_and_model(spec: DataSpec) -> dg.AssetsDefinition:
             ),
             dg.AssetSpec(
                 "trained_model",
-                deps=[source],
+                deps=[TRAINING_DATA],
                 kinds={"keras", "jax", "mlflow"},
                 owners=OWNERS,
                 code_version="1",
@@ -117,10 +117,13 @@ def cross_validation_and_model(spec: DataSpec) -> dg.AssetsDefinition:
         from mlschool_dagster.modeling.training import train
 
         with plain_errors():
-            digest, origin = metadata_of(context, source, "digest", "source")
-            frame = pd.read_parquet(files.dataset(source))
+            digest, origin, lineage = metadata_of(
+                context, TRAINING_DATA, "digest", "source", "lineage"
+            )
+            frame = pd.read_parquet(files.dataset(TRAINING_DATA))
             settings = config.training()
             with mlflow.asset_run(context, "trained_model") as run:
+                run.set_tags(lineage)
                 result = train(
                     frame, spec, settings, context.log.info, Path(files.compilation_cache)
                 )
@@ -150,6 +153,7 @@ def cross_validation_and_model(spec: DataSpec) -> dg.AssetsDefinition:
                     "training_accuracy": float(result.final_curves.accuracy[-1]),
                     "parameters": float(result.model.count_params()),
                     "config": dg.MetadataValue.json(config.model_dump()),
+                    "lineage": dg.MetadataValue.json(lineage),
                     **links,
                 },
             )
@@ -232,11 +236,14 @@ def registered_version(spec: DataSpec) -> dg.AssetsDefinition:
             scores = metadata_of(context, "cross_validation", "accuracy_mean", "accuracy_threshold")
             # A check blocks only the run it was evaluated in; this holds in any other run as well.
             _Gate(*scores).require_open()
-            model_uri, run_id, digest = metadata_of(
-                context, "trained_model", "model_uri", "mlflow_run_id", "data_version"
+            model_uri, run_id, digest, lineage = metadata_of(
+                context, "trained_model", "model_uri", "mlflow_run_id", "data_version", "lineage"
             )
             registry = mlflow.registry(spec.name)
+            episode = context.run.tags.get(EPISODE_TAG)
             tags = {
+                **lineage,
+                **({"episode": episode} if episode else {}),
                 "dagster_run_id": context.run_id,
                 "dagster_asset": "registered_version",
                 "data_version": digest,

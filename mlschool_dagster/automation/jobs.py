@@ -8,6 +8,8 @@ from mlschool_dagster.assets.captures import REPORTS
 from mlschool_dagster.assets.data import raw_data_name
 from mlschool_dagster.assets.health import NAME as ENDPOINT_HEALTH
 from mlschool_dagster.assets.serving import PREVIOUS
+from mlschool_dagster.assets.training_data import NAME as TRAINING_DATA
+from mlschool_dagster.assets.training_data import CaptureSelection
 from mlschool_dagster.modeling.spec import DataSpec
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 TRAINED = ("cross_validation", "trained_model", "registered_version")
 DEPLOYED = ("endpoint", "deployment_ledger")
+RETRAINING = {"captures": CaptureSelection.LABELLED.value}
 ROLLBACK = {"version": PREVIOUS, "reason": "roll back"}
 MONITORED = ("captured_traffic", "labels", *REPORTS)
 
@@ -34,9 +37,17 @@ def asset_jobs(spec: DataSpec) -> "list[AssetJob]":
     return [
         dg.define_asset_job(
             "training_job",
-            [raw_data_name(spec), *TRAINED],
+            [raw_data_name(spec), TRAINING_DATA, *TRAINED],
             description="Raw data to registered version; fails, and registers nothing, when the "
             "data breaks its contract or the accuracy is below the threshold.",
+            tags={"stage": "training", **_at_most(3600)},
+        ),
+        dg.define_asset_job(
+            "retraining_job",
+            [raw_data_name(spec), TRAINING_DATA, *TRAINED],
+            description="A challenger trained on the raw data and labelled captures, and compared "
+            "with the champion on captures that neither was trained on.",
+            config={"ops": {TRAINING_DATA: {"config": RETRAINING}}},
             tags={"stage": "training", **_at_most(3600)},
         ),
         dg.define_asset_job(

@@ -104,17 +104,14 @@ def input_keys(frame: "pd.DataFrame", spec: DataSpec) -> "pd.Series[str]":
     """A SHA-256 of each row's inputs, equal for equal values however they were written."""
     import pandas as pd
 
-    inputs = input_frame(frame, spec)
     # Adding zero turns -0.0 into 0.0, which equals it but is written otherwise.
-    cells = {
-        name: (values + 0.0 if values.dtype == "float64" else values).astype(object)
-        for name, values in inputs.items()
-    }
-    rows = pd.DataFrame(cells, index=frame.index)
-    rows = rows.where(rows.notna(), None)
+    cells = [
+        (values + 0.0 if values.dtype == "float64" else values).tolist()
+        for _, values in input_frame(frame, spec).items()
+    ]
     digests = [
         hashlib.sha256(json.dumps(row).encode()).hexdigest()
-        for row in rows.itertuples(index=False, name=None)
+        for row in zip(*cells, strict=True)
     ]
     return pd.Series(digests, index=frame.index, dtype=object)
 

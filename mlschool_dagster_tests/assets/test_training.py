@@ -95,7 +95,7 @@ def test_a_setting_that_cannot_be_trained_with_is_told_before_any_work(
 
 def test_training_without_data_says_what_to_materialize(platform: Platform) -> None:
     result = platform.run("training_job", assets=["cross_validation", "trained_model"])
-    assert sentence(result) == ("raw_penguins has not been materialized yet; materialize it first.")
+    assert sentence(result) == "training_data has not been materialized yet; materialize it first."
 
 
 def test_accuracy_below_the_threshold_registers_nothing_and_ends_in_an_exit_code(
