@@ -14,6 +14,7 @@ import orjson
 from mlschool_dagster.capture.postgres_connections import WRITE_SECONDS, Connections
 from mlschool_dagster.capture.postgres_format import (
     ADD_REFUSALS,
+    FROM_VERSION_2,
     HAS_SCHEMA,
     INSERT_CAPTURES,
     INSERT_LABELS,
@@ -35,6 +36,10 @@ from mlschool_dagster.errors import UserError
 
 if TYPE_CHECKING:
     from mlschool_dagster.capture.postgres_patience import Connection
+
+
+MIGRATION_SECONDS = 3600.0
+"""How long a store of an earlier release may take to be brought up to date."""
 
 
 class PostgresStore(SqlStore):
@@ -91,16 +96,32 @@ class PostgresStore(SqlStore):
                 connection.execute(LOCK_SCHEMA)
                 # Another process may have been first.
                 if not _value(connection, HAS_SCHEMA):
-                    for statement in SCHEMA:
-                        connection.execute(statement.encode())
+                    _execute(connection, SCHEMA)
                     connection.execute(INSERT_STORE, (new_identity(), SCHEMA_VERSION))
         version = _value(connection, VERSION)
+        if version == 2:
+            version = _migrate(connection)
         if version != SCHEMA_VERSION:
             raise UserError(
                 f"The capture store {self._connections.name} has the format {version}, this "
                 f"release writes {SCHEMA_VERSION}; use the release that wrote it or another "
                 "database."
             )
+
+
+def _migrate(connection: "Connection") -> int:
+    """Bring version 2 to the present one; the version that it is then."""
+    connection.seconds = MIGRATION_SECONDS
+    with connection.transaction():
+        connection.execute(LOCK_SCHEMA)
+        if _value(connection, VERSION) == 2:
+            _execute(connection, FROM_VERSION_2)
+    return int(_value(connection, VERSION))
+
+
+def _execute(connection: "Connection", statements: Sequence[str]) -> None:
+    for statement in statements:
+        connection.execute(statement.encode())
 
 
 def _value(connection: "Connection", query: str) -> Any:

@@ -8,9 +8,9 @@ held until the transaction's end: numbers become visible in their order, and a c
 from uuid import uuid4
 
 from mlschool_dagster.capture.rows import CAPTURE_COLUMNS, CAPTURE_FIELDS, LABEL_COLUMNS
-from mlschool_dagster.capture.sql import SHADOWS, TRAFFIC
+from mlschool_dagster.capture.sql import SHADOWS, TRAFFIC, WINDOW_NUMBER
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 # The first key of all locks is this package's own: others may lock in the same database.
 _LOCKS = 1_836_280_931
@@ -20,6 +20,10 @@ LOCK_SCHEMA = f"SELECT pg_advisory_xact_lock({_LOCKS}, {_SCHEMA_LOCK})"
 LOCK_CAPTURES = f"SELECT pg_advisory_xact_lock({_LOCKS}, {_CAPTURES_LOCK})"
 _LOCK_LABELS = f"SELECT pg_advisory_xact_lock({_LOCKS}, {_LABELS_LOCK})"
 
+_BY_WINDOW = (
+    f"CREATE INDEX traffic_by_window ON captures (({WINDOW_NUMBER}), sequence) WHERE {TRAFFIC}",
+    f"CREATE INDEX shadows_by_window ON captures (({WINDOW_NUMBER}), sequence) WHERE {SHADOWS}",
+)
 SCHEMA = (
     "CREATE TABLE store (identity TEXT NOT NULL, version INTEGER NOT NULL)",
     """CREATE TABLE captures (
@@ -39,8 +43,7 @@ SCHEMA = (
     "COMMENT ON COLUMN captures.captured_at IS 'microseconds since 1970-01-01, UTC'",
     "CREATE UNIQUE INDEX answers ON captures (event_id) WHERE role <> 'shadow'",
     "CREATE UNIQUE INDEX shadows ON captures (event_id) WHERE role = 'shadow'",
-    f"CREATE INDEX traffic_by_time ON captures (captured_at) WHERE {TRAFFIC}",
-    f"CREATE INDEX shadows_by_time ON captures (captured_at) WHERE {SHADOWS}",
+    *_BY_WINDOW,
     """CREATE TABLE labels (
         sequence BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
         event_id TEXT NOT NULL,
@@ -65,6 +68,14 @@ HAS_SCHEMA = (
     "WHERE schemaname = current_schema() AND tablename = 'store')"
 )
 VERSION = "SELECT version FROM store"
+FROM_VERSION_2 = (
+    # Whoever appends waits until the indices are there.
+    "SET LOCAL statement_timeout = 0",
+    "DROP INDEX traffic_by_time",
+    "DROP INDEX shadows_by_time",
+    *_BY_WINDOW,
+    f"UPDATE store SET version = {SCHEMA_VERSION}",  # noqa: S608
+)
 
 
 def new_identity() -> str:

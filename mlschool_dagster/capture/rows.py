@@ -79,11 +79,6 @@ def number_of(window: Window) -> int:
     return (window.start - _EPOCH) // LENGTH
 
 
-def bounds_of(window: Window) -> dict[str, int]:
-    """The window's start and end in microseconds, as parameters of a query."""
-    return {"start": _microseconds(window.start), "end": _microseconds(window.end)}
-
-
 # The captures of a batch share their instant.
 @lru_cache(maxsize=16)
 def _microseconds(instant: datetime) -> int:

@@ -6,7 +6,7 @@ particular to one, its connections, transactions and bulk inserts, is in that st
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from mlschool_dagster.capture.frames import captures_frame, labels_frame
@@ -14,7 +14,6 @@ from mlschool_dagster.capture.records import Capture, Label
 from mlschool_dagster.capture.rows import (
     CAPTURE_FIELDS,
     WINDOW_MICROSECONDS,
-    bounds_of,
     capture_of,
     label_of,
     label_row,
@@ -33,12 +32,21 @@ LABEL_BATCH = 500
 """Labels per transaction: few enough that captures waiting for their turn get it within
 milliseconds."""
 PAGE = 1000
+"""Captures per query. A query's snapshot keeps the database from letting go of what is old, so that
+one must be short however much is read: its pages are queries of their own. As captures never change
+and the last one to read is fixed at the start, they amount to one snapshot."""
+CHUNK = 20 * PAGE
+"""Captures per frame of a stream."""
+LOOK = 200_000
+"""Sequence numbers that are looked through at once for what has landed; the rest waits for the next
+time, so that a tick stays short even when a long history is new to it."""
 
 TRAFFIC = "probe = 0 AND role <> 'shadow'"
 """What counts as traffic. The index over it has this very condition."""
 SHADOWS = "probe = 0 AND role = 'shadow'"
+WINDOW_NUMBER = f"captured_at / {WINDOW_MICROSECONDS}"
+"""The window of a capture. The indices have this very expression."""
 
-_BETWEEN = "captured_at >= :start AND captured_at < :end"
 _ANSWER_OF_LABEL = "captures.event_id = labels.event_id AND role <> 'shadow'"
 
 
@@ -91,64 +99,91 @@ class SqlStore(ABC):
         )
         return {reason: int(requests) for reason, requests in rows}
 
+    def stream(self, window: Window) -> "Iterator[pd.DataFrame]":
+        """See `CaptureStore.stream`."""
+        return self._frames(window, TRAFFIC)
+
     def read(self, window: Window) -> "pd.DataFrame":
         """See `CaptureStore.read`."""
-        return self._read(window, TRAFFIC)
+        return _whole(self._frames(window, TRAFFIC))
 
     def read_shadow(self, window: Window) -> "pd.DataFrame":
         """See `CaptureStore.read_shadow`."""
-        return self._read(window, SHADOWS)
+        return _whole(self._frames(window, SHADOWS))
 
     def read_labels(self, window: Window) -> "pd.DataFrame":
         """See `CaptureStore.read_labels`."""
-        rows = self._fetch(
-            "SELECT labels.event_id, label, labelled_at, source FROM captures "  # noqa: S608
-            f"JOIN labels ON {_ANSWER_OF_LABEL} WHERE {TRAFFIC} AND {_BETWEEN} "
-            "ORDER BY captures.sequence, labelled_at, labels.sequence",
-            bounds_of(window),
+        query = (
+            "SELECT labels.event_id, label, labelled_at, source, page.sequence "  # noqa: S608
+            f"FROM {_page('event_id', TRAFFIC)} "
+            "LEFT JOIN labels ON labels.event_id = page.event_id "
+            "ORDER BY page.sequence, labelled_at, labels.sequence"
         )
-        newest = {row[0]: row for row in rows}
+        rows = chain.from_iterable(self._pages(query, window, TRAFFIC))
+        newest = {row[0]: row for row in rows if row[0] is not None}
         return labels_frame(map(label_of, newest.values()))
 
     def unlabelled(self) -> Iterator[Capture]:
         """See `CaptureStore.unlabelled`."""
-        ((last,),) = self._fetch("SELECT COALESCE(MAX(sequence), 0) FROM captures", {})
-        position = 0
-        while position < last:
-            # Page by page, each a query of its own: an open snapshot would keep the database from
-            # letting go of what is old.
-            page = self._fetch(
-                f"SELECT {CAPTURE_FIELDS}, sequence FROM captures "  # noqa: S608
-                f"WHERE sequence > :position AND sequence <= :last AND {TRAFFIC} AND NOT EXISTS "
-                "(SELECT 1 FROM labels WHERE labels.event_id = captures.event_id) "
-                "ORDER BY sequence LIMIT :page",
-                {"position": position, "last": last, "page": PAGE},
+        first, last = self._span("captures", "TRUE")
+        for position in range(first - 1, last, PAGE):
+            yield from map(
+                capture_of,
+                self._fetch(
+                    f"SELECT {CAPTURE_FIELDS} FROM captures "  # noqa: S608
+                    f"WHERE sequence > :position AND sequence <= :until AND {TRAFFIC} "
+                    "AND NOT EXISTS "
+                    "(SELECT 1 FROM labels WHERE labels.event_id = captures.event_id) "
+                    "ORDER BY sequence",
+                    {"position": position, "until": min(position + PAGE, last)},
+                ),
             )
-            yield from map(capture_of, page)
-            position = page[-1][-1] if len(page) == PAGE else last
 
     def windows(self) -> dict[Window, int]:
         """See `CaptureStore.windows`."""
         rows = self._fetch(
-            f"SELECT captured_at / :length, COUNT(*) FROM captures WHERE {TRAFFIC} "  # noqa: S608
+            f"SELECT {WINDOW_NUMBER}, COUNT(*) FROM captures WHERE {TRAFFIC} "  # noqa: S608
             "GROUP BY 1 ORDER BY 1",
-            {"length": WINDOW_MICROSECONDS},
+            {},
         )
         return {window_of(number): count for number, count in rows}
+
+    def newest_windows(self, count: int) -> list[Window]:
+        """See `CaptureStore.newest_windows`."""
+        # Each step is one look into the index, which neither database would do for a DISTINCT.
+        rows = self._fetch(
+            "WITH RECURSIVE newest (number) AS ("  # noqa: S608
+            f"SELECT MAX({WINDOW_NUMBER}) FROM captures WHERE {TRAFFIC} UNION ALL "
+            f"SELECT (SELECT MAX({WINDOW_NUMBER}) FROM captures "
+            f"WHERE {TRAFFIC} AND {WINDOW_NUMBER} < newest.number) "
+            "FROM newest WHERE number IS NOT NULL) "
+            "SELECT number FROM newest WHERE number IS NOT NULL LIMIT :count",
+            {"count": count},
+        )
+        return [window_of(number) for (number,) in rows]
 
     def revision(self, window: Window) -> Revision:
         """See `CaptureStore.revision`."""
         identity = self._identity()
-        ((captures, last_capture, labels, last_label),) = self._fetch(
-            "SELECT COUNT(DISTINCT captures.sequence), MAX(captures.sequence), "  # noqa: S608
-            "COUNT(DISTINCT labels.event_id), MAX(labels.sequence) "
-            "FROM captures LEFT JOIN labels ON labels.event_id = captures.event_id "
-            f"WHERE {TRAFFIC} AND {_BETWEEN}",
-            bounds_of(window),
+        query = (
+            "SELECT COUNT(DISTINCT page.sequence), COUNT(DISTINCT labels.event_id), "  # noqa: S608
+            f"MAX(labels.sequence), MAX(page.sequence) FROM {_page('event_id', TRAFFIC)} "
+            "LEFT JOIN labels ON labels.event_id = page.event_id"
         )
+        captures = labels = last_label = last_capture = 0
+        for ((in_page, labelled, label, last),) in self._pages(query, window, TRAFFIC):
+            captures += in_page
+            labels += labelled
+            last_label = max(last_label, label or 0)
+            last_capture = last
         return Revision(
             captures, _token(identity, last_capture), labels, _token(identity, last_label)
         )
+
+    def captures_token(self, window: Window) -> str:
+        """See `CaptureStore.captures_token`."""
+        identity = self._identity()
+        return _token(identity, self._window_span(window, TRAFFIC)[1])
 
     def captures_since(self, cursor: str | None) -> Changes:
         """See `CaptureStore.captures_since`."""
@@ -160,30 +195,57 @@ class SqlStore(ABC):
             cursor, "labels", f"labels LEFT JOIN captures ON {_ANSWER_OF_LABEL}"
         )
 
-    def _read(self, window: Window, kind: str) -> "pd.DataFrame":
-        rows = self._fetch(
-            f"SELECT {CAPTURE_FIELDS} FROM captures WHERE {kind} AND {_BETWEEN} "  # noqa: S608
-            "ORDER BY sequence",
-            bounds_of(window),
+    def _frames(self, window: Window, kind: str) -> "Iterator[pd.DataFrame]":
+        query = (
+            f"SELECT {CAPTURE_FIELDS}, sequence FROM {_page(CAPTURE_FIELDS, kind)} "  # noqa: S608
+            "ORDER BY sequence"
         )
-        return captures_frame(map(capture_of, rows))
+        rows = chain.from_iterable(self._pages(query, window, kind))
+        while chunk := list(islice(rows, CHUNK)):
+            yield captures_frame(map(capture_of, chunk))
+
+    def _pages(self, query: str, window: Window, kind: str) -> Iterator[list[Row]]:
+        """The rows of `query`, which reads a `_page` and ends each row with its `sequence`."""
+        first, last = self._window_span(window, kind)
+        position = first - 1
+        while position < last:
+            page = self._fetch(
+                query, {"number": number_of(window), "position": position, "last": last}
+            )
+            if not page or page[-1][-1] is None:
+                # What was left has been deleted meanwhile.
+                return
+            yield page
+            position = page[-1][-1]
+
+    def _window_span(self, window: Window, kind: str) -> tuple[int, int]:
+        return self._span("captures", f"{kind} AND {WINDOW_NUMBER} = {number_of(window)}")
+
+    def _span(self, table: str, condition: str) -> tuple[int, int]:
+        """The first and the last sequence number in `table`; (1, 0) if there are none."""
+        lowest, highest = (
+            f"(SELECT {end}(sequence) FROM {table} WHERE {condition})"  # noqa: S608
+            for end in ("MIN", "MAX")
+        )
+        ((first, last),) = self._fetch(f"SELECT COALESCE({lowest}, 1), COALESCE({highest}, 0)", {})
+        return first, last
 
     def _changes_since(self, cursor: str | None, counted: str, table: str) -> Changes:
         identity = self._identity()
         known, _, sequence = (cursor or "").partition("-")
         # A cursor of a store that has since been replaced must not hide what its successor holds.
         position = int(sequence) if known == identity else 0
+        first, last = self._span(counted, "TRUE")
+        start = max(position, first - 1)
+        until = max(min(start + LOOK, last), position)
         rows = self._fetch(
-            # A probe, a shadow, or a label whose capture is not known moves the cursor, no window.
-            f"SELECT CASE WHEN {TRAFFIC} THEN captured_at / :length END, "  # noqa: S608
-            f"MAX({counted}.sequence) FROM {table} "
-            f"WHERE {counted}.sequence > :position GROUP BY 1",
-            {"length": WINDOW_MICROSECONDS, "position": position},
+            # A probe, a shadow, or a label whose capture is not known moves the cursor alone.
+            f"SELECT DISTINCT CASE WHEN {TRAFFIC} THEN {WINDOW_NUMBER} END "  # noqa: S608
+            f"FROM {table} WHERE {counted}.sequence > :position AND {counted}.sequence <= :until",
+            {"position": start, "until": until},
         )
-        return Changes(
-            frozenset(window_of(number) for number, _ in rows if number is not None),
-            _token(identity, max((sequence for _, sequence in rows), default=position)),
-        )
+        windows = frozenset(window_of(number) for (number,) in rows if number is not None)
+        return Changes(windows, _token(identity, until))
 
     def _identity(self) -> str:
         # Read before what it is the identity of: were the store replaced in between, the cursor
@@ -192,5 +254,21 @@ class SqlStore(ABC):
         return str(identity)
 
 
-def _token(identity: str, sequence: int | None) -> str:
-    return f"{identity}-{sequence or 0}"
+def _page(fields: str, kind: str) -> str:
+    """A table of the next captures of a window."""
+    return (
+        f"(SELECT {fields}, sequence FROM captures "  # noqa: S608
+        f"WHERE {kind} AND {WINDOW_NUMBER} = :number "
+        f"AND sequence > :position AND sequence <= :last ORDER BY sequence LIMIT {PAGE}) AS page"
+    )
+
+
+def _whole(frames: "Iterator[pd.DataFrame]") -> "pd.DataFrame":
+    import pandas as pd
+
+    chunks = list(frames)
+    return pd.concat(chunks, ignore_index=True) if chunks else captures_frame([])
+
+
+def _token(identity: str, sequence: int) -> str:
+    return f"{identity}-{sequence}"

@@ -27,7 +27,7 @@ from mlschool_dagster.capture.sqlite_format import (
     SCHEMA_VERSION,
     create_tables,
     insert_captures,
-    migrate_from_1,
+    migrate,
 )
 from mlschool_dagster.capture.store import Appended, StoreAwayError
 from mlschool_dagster.errors import UserError
@@ -41,6 +41,11 @@ POLL_SECONDS = 0.001
 STATEMENT_ROWS = 32
 """Captures per statement. Each statement costs one hand-over of the interpreter's lock, which
 under load takes longer than the statement; but SQLite compiles one for every number of rows."""
+LONG_LOG = 8 * 1024**2
+"""Bytes of log beyond which it is begun anew. It grows while one reader is always there before the
+last one has left, because SQLite itself begins it anew only when nobody reads."""
+LOG_PATIENCE_MILLISECONDS = 20
+"""How long beginning anew waits for readers, and is waited for by who writes meanwhile."""
 
 
 class SqliteStore(SqlStore):
@@ -60,6 +65,7 @@ class SqliteStore(SqlStore):
         self._paths_beside = [
             self._path.with_name(f"{self._path.name}{end}") for end in ("-wal", "-shm")
         ]
+        self._log_bound = LONG_LOG
         self._writing = threading.Lock()
         with self._mishaps():
             try:
@@ -115,7 +121,19 @@ class SqliteStore(SqlStore):
             if not _is_at_its_place(self._path, self._file):
                 self._leave_file()
                 self._open()
+            self._bound_log()
             return _patiently(lambda: work(self._connection))
+
+    def _bound_log(self) -> None:
+        log, _ = self._paths_beside
+        size = log.stat().st_size
+        if size < self._log_bound:
+            return
+        self._connection.execute(f"PRAGMA busy_timeout = {LOG_PATIENCE_MILLISECONDS}")
+        (blocked, *_) = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        self._connection.execute("PRAGMA busy_timeout = 0")
+        # Readers that are too slow for it now are not waited for by each of the next writes.
+        self._log_bound = size + LONG_LOG // 8 if blocked else LONG_LOG
 
     def _open(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,9 +152,9 @@ class SqliteStore(SqlStore):
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version == 0:
                 create_tables(connection)
-            elif version == 1:
-                migrate_from_1(connection)
-            elif version != SCHEMA_VERSION:
+            elif version < SCHEMA_VERSION:
+                migrate(connection, version)
+            elif version > SCHEMA_VERSION:
                 raise UserError(
                     f"The capture store {self._path} has the format {version}, this release writes "
                     f"{SCHEMA_VERSION}; use the release that wrote it or another file."

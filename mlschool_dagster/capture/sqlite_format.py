@@ -4,9 +4,9 @@ import sqlite3
 from uuid import uuid4
 
 from mlschool_dagster.capture.rows import CAPTURE_COLUMNS, CAPTURE_FIELDS, LABEL_COLUMNS
-from mlschool_dagster.capture.sql import SHADOWS, TRAFFIC
+from mlschool_dagster.capture.sql import SHADOWS, TRAFFIC, WINDOW_NUMBER
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _CAPTURES = """CREATE TABLE captures (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -22,11 +22,14 @@ _CAPTURES = """CREATE TABLE captures (
     sampling_share REAL NOT NULL,
     probe INTEGER NOT NULL
 )"""
-_INDICES = (
+_UNIQUE = (
     "CREATE UNIQUE INDEX answers ON captures (event_id) WHERE role <> 'shadow'",
     "CREATE UNIQUE INDEX shadows ON captures (event_id) WHERE role = 'shadow'",
-    f"CREATE INDEX traffic_by_time ON captures (captured_at) WHERE {TRAFFIC}",
-    f"CREATE INDEX shadows_by_time ON captures (captured_at) WHERE {SHADOWS}",
+)
+# Every index of SQLite ends with the sequence, by which the captures of a window are in order.
+_BY_WINDOW = (
+    f"CREATE INDEX traffic_by_window ON captures ({WINDOW_NUMBER}) WHERE {TRAFFIC}",
+    f"CREATE INDEX shadows_by_window ON captures ({WINDOW_NUMBER}) WHERE {SHADOWS}",
 )
 _REFUSALS = """CREATE TABLE refusals (
     window_number INTEGER NOT NULL,
@@ -60,18 +63,29 @@ def insert_captures(rows: int) -> str:
 def create_tables(connection: sqlite3.Connection) -> None:
     """Make the tables of an empty file; to be called within a transaction."""
     connection.execute("CREATE TABLE store (identity TEXT NOT NULL)")
-    for statement in (_CAPTURES, *_INDICES, _LABELS, _REFUSALS):
+    for statement in (_CAPTURES, *_UNIQUE, *_BY_WINDOW, _LABELS, _REFUSALS):
         connection.execute(statement)
     connection.execute("INSERT INTO store VALUES (?)", (uuid4().hex[:8],))
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
-def migrate_from_1(connection: sqlite3.Connection) -> None:
-    """Bring a file of version 1 to the present format; to be called within a transaction.
+def migrate(connection: sqlite3.Connection, version: int) -> None:
+    """Bring a file of an earlier `version` to the present format; to be called in a transaction.
 
-    Version 1 knew neither roles nor sampling: everything was answered by the primary and captured.
     Sequence numbers stay, so that cursors and tokens do.
     """
+    if version == 1:
+        _give_roles(connection)
+    else:
+        connection.execute("DROP INDEX traffic_by_time")
+        connection.execute("DROP INDEX shadows_by_time")
+    for statement in _BY_WINDOW:
+        connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _give_roles(connection: sqlite3.Connection) -> None:
+    """Version 1 knew no roles and no sampling: the primary answered, and all was captured."""
     connection.execute("DROP INDEX traffic_by_time")
     connection.execute("ALTER TABLE captures RENAME TO captures_1")
     connection.execute(_CAPTURES)
@@ -81,6 +95,5 @@ def migrate_from_1(connection: sqlite3.Connection) -> None:
         f"SELECT sequence, {before}, 'primary', 1.0, probe FROM captures_1 ORDER BY sequence"
     )
     connection.execute("DROP TABLE captures_1")
-    for statement in (*_INDICES, _REFUSALS):
+    for statement in (*_UNIQUE, _REFUSALS):
         connection.execute(statement)
-    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")

@@ -18,7 +18,8 @@ class Changes:
     """What has landed since a cursor: the windows touched, and the cursor to ask with next time.
 
     The cursor is opaque to callers: a sequence number for a database, a listing's position for an
-    object store.
+    object store. After a long history it may reach only part of the way: what it has not come to
+    yet is told the next time.
     """
 
     windows: frozenset[Window]
@@ -88,13 +89,18 @@ class CaptureStore(Protocol):
             How many were written.
         """
 
-    def read(self, window: Window) -> "pd.DataFrame":
-        """The window's captures in order of arrival.
+    def stream(self, window: Window) -> "Iterator[pd.DataFrame]":
+        """The window's captures in order of arrival, in frames of bounded size; none without any.
+
+        Captures that land while it is read are left for the next time.
 
         Columns: ``event_id``, ``captured_at`` (datetime64, UTC), ``endpoint``, ``model_version``,
         ``inputs`` (dict), ``prediction``, ``confidence``, ``probabilities`` (dict), ``role``,
         ``sampling_share``.
         """
+
+    def read(self, window: Window) -> "pd.DataFrame":
+        """All that `stream` gives, as one frame."""
 
     def read_shadow(self, window: Window) -> "pd.DataFrame":
         """The shadows' captures of the window, shaped like those of `read`."""
@@ -114,8 +120,14 @@ class CaptureStore(Protocol):
     def windows(self) -> dict[Window, int]:
         """Every window with captures and how many it holds, oldest first."""
 
+    def newest_windows(self, count: int) -> list[Window]:
+        """At most `count` windows with captures, newest first; it looks at no others."""
+
     def revision(self, window: Window) -> Revision:
-        """The present state of `window`."""
+        """The present state of `window`; it looks at each of its captures."""
+
+    def captures_token(self, window: Window) -> str:
+        """The token of the captures in `revision`; it looks at none of them."""
 
     def captures_since(self, cursor: str | None) -> Changes:
         """Windows in which captures landed after `cursor` (None: since the beginning)."""

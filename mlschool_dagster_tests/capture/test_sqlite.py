@@ -220,6 +220,36 @@ def test_a_file_of_version_1_is_brought_up_to_date_in_place(tmp_path: Path) -> N
         each.close()
 
 
+VERSION_2 = """
+DROP INDEX traffic_by_window;
+DROP INDEX shadows_by_window;
+CREATE INDEX traffic_by_time ON captures (captured_at) WHERE probe = 0 AND role <> 'shadow';
+CREATE INDEX shadows_by_time ON captures (captured_at) WHERE probe = 0 AND role = 'shadow';
+PRAGMA user_version = 2;
+"""
+
+
+def test_a_file_of_version_2_is_brought_up_to_date_in_place(tmp_path: Path) -> None:
+    file = tmp_path / "captures.db"
+    uri = f"sqlite:///{file}"
+    store = open_store(uri)
+    store.append([capture("a"), capture("a", role=Role.SHADOW)])
+    before = store.revision(WINDOW)
+    store.close()
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript(VERSION_2)
+    with ThreadPoolExecutor(4) as threads:
+        stores = list(threads.map(open_store, [uri] * 4))
+    assert stores[0].revision(WINDOW) == before
+    assert list(stores[0].read_shadow(WINDOW)["event_id"]) == ["a"]
+    with closing(sqlite3.connect(file)) as connection:
+        indices = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+    assert {"traffic_by_window", "shadows_by_window"} <= indices
+    assert "traffic_by_time" not in indices
+    for each in stores:
+        each.close()
+
+
 @pytest.mark.slow
 def test_the_log_stays_bounded_while_windows_are_read(tmp_path: Path) -> None:
     """Two readers, one after the other's heels: a snapshot that stays open would stop the log."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from mlschool_dagster.capture import sql
 from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX, Capture, Label, Role
 from mlschool_dagster.capture.repetition import NOTHING_KNOWN
 from mlschool_dagster.capture.store import Appended, CaptureStore, open_store
@@ -40,6 +41,60 @@ def test_a_window_is_closed_at_its_start_and_open_at_its_end(store: CaptureStore
     assert event_ids(store, NEXT_WINDOW) == ["end"]
     assert store.windows() == {WINDOW: 2, NEXT_WINDOW: 1}
     assert list(store.windows()) == [WINDOW, NEXT_WINDOW]
+
+
+def test_the_newest_windows_come_first_and_hold_traffic(store: CaptureStore) -> None:
+    assert store.newest_windows(3) == []
+    store.append([capture("a"), capture("b"), capture("later", 3 * HOUR), capture("c", HOUR)])
+    store.append([capture(f"{SMOKE_TEST_PREFIX}1", 4 * HOUR)])
+    store.append([capture("d", 5 * HOUR, role=Role.SHADOW)])
+    newest = [Window.of(NOON + 3 * HOUR), NEXT_WINDOW, WINDOW]
+    assert [store.newest_windows(count) for count in (0, 1, 2, 9)] == [
+        [],
+        newest[:1],
+        newest[:2],
+        newest,
+    ]
+
+
+def test_a_stream_gives_in_bounded_frames_what_is_read_at_once(
+    store: CaptureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql, "CHUNK", 1500)
+    assert list(store.stream(WINDOW)) == []
+    store.append([capture(str(i)) for i in range(3100)] + [capture("elsewhere", HOUR)])
+    frames = []
+    for number, frame in enumerate(store.stream(WINDOW)):
+        store.append([capture(f"meanwhile-{number}")])
+        frames.append(frame)
+    assert [len(frame) for frame in frames] == [1500, 1500, 100]
+    assert [list(frame["event_id"]) for frame in frames] == [
+        [str(i) for i in range(start, min(start + 1500, 3100))] for start in (0, 1500, 3000)
+    ]
+    pd.testing.assert_series_equal(frames[0].dtypes, store.read(WINDOW).dtypes)
+    assert len(store.read(WINDOW)) == 3103
+
+
+def test_the_token_of_captures_is_that_of_the_revision(store: CaptureStore) -> None:
+    assert store.captures_token(WINDOW) == store.revision(WINDOW).captures_token
+    store.append([capture("a"), capture("elsewhere", HOUR), capture("a", role=Role.SHADOW)])
+    assert store.captures_token(WINDOW) == store.revision(WINDOW).captures_token
+
+
+def test_a_long_history_is_told_in_several_looks(
+    store: CaptureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql, "LOOK", 4)
+    store.append([capture(str(i), (i // 3) * HOUR) for i in range(9)])
+    store.append_labels(label(str(i)) for i in range(9))
+    for since in (store.captures_since, store.labels_since):
+        windows: list[int] = []
+        cursor: str | None = None
+        for _ in range(4):
+            changes = since(cursor)
+            cursor = changes.cursor
+            windows.append(len(changes.windows))
+        assert windows == [2, 2, 1, 0]
 
 
 def test_an_empty_window_has_the_columns_and_types_of_a_full_one(store: CaptureStore) -> None:
