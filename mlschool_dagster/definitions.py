@@ -26,12 +26,13 @@ from mlschool_dagster.automation.jobs import asset_jobs, health_schedule, retrai
 from mlschool_dagster.automation.outside_world import labeling_job, traffic_job
 from mlschool_dagster.automation.sensors import CAPTURES, LABELS, following_sensor
 from mlschool_dagster.modeling.spec import DataSpec, load_spec
+from mlschool_dagster.resources.alerts import Alerts
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.endpoint import LocalEndpoint
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.history import History
 from mlschool_dagster.resources.tracking import MlflowTracking
-from mlschool_dagster.settings import ENDPOINT_TOKEN, Settings
+from mlschool_dagster.settings import ALERT_WEBHOOK, ENDPOINT_TOKEN, SMTP, Settings
 
 
 def build_definitions(**overrides: Any) -> dg.Definitions:
@@ -113,6 +114,14 @@ def _local(settings: Settings, spec: DataSpec) -> dict[str, dg.ConfigurableResou
         ),
         "captures": Captures(uri=_secret("MLSCHOOL_CAPTURE_STORE", settings.capture_store)),
         "history": History(uri=_secret("MLSCHOOL_HISTORY", settings.history)),
+        "alerts": Alerts(
+            uri=_secret("MLSCHOOL_HISTORY", settings.history),
+            webhook=_secret(ALERT_WEBHOOK, ""),
+            recipients=list(settings.alert_emails),
+            mail_server=_secret(SMTP, ""),
+            reminder_hours=settings.alert_reminder_hours,
+            dagster_url=settings.dagster_url,
+        ),
     }
 
 

@@ -6,9 +6,11 @@ configures.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from mlschool_dagster.errors import UserError
 
@@ -19,7 +21,12 @@ DEPLOYMENTS = ("local",)
 
 ENDPOINT_TOKEN = "MLSCHOOL_ENDPOINT_TOKEN"  # noqa: S105 - names the variable that holds it
 
+ALERT_WEBHOOK = "MLSCHOOL_ALERT_WEBHOOK"
+SMTP = "MLSCHOOL_SMTP"
+
 MAX_WORKERS = 64
+MAX_REMINDER = 24 * 365
+"""Hours."""
 MAX_SPILL = 1024**2
 """Megabytes."""
 
@@ -48,6 +55,15 @@ class Settings:
     """How much the endpoint keeps in its own folder while the capture store is away."""
     files_url: str
     """Address under which `files` is served, empty if it is not."""
+    dagster_url: str
+    """Address of Dagster's UI for links in alerts, empty if it is not known."""
+    alert_webhook: str = field(repr=False)
+    """Address that takes alerts in Slack's format, empty if there is none."""
+    alert_emails: tuple[str, ...]
+    """Who is told of alerts by e-mail."""
+    smtp: str = field(repr=False)
+    """Where e-mail is handed in, empty if nobody is told by it."""
+    alert_reminder_hours: int
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
@@ -80,6 +96,13 @@ class Settings:
             endpoint_token=environment.get(ENDPOINT_TOKEN, ""),
             spill_bytes=_number(environment, "MLSCHOOL_SPILL_MEGABYTES", 256, MAX_SPILL) * 1024**2,
             files_url=environment.get("MLSCHOOL_FILES_URL", ""),
+            dagster_url=_address(environment, "MLSCHOOL_DAGSTER_URL", ("http", "https")),
+            alert_webhook=_address(environment, ALERT_WEBHOOK, ("http", "https")),
+            alert_emails=_emails(environment),
+            smtp=_address(environment, SMTP, ("smtp", "smtps")),
+            alert_reminder_hours=_number(
+                environment, "MLSCHOOL_ALERT_REMINDER_HOURS", 24, MAX_REMINDER
+            ),
         )
 
 
@@ -92,3 +115,33 @@ def _number(environment: Mapping[str, str], variable: str, default: int, maximum
     if not (text.isascii() and text.isdigit()) or not 0 < int(text) <= maximum:
         raise UserError(f"{variable} is {text!r}; use a number from 1 to {maximum}.")
     return int(text)
+
+
+def _address(environment: Mapping[str, str], variable: str, schemes: tuple[str, ...]) -> str:
+    address = environment.get(variable, "")
+    if address and not _is_address(address, schemes):
+        # It may hold a password, or be one.
+        raise UserError(f"{variable} is no address; write it as {schemes[0]}://host:port.")
+    return address
+
+
+def _is_address(text: str, schemes: tuple[str, ...]) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _emails(environment: Mapping[str, str]) -> tuple[str, ...]:
+    text = environment.get("MLSCHOOL_ALERT_EMAIL", "")
+    emails = tuple(filter(None, (part.strip() for part in text.split(","))))
+    for email in emails:
+        if not re.fullmatch(r"[!-~]+@[!-~]+", email):
+            raise UserError(
+                f"MLSCHOOL_ALERT_EMAIL is {text!r}; use addresses like somebody@example.org, with "
+                "commas between them."
+            )
+    if emails and not environment.get(SMTP):
+        raise UserError(f"MLSCHOOL_ALERT_EMAIL is set and {SMTP} is not; say where mail goes out.")
+    return emails

@@ -154,6 +154,7 @@ def _start(settings: Settings, services: list[Service], record: Path, say: Say) 
         "MLFLOW_TRACKING_URI": tracking_uri,
         "MLSCHOOL_ENDPOINT_PORT": str(ports["endpoint"]),
         "MLSCHOOL_FILES_URL": files_url,
+        "MLSCHOOL_DAGSTER_URL": dagster_url,
     }
     platform = Platform(dagster_url, tracking_uri, files_url, environment)
     settings.files.mkdir(parents=True, exist_ok=True)
