@@ -1,0 +1,132 @@
+"""When to retrain: from what monitoring found in the windows since the champion serves.
+
+Three signals justify it: drift confirmed over windows, and estimated or realised accuracy below its
+threshold. A breach of quality does not, because training on the output of a dead sensor mends
+nothing: it is told, and as long as a window has one, nothing else that was found in that window
+counts either, since a dead sensor looks like drift and lowers the accuracy.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.monitoring.metrics import ALL, Metric, MetricName
+from mlschool_dagster.promotion.config import BUDGET_PERIOD, PromotionConfig
+from mlschool_dagster.promotion.episode import Episode
+
+SIGNALS = (
+    MetricName.DRIFT_EVIDENCE,
+    MetricName.ESTIMATED_ACCURACY,
+    MetricName.REALISED_ACCURACY,
+)
+METRICS = (*SIGNALS, MetricName.QUALITY_FINDINGS)
+"""What the policy reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Degradation:
+    """A signal, and the windows in which it was found, in order."""
+
+    signal: MetricName
+    windows: tuple[Window, ...]
+
+    @property
+    def sentence(self) -> str:
+        """What was found where."""
+        found = ", ".join(window.key for window in self.windows)
+        return f"{self.signal.replace('_', ' ')} in {found}"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether to retrain, why or why not in a sentence, and what that rests on."""
+
+    retrain: bool
+    reason: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def decide(
+    metrics: Sequence[Metric],
+    champion: str,
+    told: Sequence[Episode],
+    now: datetime,
+    config: PromotionConfig,
+) -> Decision:
+    """Whether the champion is to be challenged at `now`.
+
+    `metrics` are those named by `METRICS` of the windows in which only `champion` was the primary;
+    `told` are all episodes so far, none of them open.
+    """
+    breached = {m.window for m in metrics if m.name is MetricName.QUALITY_FINDINGS and m.finding}
+    sound = [m for m in metrics if m.window not in breached and _is_of(m, champion)]
+    found = _degradations(sound, config)
+    if not found:
+        return Decision(False, _no_degradation(breached))
+    reason = "; ".join(degradation.sentence for degradation in found)
+    labels = sum(m.rows for m in sound if m.name is MetricName.REALISED_ACCURACY)
+    obstacle = _too_soon(told, now, config) or _unlabelled(labels, config)
+    if obstacle:
+        return Decision(False, f"Degradation is confirmed ({reason}), but {obstacle}")
+    windows = sorted({window for degradation in found for window in degradation.windows})
+    return Decision(
+        True,
+        f"Degradation is confirmed: {reason}.",
+        {
+            "champion": champion,
+            "signals": [degradation.signal.value for degradation in found],
+            "windows": [window.key for window in windows],
+            "labelled": labels,
+        },
+    )
+
+
+def _is_of(metric: Metric, champion: str) -> bool:
+    """Whether the metric is about all of the champion's traffic; drift has no version."""
+    version = ALL if metric.name is MetricName.DRIFT_EVIDENCE else champion
+    return (metric.column, metric.segment, metric.version) == (ALL, ALL, version)
+
+
+def _degradations(metrics: Sequence[Metric], config: PromotionConfig) -> list[Degradation]:
+    found = []
+    for signal in SIGNALS:
+        judged = [m for m in metrics if m.name is signal and m.value is not None]
+        recent = sorted(judged, key=lambda m: m.window)[-config.horizon :]
+        windows = tuple(metric.window for metric in recent if metric.finding)
+        if len(windows) >= config.confirmations:
+            found.append(Degradation(signal, windows))
+    return found
+
+
+def _no_degradation(breached: set[Window]) -> str:
+    if not breached:
+        return "No degradation is confirmed."
+    return (
+        f"No degradation is confirmed outside of windows with a breach of quality, the last of "
+        f"which is {max(breached).key}; mend the source of the data, which no training can."
+    )
+
+
+def _too_soon(told: Sequence[Episode], now: datetime, config: PromotionConfig) -> str:
+    if not told:
+        return ""
+    rested = told[-1].last.at + config.cooldown
+    if now < rested:
+        return f"episode {told[-1].id} has just ended: it cools down until {_shown(rested)}."
+    recent = [e for e in told if now - e.entries[0].at < BUDGET_PERIOD]
+    if len(recent) >= config.budget:
+        until = recent[-config.budget].entries[0].at + BUDGET_PERIOD
+        return f"the budget of {config.budget} episodes in 7 days is used up until {_shown(until)}."
+    return ""
+
+
+def _unlabelled(labels: int, config: PromotionConfig) -> str:
+    if labels >= config.minimum_labels:
+        return ""
+    return f"only {labels} captures have labels: it waits for {config.minimum_labels} of them."
+
+
+def _shown(instant: datetime) -> str:
+    return instant.strftime("%Y-%m-%d %H:%M UTC")
