@@ -1,11 +1,14 @@
 """Captures and labels as data frames: the same columns and types from every store."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from mlschool_dagster.capture.records import Capture, Label
+from mlschool_dagster.capture.rows import CAPTURE_FIELDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,28 +19,48 @@ _NUMBERS = {"confidence", "sampling_share"}
 
 def captures_frame(captures: Iterable[Capture]) -> "pd.DataFrame":
     """One row per capture, one column per field; ``captured_at`` is datetime64, UTC."""
-    return _frame(Capture, captures)
+    return _frame(_columns(Capture, captures))
+
+
+def rows_frame(rows: Sequence[Sequence[Any]]) -> "pd.DataFrame":
+    """`captures_frame` of the captures in `rows` that begin with `CAPTURE_FIELDS`, at least one.
+
+    It makes no capture of them on the way, which would take most of the time.
+    """
+    import numpy as np
+    import pandas as pd
+
+    # A row may be longer than its fields.
+    columns: dict[str, Any] = dict(
+        zip(CAPTURE_FIELDS.split(", "), zip(*rows, strict=True), strict=False)
+    )
+    for name in ("inputs", "probabilities"):
+        columns[name] = orjson.loads(f"[{','.join(columns[name])}]")
+    microseconds = np.array(columns["captured_at"], dtype=np.int64)
+    columns["captured_at"] = pd.to_datetime(microseconds, unit="us", utc=True)
+    return _frame(columns)
 
 
 def labels_frame(labels: Iterable[Label]) -> "pd.DataFrame":
     """One row per label, one column per field; ``labelled_at`` is datetime64, UTC."""
-    return _frame(Label, labels)
+    return _frame(_columns(Label, labels))
 
 
-def _frame(record: type[Capture] | type[Label], records: Iterable[Any]) -> "pd.DataFrame":
+def _columns(record: type[Capture] | type[Label], records: Iterable[Any]) -> dict[str, Any]:
+    names = [field.name for field in fields(record)]
+    columns = list(zip(*map(attrgetter(*names), records), strict=True)) or [()] * len(names)
+    return dict(zip(names, columns, strict=True))
+
+
+def _frame(columns: Mapping[str, Sequence[Any]]) -> "pd.DataFrame":
     import pandas as pd
 
-    names = [field.name for field in fields(record)]
-    columns: list[tuple[Any, ...]] = list(zip(*map(attrgetter(*names), records), strict=True))
-    frame = pd.DataFrame(
-        dict(zip(names, columns or [()] * len(names), strict=True)), dtype="object"
-    )
-    for name in names:
+    def series(name: str, values: Sequence[Any]) -> "pd.Series[Any]":
         if name.endswith("_at"):
-            frame[name] = pd.to_datetime(frame[name], utc=True)
-        elif name in _NUMBERS:
-            frame[name] = frame[name].astype("float64")
-        elif name == "role":
-            # Plain text, as it is when the frame comes back from a file.
-            frame[name] = frame[name].map(str)
-    return frame
+            return pd.Series(pd.to_datetime(values, utc=True))
+        if name in _NUMBERS:
+            return pd.Series(values, dtype="float64")
+        # A role is plain text, as it is when the frame comes back from a file.
+        return pd.Series(map(str, values) if name == "role" else values, dtype="object")
+
+    return pd.DataFrame({name: series(name, values) for name, values in columns.items()})

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
-from mlschool_dagster.capture.frames import captures_frame, labels_frame
+from mlschool_dagster.capture.frames import captures_frame, labels_frame, rows_frame
 from mlschool_dagster.capture.records import Capture, Label
 from mlschool_dagster.capture.rows import (
     CAPTURE_FIELDS,
@@ -202,7 +202,7 @@ class SqlStore(ABC):
         )
         rows = chain.from_iterable(self._pages(query, window, kind))
         while chunk := list(islice(rows, CHUNK)):
-            yield captures_frame(map(capture_of, chunk))
+            yield rows_frame(chunk)
 
     def _pages(self, query: str, window: Window, kind: str) -> Iterator[list[Row]]:
         """The rows of `query`, which reads a `_page` and ends each row with its `sequence`."""
