@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from mlschool_dagster.assets.dashboard import PAGE
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.local.jobs import run_job
 from mlschool_dagster.local.platform import local_endpoint, running_platform, stop_leftovers
@@ -66,6 +67,7 @@ def dev(settings: Settings) -> None:
         say(f"Dagster   {platform.dagster_url}")
         say(f"MLflow    {platform.mlflow_url}")
         say(f"reports   {platform.files_url}")
+        say(f"dashboard {platform.files_url}/{PAGE}")
         serving = local_endpoint(Settings.from_environment()).status()
         say(f"endpoint  {serving.url if serving else 'starts when its asset is materialized'}")
         say("Ctrl-C stops all of it")

@@ -41,7 +41,7 @@ def fill(history: MetricsHistory, count: int) -> None:
 
 def of_window(window: Window, progress: float) -> dict[str, list[Metric]]:
     """What each report says of `window`, `progress` of the month having gone by."""
-    rng = random.Random(window.key)  # noqa: S311
+    rng = random.Random(window.key)
     return {
         "traffic_volume": _traffic(window, progress, rng),
         "data_quality_report": list(_quality(window, progress, rng)),

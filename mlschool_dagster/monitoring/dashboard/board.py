@@ -8,6 +8,9 @@ from functools import cached_property
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.monitoring.metrics import ALL, Metric, MetricName
 
+PROMOTION = "promotion"
+"""The lane of the steps of promotions."""
+
 Subject = tuple[MetricName, str, str]
 """What a series is about: its name, column and segment."""
 

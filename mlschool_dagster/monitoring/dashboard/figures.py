@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from mlschool_dagster.modeling.figures import COLOURS
-from mlschool_dagster.monitoring.dashboard.board import Board, Event
+from mlschool_dagster.monitoring.dashboard.board import PROMOTION, Board, Event
 from mlschool_dagster.monitoring.dashboard.frame import (
     ALL_COLUMNS,
     BLUE,
@@ -35,7 +35,7 @@ SHARE = (("tickformat", ".0%"),)
 EVIDENT_COLUMNS = 4
 """How many columns' evidence is drawn at once; the legend shows the others."""
 SEGMENTS_DRAWN = 16
-LANES = ("promotion", "candidate", "shadow", "canary", "primary")
+LANES = (PROMOTION, "candidate", "shadow", "canary", "primary")
 
 
 def accuracy(board: Board) -> Figure | None:
@@ -218,7 +218,7 @@ def _happened(events: Sequence[Event]) -> Trace:
         "marker": {
             "size": 11,
             "symbol": "diamond",
-            "color": [RED if event.lane == "promotion" else GREEN for event in events],
+            "color": [RED if event.lane == PROMOTION else GREEN for event in events],
         },
         "customdata": [told_of(event) for event in events],
         "hovertemplate": "%{customdata}<extra></extra>",

@@ -4,8 +4,10 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from html import escape
+from pathlib import Path
 from typing import Any
 
+from mlschool_dagster.atomic import replacing
 from mlschool_dagster.capture.windows import LENGTH
 from mlschool_dagster.monitoring.dashboard import figures, maps
 from mlschool_dagster.monitoring.dashboard.answers import Answer, State, answers
@@ -124,6 +126,12 @@ def dashboard_page(board: Board) -> str:
         f"<script>{get_plotlyjs()}</script><script>{SCRIPT}</script></body></html>\n",
     ]
     return "".join(parts)
+
+
+def write_dashboard(path: Path, board: Board) -> None:
+    """Write the page of `board` to `path`, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(dashboard_page(board), encoding="utf-8")
 
 
 def _heading(board: Board, told: Sequence[Answer]) -> Iterator[str]:
