@@ -1,26 +1,37 @@
-"""What went wrong, told once: failed runs and failed asset checks.
+"""The sensor that tells people what is wrong, once, and that it is well again.
 
 A failed asset check does not fail its run, so a run-failure sensor alone would never see it.
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import dagster as dg
+
+from mlschool_dagster.alerting.delivery import deliver
+from mlschool_dagster.automation import troubles
+from mlschool_dagster.clock import utc_now
+from mlschool_dagster.resources.alerts import Alerts
+from mlschool_dagster.resources.history import History
+
+if TYPE_CHECKING:
+    from mlschool_dagster.alerting.alert import Observation
+    from mlschool_dagster.alerting.book import Ailing
+    from mlschool_dagster.promotion.episode import Entry
 
 INTERVAL_SECONDS = 15
 RUNS_PER_TICK = 50
 
-_ENDINGS = (dg.DagsterEventType.RUN_SUCCESS, dg.DagsterEventType.RUN_FAILURE)
-
 
 @dataclass(frozen=True, slots=True)
-class Alert:
-    """One thing that went wrong, in a sentence; a warning unless ``severe``."""
+class Position:
+    """How far the sensor has read: the number of the last event, and how many promotion steps."""
 
-    text: str
-    severe: bool
+    ending: int
+    promotion: int
 
 
 def alert_sensor() -> dg.SensorDefinition:
@@ -30,44 +41,69 @@ def alert_sensor() -> dg.SensorDefinition:
         name="failure_sensor",
         minimum_interval_seconds=INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Logs every run that failed and every asset check that did not pass, once.",
+        description="Tells what goes wrong, once, and when it is well again: asset checks, runs, "
+        "sensors, schedules and promotions; in the log, and by webhook and e-mail if they are "
+        "configured. Only its own failure it can tell no sooner than it works again.",
     )
-    def failures(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        cursors: dict[str, str] = json.loads(context.cursor or "{}")
-        alerts: list[Alert] = []
-        for ending in _ENDINGS:
-            seen = cursors.get(ending.value)
-            if seen is None:
-                # What ended before this sensor first ran is history, not news.
-                cursors[ending.value] = context.instance.fetch_run_status_changes(ending, 1).cursor
-                continue
-            result = context.instance.fetch_run_status_changes(
-                ending, RUNS_PER_TICK, cursor=seen, ascending=True
-            )
-            cursors[ending.value] = result.cursor
-            for record in result.records:
-                alerts.extend(alerts_of_run(context.instance, record.run_id))
-        for alert in alerts:
-            (context.log.error if alert.severe else context.log.warning)(alert.text)
-        news = " ".join(alert.text for alert in alerts) or "Nothing went wrong."
-        return dg.SensorResult(skip_reason=dg.SkipReason(news), cursor=json.dumps(cursors))
+    def failures(
+        context: dg.SensorEvaluationContext, alerts: Alerts, history: History
+    ) -> dg.SensorResult:
+        channels = alerts.channels(context.log)
+        seen, position = _look(context, alerts, history)
+        now = utc_now()
+        with alerts.book(channels) as book:
+            news = book.note(seen, now, timedelta(hours=alerts.reminder_hours))
+            deliver(book, channels, now)
+            ailing = book.ailing()
+        untold = [_untold(channel) for channel in ailing]
+        for sentence in untold:
+            context.log.warning(sentence)
+        told = [notice.text for notice in news] or ["Nothing went wrong."]
+        return dg.SensorResult(
+            skip_reason=dg.SkipReason(" ".join([*told, *untold])),
+            cursor=json.dumps(asdict(position)),
+        )
 
     return failures
 
 
-def alerts_of_run(instance: dg.DagsterInstance, run_id: str) -> Iterator[Alert]:
-    """What went wrong in a run that has ended: checks that did not pass, and its failure."""
-    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION):
-        check = entry.get_dagster_event().asset_check_evaluation_data
-        if not check.passed:
-            place = f"{check.asset_key.to_user_string()}"
-            window = f" of {check.partition}" if check.partition else ""
-            yield Alert(
-                f"Check {check.check_name} on {place}{window} did not pass in run {run_id}: "
-                f"{check.description or 'see its metadata'}",
-                severe=check.severity == dg.AssetCheckSeverity.ERROR,
-            )
-    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.RUN_FAILURE):
-        error = entry.get_dagster_event().job_failure_data.error
-        told = (error.message.strip() if error else "") or entry.user_message
-        yield Alert(f"Run {run_id} of {entry.job_name} failed: {told}", severe=True)
+def _look(
+    context: dg.SensorEvaluationContext, alerts: Alerts, history: History
+) -> "tuple[list[Observation], Position]":
+    """What has happened since the last look, and how things are now."""
+    with history.promotions() as ledger:
+        steps = ledger.entries()
+    since = _position(context, steps)
+    endings = troubles.endings_after(context.instance, since.ending, RUNS_PER_TICK)
+    seen = [
+        observation
+        for ending in endings
+        for observation in troubles.of_run(context.instance, ending, alerts.run_link)
+    ]
+    seen += troubles.of_instigators(context.instance, _instigators(context), alerts.dagster_url)
+    seen += map(troubles.of_promotion, steps[since.promotion :])
+    return seen, Position(endings[-1].storage_id if endings else since.ending, len(steps))
+
+
+def _position(context: dg.SensorEvaluationContext, steps: "Sequence[Entry]") -> Position:
+    known = json.loads(context.cursor or "{}")
+    if known.keys() != {field.name for field in fields(Position)}:
+        # What ended before this sensor first ran, in this release, is history, not news.
+        return Position(troubles.newest_ending(context.instance), len(steps))
+    position = Position(**known)
+    # A ledger that has become shorter is another one.
+    return position if position.promotion <= len(steps) else replace(position, promotion=0)
+
+
+def _instigators(context: dg.SensorEvaluationContext) -> Iterator[str]:
+    repository = context.repository_def
+    if repository is not None:
+        yield from (sensor.name for sensor in repository.sensor_defs)
+        yield from (schedule.name for schedule in repository.schedule_defs)
+
+
+def _untold(ailing: "Ailing") -> str:
+    return (
+        f"{ailing.waiting} alerts wait for the channel {ailing.channel} ({ailing.why}, attempt "
+        f"{ailing.attempts}); it is tried again after {ailing.not_before:%Y-%m-%d %H:%M:%S} UTC."
+    )

@@ -1,77 +1,219 @@
-"""The failure sensor: whatever went wrong is told, once."""
+"""The failure sensor: whatever goes wrong is told, once, and so is its end."""
 
 import dagster as dg
 import pytest
+from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteRepositoryOrigin
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    InstigatorType,
+    SensorInstigatorData,
+    TickData,
+    TickStatus,
+)
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster_shared.error import SerializableErrorInfo
 
-from mlschool_dagster.automation.alerts import alert_sensor
-from mlschool_dagster_tests.platform import Platform
+from mlschool_dagster.clock import utc_now
+from mlschool_dagster.promotion.episode import Entry, Step
+from mlschool_dagster.promotion.ledger import open_ledger
+from mlschool_dagster_tests.platform import LATER, WINDOW, Platform
+
+JOB = "__ephemeral_asset_job__"
+NOTHING = "Nothing went wrong."
+WINDOWS = dg.HourlyPartitionsDefinition("2026-01-01-00:00", fmt="%Y-%m-%d-%H:%M")
+
+
+class Mood(dg.Config):
+    fails: bool = True
 
 
 @dg.asset(check_specs=[dg.AssetCheckSpec("plausible", asset="measured")])
-def measured() -> dg.MaterializeResult:  # type: ignore[type-arg]
-    check = dg.AssetCheckResult(check_name="plausible", passed=False, description="Too warm.")
+def measured(config: Mood) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    passed = not config.fails
+    told = "As ever." if passed else "Too warm."
+    check = dg.AssetCheckResult(check_name="plausible", passed=passed, description=told)
+    return dg.MaterializeResult(check_results=[check])
+
+
+@dg.asset(partitions_def=WINDOWS, check_specs=[dg.AssetCheckSpec("fair", asset="judged")])
+def judged(config: Mood) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    check = dg.AssetCheckResult(
+        check_name="fair", passed=not config.fails, severity=dg.AssetCheckSeverity.WARN
+    )
     return dg.MaterializeResult(check_results=[check])
 
 
 @dg.asset
-def broken() -> None:
-    raise ValueError("the sky fell")
+def broken(config: Mood) -> None:
+    if config.fails:
+        raise ValueError("the sky fell")
 
 
 class Ticks:
     """The sensor's ticks, each beginning with what the one before it left behind."""
 
-    def __init__(self, instance: dg.DagsterInstance) -> None:
-        self.instance = instance
+    def __init__(self, platform: Platform) -> None:
+        self.platform = platform
         self.cursor: str | None = None
+        assert self.news() == NOTHING
 
     def news(self) -> str:
         """What one tick tells."""
-        context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor)
-        data = alert_sensor().evaluate_tick(context)
+        definitions = self.platform.definitions
+        resources = definitions.resources or {}
+        with dg.build_sensor_context(
+            instance=self.platform.instance,
+            cursor=self.cursor,
+            repository_def=definitions.get_repository_def(),
+            resources={name: resources[name] for name in ("alerts", "history")},
+        ) as context:
+            sensor = definitions.resolve_sensor_def("failure_sensor")
+            data = sensor.evaluate_tick(context)
         self.cursor = data.cursor
         return str(data.skip_message)
+
+    def run(self, asset: dg.AssetsDefinition, *, fails: bool, window: str | None = None) -> str:
+        """Materialize `asset`; the run's id."""
+        return dg.materialize(
+            [asset],
+            instance=self.platform.instance,
+            run_config=dg.RunConfig({asset.op.name: Mood(fails=fails)}),
+            partition_key=window,
+            raise_on_error=False,
+        ).run_id
 
 
 @pytest.fixture
 def ticks(platform: Platform) -> Ticks:
-    return Ticks(platform.instance)
+    return Ticks(platform)
 
 
-def run(ticks: Ticks, asset: dg.AssetsDefinition) -> str:
-    return dg.materialize([asset], instance=ticks.instance, raise_on_error=False).run_id
-
-
-NOTHING = "Nothing went wrong."
-
-
-def test_a_failed_run_is_told_once(ticks: Ticks) -> None:
+def test_a_failed_run_is_told_once_and_so_is_the_next_that_succeeds(ticks: Ticks) -> None:
+    first = ticks.run(broken, fails=True)
+    assert ticks.news() == f"Run of {JOB} failed in run {first}: ValueError: the sky fell"
+    ticks.run(broken, fails=True)
     assert ticks.news() == NOTHING
-    run_id = run(ticks, broken)
-    news = ticks.news()
-    assert run_id in news
-    assert "failed" in news
+    last = ticks.run(broken, fails=False)
+    assert ticks.news() == f"Run of {JOB} succeeds again, in run {last}."
     assert ticks.news() == NOTHING
 
 
-def test_a_failed_check_of_a_run_that_succeeded_is_told_once(ticks: Ticks) -> None:
+def test_a_failed_check_of_a_run_that_succeeded_is_told_with_its_end(ticks: Ticks) -> None:
+    first = ticks.run(measured, fails=True)
+    assert ticks.news() == (f"Check plausible on measured did not pass in run {first}: Too warm.")
     assert ticks.news() == NOTHING
-    run_id = run(ticks, measured)
-    assert ticks.news() == (f"Check plausible on measured did not pass in run {run_id}: Too warm.")
-    assert ticks.news() == NOTHING
-
-
-def test_what_ended_before_the_first_tick_is_history(ticks: Ticks) -> None:
-    run(ticks, broken)
-    run(ticks, measured)
-    assert ticks.news() == NOTHING
+    last = ticks.run(measured, fails=False)
+    assert ticks.news() == f"Check plausible on measured passes again in run {last}: As ever."
+    ticks.run(measured, fails=False)
     assert ticks.news() == NOTHING
 
 
-def test_a_user_error_is_told_by_its_sentence(platform: Platform) -> None:
-    ticks = Ticks(platform.instance)
-    ticks.news()
-    platform.run("training_job", {"raw_penguins": {"uri": "nowhere.csv"}})
+def test_a_check_is_well_again_when_its_newest_window_in_trouble_or_a_later_one_passes(
+    ticks: Ticks,
+) -> None:
+    ticks.run(judged, fails=True, window=LATER.key)
+    assert f"Check fair on judged of {LATER.key} did not pass" in ticks.news()
+    ticks.run(judged, fails=True, window=WINDOW.key)
+    ticks.run(judged, fails=False, window=WINDOW.key)
+    assert ticks.news() == NOTHING
+    ticks.run(judged, fails=False, window=LATER.key)
+    assert f"Check fair on judged of {LATER.key} passes again" in ticks.news()
+
+
+def test_what_ended_before_the_first_tick_is_history(platform: Platform) -> None:
+    ticks = Ticks(platform)
+    ticks.run(broken, fails=True)
+    ticks.run(measured, fails=True)
+    assert Ticks(platform).news() == NOTHING
+
+
+def test_a_tick_that_was_not_remembered_tells_nothing_twice(ticks: Ticks) -> None:
+    before = ticks.cursor
+    ticks.run(broken, fails=True)
+    ticks.run(broken, fails=False)
+    assert ticks.news() != NOTHING
+    ticks.cursor = before
+    assert ticks.news() == NOTHING
+
+
+def test_a_user_error_is_told_by_its_sentence(ticks: Ticks) -> None:
+    ticks.platform.run("training_job", {"raw_penguins": {"uri": "nowhere.csv"}})
     news = ticks.news()
     assert "There is no data at nowhere.csv" in news
     assert "Check contract on raw_penguins did not pass" in news
+
+
+class Watched:
+    """A sensor as the daemon remembers it."""
+
+    def __init__(self, instance: dg.DagsterInstance, name: str) -> None:
+        place = InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="any"))
+        self.state = InstigatorState(
+            RemoteRepositoryOrigin(place, "__repository__").get_instigator_origin(name),
+            InstigatorType.SENSOR,
+            InstigatorStatus.DECLARED_IN_CODE,
+            SensorInstigatorData(),
+        )
+        self.instance = instance
+        self.ticks = 0
+        instance.add_instigator_state(self.state)
+
+    def tick(self, status: TickStatus, error: str = "") -> None:
+        self.ticks += 1
+        self.instance.create_tick(
+            TickData(
+                self.state.instigator_origin_id,
+                self.state.name,
+                InstigatorType.SENSOR,
+                status,
+                timestamp=1000.0 + self.ticks,
+                error=SerializableErrorInfo(error, [], "Error") if error else None,
+                selector_id=self.state.selector_id,
+            )
+        )
+
+    def turn_off(self) -> None:
+        self.instance.update_instigator_state(self.state.with_status(InstigatorStatus.STOPPED))
+
+
+def test_a_sensor_that_fails_is_told_once_until_it_works_again(ticks: Ticks) -> None:
+    sensor = Watched(ticks.platform.instance, "new_captures_sensor")
+    sensor.tick(TickStatus.FAILURE, "The store is away.\n")
+    assert ticks.news() == "Sensor new_captures_sensor fails: The store is away."
+    sensor.tick(TickStatus.FAILURE, "The store is away.\n")
+    sensor.tick(TickStatus.STARTED)
+    assert ticks.news() == NOTHING
+    sensor.tick(TickStatus.SKIPPED)
+    assert ticks.news() == "Sensor new_captures_sensor works again."
+
+
+def test_a_sensor_that_is_turned_off_fails_no_more(ticks: Ticks) -> None:
+    sensor = Watched(ticks.platform.instance, "new_captures_sensor")
+    sensor.tick(TickStatus.FAILURE, "The store is away.")
+    ticks.news()
+    sensor.turn_off()
+    assert ticks.news() == "Sensor new_captures_sensor was turned off."
+
+
+def test_a_sensor_that_is_no_more_is_none_of_our_business(ticks: Ticks) -> None:
+    Watched(ticks.platform.instance, "old_sensor").tick(TickStatus.FAILURE, "Gone.")
+    assert ticks.news() == NOTHING
+
+
+def test_promotions_that_fail_or_wait_for_a_human_are_told(ticks: Ticks) -> None:
+    ledger = open_ledger(ticks.platform.settings.history)
+
+    def step(step: Step, reason: str) -> None:
+        ledger.append(Entry("e1", utc_now(), step, "7", "somebody", reason, {"champion": "1"}))
+
+    step(Step.REQUESTED, "Drift is confirmed.")
+    assert ticks.news() == NOTHING
+    step(Step.APPROVAL_AWAITED, "training needs approval.")
+    assert "version 7 (episode e1): approval awaited, training needs approval" in ticks.news()
+    step(Step.APPROVED, "looks good.")
+    assert "approved, looks good" in ticks.news()
+    step(Step.FAILED, "no label.")
+    assert "failed, no label" in ticks.news()
+    assert ticks.news() == NOTHING
+    ledger.close()
