@@ -72,7 +72,7 @@ class Health:
     @property
     def figures(self) -> dict[str, float]:
         """The counts by name."""
-        return {"requests": self.requests, "request_errors": self.errors}
+        return {"requests": float(self.requests), "request_errors": float(self.errors)}
 
 
 @dataclass(frozen=True, slots=True)

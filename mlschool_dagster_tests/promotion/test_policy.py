@@ -1,0 +1,139 @@
+"""When to retrain: only for what training can mend, not too soon, and with labels to learn from."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.errors import UserError
+from mlschool_dagster.monitoring.metrics import Metric, MetricName
+from mlschool_dagster.promotion.config import BUDGET_PERIOD, PromotionConfig, gates
+from mlschool_dagster.promotion.episode import Episode, Gate, Step
+from mlschool_dagster.promotion.policy import SIGNALS, Decision, decide
+from mlschool_dagster_tests.promotion.samples import BEGINNING, CHAMPION, entry
+
+NOW = BEGINNING + timedelta(days=30)
+CONFIG = PromotionConfig()
+
+
+def metric(name: MetricName, hours: int, *, finding: bool = True, rows: int = 100) -> Metric:
+    window = Window.of(NOW - timedelta(hours=hours))
+    accuracy = name in (MetricName.REALISED_ACCURACY, MetricName.ESTIMATED_ACCURACY)
+    version = CHAMPION if accuracy else ""
+    return Metric(window, name, 0.5, rows, version=version, finding=finding)
+
+
+LABELLED = [metric(MetricName.REALISED_ACCURACY, hours, finding=False) for hours in (6, 7)]
+
+
+def ended(episode: str, hours: float) -> Episode:
+    """An episode of one hour that ended `hours` ago."""
+    start = (NOW - BEGINNING) / timedelta(hours=1) - hours - 1
+    return Episode((entry(Step.REQUESTED, episode, start), entry(Step.FAILED, episode, start + 1)))
+
+
+def decision(
+    metrics: Sequence[Metric], told: Sequence[Episode] = (), config: PromotionConfig = CONFIG
+) -> Decision:
+    return decide(metrics, CHAMPION, told, NOW, config)
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_a_signal_in_two_windows_retrains(signal: MetricName) -> None:
+    found = decision([*LABELLED, metric(signal, 3), metric(signal, 2)])
+    assert found.retrain
+    assert found.details["champion"] == CHAMPION
+    assert found.details["signals"] == [signal.value]
+    assert found.details["windows"] == [
+        Window.of(NOW - timedelta(hours=hours)).key for hours in (3, 2)
+    ]
+    assert all(key in found.reason for key in found.details["windows"])
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_a_signal_in_one_window_does_not(signal: MetricName) -> None:
+    found = decision([*LABELLED, metric(signal, 3), metric(signal, 2, finding=False)])
+    assert (found.retrain, found.reason) == (False, "No degradation is confirmed.")
+
+
+def test_what_was_found_long_ago_and_is_over_counts_no_more() -> None:
+    drift = MetricName.DRIFT_EVIDENCE
+    over = [metric(drift, hours, finding=hours > CONFIG.horizon) for hours in range(1, 12)]
+    assert not decision([*LABELLED, *over]).retrain
+
+
+def test_one_column_or_segment_or_another_version_does_not_retrain() -> None:
+    signal = MetricName.REALISED_ACCURACY
+    canary = [replace(metric(signal, hours), segment="role=canary") for hours in (3, 2)]
+    others = [replace(metric(signal, hours), version="7") for hours in (3, 2)]
+    assert not decision([*LABELLED, *canary, *others]).retrain
+    drift = [replace(metric(MetricName.DRIFT_EVIDENCE, h), column="a column") for h in (3, 2)]
+    assert not decision([*LABELLED, *drift]).retrain
+
+
+def test_a_breach_of_quality_is_told_and_hides_what_else_was_found() -> None:
+    drift = [metric(MetricName.DRIFT_EVIDENCE, hours) for hours in (4, 3, 2)]
+    breach = [metric(MetricName.QUALITY_FINDINGS, hours) for hours in (3, 2)]
+    found = decision([*LABELLED, *drift, *breach])
+    assert not found.retrain
+    assert "mend the source of the data" in found.reason
+    assert not decision([*LABELLED, *breach]).retrain
+    assert decision([*LABELLED, *drift, breach[0]]).retrain
+
+
+def test_without_labels_it_waits_for_them() -> None:
+    drift = [metric(MetricName.DRIFT_EVIDENCE, hours) for hours in (3, 2)]
+    found = decision([*drift, metric(MetricName.REALISED_ACCURACY, 5, finding=False, rows=40)])
+    assert not found.retrain
+    assert "only 40 captures have labels: it waits for 100" in found.reason
+
+
+DEGRADED = [*LABELLED, *(metric(MetricName.DRIFT_EVIDENCE, hours) for hours in (3, 2))]
+
+
+def test_it_cools_down_after_an_episode() -> None:
+    assert "has just ended" in decision(DEGRADED, [ended("a", 23)]).reason
+    assert decision(DEGRADED, [ended("a", 25)]).retrain
+
+
+def test_the_budget_is_held() -> None:
+    told = [ended(name, hours) for name, hours in (("a", 100), ("b", 60), ("c", 30))]
+    assert "budget of 3 episodes in 7 days" in decision(DEGRADED, told).reason
+    assert decision(DEGRADED, told[1:]).retrain
+
+
+@given(pauses=st.lists(st.floats(0, 60), max_size=60), budget=st.integers(1, 4))
+def test_no_week_has_more_episodes_than_the_budget(pauses: list[float], budget: int) -> None:
+    config = PromotionConfig(budget=budget, cooldown=timedelta(hours=2))
+    told: list[Episode] = []
+    hours = 0.0
+    for pause in pauses:
+        hours += pause
+        now = BEGINNING + timedelta(hours=hours)
+        if decide(DEGRADED, CHAMPION, told, now, config).retrain:
+            name = str(len(told))
+            steps = (entry(Step.REQUESTED, name, hours), entry(Step.FAILED, name, hours + 1))
+            told.append(Episode(steps))
+            hours += 1
+    begun = [episode.entries[0].at for episode in told]
+    for first, late in zip(begun, begun[budget:], strict=False):
+        assert late - first >= BUDGET_PERIOD
+    for before, after in pairwise(told):
+        assert after.entries[0].at - before.last.at >= config.cooldown
+
+
+def test_approvals_are_listed_by_name() -> None:
+    assert gates("") == frozenset()
+    assert gates("canary, promotion") == {Gate.CANARY, Gate.PROMOTION}
+    with pytest.raises(UserError, match="MLSCHOOL_APPROVALS is 'lunch'; list any of retraining"):
+        gates("lunch")
+
+
+def test_a_policy_that_can_never_be_met_is_refused() -> None:
+    with pytest.raises(UserError, match="raise the horizon"):
+        PromotionConfig(confirmations=7, horizon=6)
