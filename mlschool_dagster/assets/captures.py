@@ -1,5 +1,9 @@
 """Captures: one hour of traffic, and its ground truth as far as it is known."""
 
+from collections import Counter
+from itertools import chain
+from typing import TYPE_CHECKING
+
 import dagster as dg
 
 from mlschool_dagster.assets.common import OWNERS, plain_errors, table
@@ -9,15 +13,18 @@ from mlschool_dagster.assets.windows import (
     LABELS_FILE,
     LABELS_TOKEN,
     REFUSALS,
+    TOKEN,
     TRAFFIC_FILE,
     chosen_window,
     covered_token,
-    freeze,
     windowed_asset,
 )
 from mlschool_dagster.modeling.spec import MODEL_VERSION, ROLE, DataSpec
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.files import PlatformFiles
+
+if TYPE_CHECKING:
+    from mlschool_dagster.monitoring.frozen import FrozenTable
 
 LIVE_TRAFFIC = "live_traffic"
 REPORTS = ("data_quality_report", "drift_report", "performance_report")
@@ -51,27 +58,30 @@ def captured_traffic(spec: DataSpec) -> dg.AssetsDefinition:
     def traffic(
         context: dg.AssetExecutionContext, captures: Captures, files: PlatformFiles
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        from mlschool_dagster.capture.frames import captures_frame
         from mlschool_dagster.monitoring.frames import current_frame
+        from mlschool_dagster.monitoring.frozen import FrozenTable, freeze
 
         with plain_errors():
             window = chosen_window(context, captures)
+            path = files.window(window, TRAFFIC_FILE)
             with captures.open() as store:
                 # The token is read first: rows that land in between are covered, but not claimed.
-                token = store.revision(window).captures_token
-                frame = current_frame(store.read(window), spec)
+                token = store.captures_token(window)
                 refusals = store.refusals(window)
-            frame.attrs[REFUSALS] = refusals
-            path = freeze(frame, token, files, window, TRAFFIC_FILE)
+                frames = chain([captures_frame([])], store.stream(window))
+                current = (current_frame(frame, spec) for frame in frames)
+                freeze(current, path, **{TOKEN: token, REFUSALS: refusals})
+            frozen = FrozenTable(path)
             refused = sum(refusals.values())
-            context.log.info(f"{len(frame)} captures in window {window.key}, {refused} refusals")
-            versions = frame[[MODEL_VERSION, ROLE]].value_counts().reset_index(name="rows")
+            context.log.info(f"{frozen.rows} captures in window {window.key}, {refused} refusals")
             return dg.MaterializeResult(
                 metadata={
-                    "dagster/row_count": len(frame),
+                    "dagster/row_count": frozen.rows,
                     "window": window.key,
-                    "model_versions": table(versions.to_dict("records")),
+                    "model_versions": table(_by_version(frozen)),
                     "refused": float(refused),
-                    "preview": table(frame.tail(PREVIEW_ROWS).to_dict("records")),
+                    "preview": table(frozen.tail(PREVIEW_ROWS).to_dict("records")),
                     "path": dg.MetadataValue.path(path),
                     CAPTURES_TOKEN: token,
                 },
@@ -94,21 +104,26 @@ def labels(spec: DataSpec) -> dg.AssetsDefinition:
     def window_labels(
         context: dg.AssetExecutionContext, captures: Captures, files: PlatformFiles
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        from mlschool_dagster.capture.frames import labels_frame
+        from mlschool_dagster.monitoring.frozen import FrozenTable, freeze
+
         with plain_errors():
             window = chosen_window(context, captures)
+            path = files.window(window, LABELS_FILE)
             with captures.open() as store:
                 revision = store.revision(window)
-                frame = store.read_labels(window)
-            path = freeze(frame, revision.labels_token, files, window, LABELS_FILE)
-            context.log.info(f"{len(frame)} labels in window {window.key}")
+                frames = chain([labels_frame([])], store.stream_labels(window))
+                freeze(frames, path, **{TOKEN: revision.labels_token})
+            frozen = FrozenTable(path)
+            context.log.info(f"{frozen.rows} labels in window {window.key}")
+            classes = Counter(frozen.whole(["label"])["label"])
             return dg.MaterializeResult(
                 metadata={
-                    "dagster/row_count": len(frame),
+                    "dagster/row_count": frozen.rows,
                     "window": window.key,
-                    "coverage": len(frame) / revision.captures if revision.captures else 0.0,
+                    "coverage": frozen.rows / revision.captures if revision.captures else 0.0,
                     "classes": table(
-                        {"class": str(label), "rows": int(rows)}
-                        for label, rows in frame["label"].value_counts().items()
+                        {"class": label, "rows": rows} for label, rows in classes.most_common()
                     ),
                     "path": dg.MetadataValue.path(path),
                     LABELS_TOKEN: revision.labels_token,
@@ -132,12 +147,12 @@ def coverage_check() -> dg.AssetChecksDefinition:
     def coverage(context: dg.AssetCheckExecutionContext, captures: Captures) -> dg.AssetCheckResult:
         uncovered: list[dict[str, str | int]] = []
         with plain_errors(), captures.open() as store:
-            windows = sorted(store.windows(), reverse=True)[:WINDOWS_CHECKED]
+            windows = store.newest_windows(WINDOWS_CHECKED)
             for window in windows:
-                state = store.revision(window)
                 covered = covered_token(context.instance, window, REPORTS, CAPTURES_TOKEN)
-                if covered != state.captures_token:
-                    uncovered.append({"window": window.key, "captures": state.captures})
+                if covered != store.captures_token(window):
+                    captured = store.revision(window).captures
+                    uncovered.append({"window": window.key, "captures": captured})
         names = ", ".join(str(entry["window"]) for entry in uncovered)
         return dg.AssetCheckResult(
             passed=not uncovered,
@@ -149,3 +164,12 @@ def coverage_check() -> dg.AssetChecksDefinition:
         )
 
     return coverage
+
+
+def _by_version(frozen: "FrozenTable") -> list[dict[str, str | int]]:
+    chunks = frozen.chunks([MODEL_VERSION, ROLE])
+    rows = Counter(key for chunk in chunks for key in chunk.itertuples(index=False, name=None))
+    return [
+        {MODEL_VERSION: version, ROLE: role, "rows": count}
+        for (version, role), count in rows.most_common()
+    ]

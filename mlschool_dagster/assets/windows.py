@@ -2,17 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
 
 from mlschool_dagster.assets.common import OWNERS
-from mlschool_dagster.atomic import replacing
 from mlschool_dagster.capture.windows import KEY_FORMAT, Window
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.modeling.spec import MODEL_VERSION, DataSpec
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.tracking import MlflowTracking
@@ -20,6 +19,7 @@ from mlschool_dagster.resources.tracking import MlflowTracking
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mlschool_dagster.monitoring.frozen import FrozenTable
     from mlschool_dagster.monitoring.page import Subject
 
 # The window of the current hour exists as soon as the hour begins.
@@ -32,6 +32,7 @@ TRAFFIC_FILE = "captured_traffic.parquet"
 LABELS_FILE = "labels.parquet"
 CAPTURES_TOKEN = "captures_token"  # noqa: S105 - names a state of the store
 LABELS_TOKEN = "labels_token"  # noqa: S105
+TOKEN = "token"  # noqa: S105
 REFUSALS = "refusals"
 
 
@@ -76,43 +77,38 @@ def chosen_window(context: dg.AssetExecutionContext, captures: Captures) -> Wind
     if context.has_partition_key:
         return Window.from_key(context.partition_key)
     with captures.open() as store:
-        newest = max(store.windows(), default=None)
-    if newest is None:
+        newest = [window.key for window in store.newest_windows(1)]
+    if not newest:
         raise UserError("No window was chosen and none has captures yet; send traffic first.")
     raise UserError(
         "No window was chosen; name one by the tag dagster/partition, the newest with captures "
-        f'is {newest.key}: --tags \'{{"dagster/partition": "{newest.key}"}}\'.'
+        f'is {newest[0]}: --tags \'{{"dagster/partition": "{newest[0]}"}}\'.'
     )
 
 
-def freeze(
-    frame: "pd.DataFrame", token: str, files: PlatformFiles, window: Window, name: str
-) -> Path:
-    """Keep `frame` as the window's file `name`, together with the store's `token` for it.
-
-    The frame's ``attrs`` are kept with it.
-    """
-    path = files.window(window, name)
-    frame.attrs["token"] = token
-    with replacing(path) as temporary:
-        frame.to_parquet(temporary)
-    return path
-
-
-def frozen(files: PlatformFiles, window: Window, name: str) -> "tuple[pd.DataFrame, str]":
-    """The window's file `name`, and the store's token when it was frozen.
+def frozen_table(files: PlatformFiles, window: Window, name: str) -> "FrozenTable":
+    """The window's file `name`.
 
     Raises:
         UserError: the window has not been frozen.
     """
-    import pandas as pd
+    from mlschool_dagster.monitoring.frozen import FrozenTable
 
     path = files.window(window, name)
     if not path.exists():
         asset = name.removesuffix(".parquet")
         raise UserError(f"{asset} of window {window.key} is missing; materialize it first.")
-    frame = pd.read_parquet(path)
-    return frame, str(frame.attrs["token"])
+    return FrozenTable(path)
+
+
+def frozen(files: PlatformFiles, window: Window, name: str) -> "tuple[pd.DataFrame, str]":
+    """The rows of the window's file `name`, and the store's token when it was frozen.
+
+    Raises:
+        UserError: the window has not been frozen.
+    """
+    table = frozen_table(files, window, name)
+    return table.whole(), str(table.facts[TOKEN])
 
 
 def covered_token(
@@ -134,16 +130,30 @@ def covered_token(
     return tokens.pop() if len(tokens) == 1 else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class MonitoredWindow:
     """A window's frozen traffic beside the reference of the version that served it last."""
 
     window: Window
-    current: "pd.DataFrame"
-    captures_token: str
-    refusals: dict[str, int]
+    table: "FrozenTable"
+    """The traffic, one row a capture, as `frames.current_frame` shapes it."""
     reference: "pd.DataFrame"
     subject: "Subject"
+
+    @cached_property
+    def current(self) -> "pd.DataFrame":
+        """The whole traffic in memory."""
+        return self.table.whole()
+
+    @property
+    def rows(self) -> int:
+        """How many captures the window holds."""
+        return self.table.rows
+
+    @property
+    def refusals(self) -> dict[str, int]:
+        """What was refused in the window, by reason."""
+        return dict(self.table.facts[REFUSALS])
 
     def metadata(self) -> dict[str, str | int]:
         """What every report says of itself: version, window, reference and row counts."""
@@ -151,9 +161,9 @@ class MonitoredWindow:
             "window": self.window.key,
             "model_version": self.subject.model_version,
             "reference": self.subject.reference,
-            "rows": len(self.current),
+            "rows": self.rows,
             "reference_rows": len(self.reference),
-            CAPTURES_TOKEN: self.captures_token,
+            CAPTURES_TOKEN: self.table.facts[TOKEN],
         }
 
 
@@ -173,20 +183,15 @@ def monitored_window(
     from mlschool_dagster.modeling.version_folder import REFERENCE_FILE
     from mlschool_dagster.monitoring.page import Subject
 
-    current, token = frozen(files, window, TRAFFIC_FILE)
+    table = frozen_table(files, window, TRAFFIC_FILE)
     registry = mlflow.registry(spec.name)
-    if len(current):
-        version = str(current["model_version"].iloc[-1])
+    if table.rows:
+        version = str(table.tail(1)[MODEL_VERSION].item())
     else:
         version = registry.resolve("champion").version
     folder = registry.fetch(version, files.versions)
     reference = pd.read_parquet(folder / REFERENCE_FILE)
     origin = f"training data of version {version} with out-of-fold predictions"
     return MonitoredWindow(
-        window,
-        current,
-        token,
-        current.attrs[REFUSALS],
-        reference,
-        Subject(spec.name, version, window.key, origin),
+        window, table, reference, Subject(spec.name, version, window.key, origin)
     )

@@ -5,7 +5,7 @@ particular to one, its connections, transactions and bulk inserts, is in that st
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
@@ -105,23 +105,32 @@ class SqlStore(ABC):
 
     def read(self, window: Window) -> "pd.DataFrame":
         """See `CaptureStore.read`."""
-        return _whole(self._frames(window, TRAFFIC))
+        return _whole(self._frames(window, TRAFFIC), captures_frame)
 
     def read_shadow(self, window: Window) -> "pd.DataFrame":
         """See `CaptureStore.read_shadow`."""
-        return _whole(self._frames(window, SHADOWS))
+        return _whole(self._frames(window, SHADOWS), captures_frame)
 
-    def read_labels(self, window: Window) -> "pd.DataFrame":
-        """See `CaptureStore.read_labels`."""
+    def stream_labels(self, window: Window) -> "Iterator[pd.DataFrame]":
+        """See `CaptureStore.stream_labels`."""
         query = (
             "SELECT labels.event_id, label, labelled_at, source, page.sequence "  # noqa: S608
             f"FROM {_page('event_id', TRAFFIC)} "
             "LEFT JOIN labels ON labels.event_id = page.event_id "
             "ORDER BY page.sequence, labelled_at, labels.sequence"
         )
-        rows = chain.from_iterable(self._pages(query, window, TRAFFIC))
-        newest = {row[0]: row for row in rows if row[0] is not None}
-        return labels_frame(map(label_of, newest.values()))
+        # A page holds all labels of its captures.
+        newest = (
+            {row[0]: row for row in page if row[0] is not None}.values()
+            for page in self._pages(query, window, TRAFFIC)
+        )
+        rows = chain.from_iterable(newest)
+        while chunk := list(islice(rows, CHUNK)):
+            yield labels_frame(map(label_of, chunk))
+
+    def read_labels(self, window: Window) -> "pd.DataFrame":
+        """See `CaptureStore.read_labels`."""
+        return _whole(self.stream_labels(window), labels_frame)
 
     def unlabelled(self) -> Iterator[Capture]:
         """See `CaptureStore.unlabelled`."""
@@ -263,11 +272,14 @@ def _page(fields: str, kind: str) -> str:
     )
 
 
-def _whole(frames: "Iterator[pd.DataFrame]") -> "pd.DataFrame":
+def _whole(
+    frames: "Iterator[pd.DataFrame]", frame: "Callable[[Sequence[Any]], pd.DataFrame]"
+) -> "pd.DataFrame":
+    """All `frames` as one, or an empty `frame`."""
     import pandas as pd
 
     chunks = list(frames)
-    return pd.concat(chunks, ignore_index=True) if chunks else captures_frame([])
+    return pd.concat(chunks, ignore_index=True) if chunks else frame([])
 
 
 def _token(identity: str, sequence: int) -> str:

@@ -105,11 +105,15 @@ class CaptureStore(Protocol):
     def read_shadow(self, window: Window) -> "pd.DataFrame":
         """The shadows' captures of the window, shaped like those of `read`."""
 
-    def read_labels(self, window: Window) -> "pd.DataFrame":
+    def stream_labels(self, window: Window) -> "Iterator[pd.DataFrame]":
         """The newest label (by ``labelled_at``) of each of the window's captures that has one.
 
-        Columns: ``event_id``, ``label``, ``labelled_at`` (datetime64, UTC), ``source``.
+        In the order and in frames of the kind that `stream` gives. Columns: ``event_id``,
+        ``label``, ``labelled_at`` (datetime64, UTC), ``source``.
         """
+
+    def read_labels(self, window: Window) -> "pd.DataFrame":
+        """All that `stream_labels` gives, as one frame."""
 
     def unlabelled(self) -> Iterator[Capture]:
         """Every capture without a label, in order of arrival, streamed in bounded memory.
