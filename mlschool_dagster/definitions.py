@@ -12,6 +12,8 @@ from mlschool_dagster.assets.captures import (
     labels,
     live_traffic,
 )
+from mlschool_dagster.assets.comparison import challenger_comparison
+from mlschool_dagster.assets.dashboard import dashboard
 from mlschool_dagster.assets.data import raw_data
 from mlschool_dagster.assets.drift_report import drift_report
 from mlschool_dagster.assets.health import endpoint_health, health_checks
@@ -22,6 +24,7 @@ from mlschool_dagster.assets.serving import endpoint
 from mlschool_dagster.assets.training import cross_validation_and_model, registered_version
 from mlschool_dagster.assets.training_data import training_data
 from mlschool_dagster.automation.alerts import alert_sensor
+from mlschool_dagster.automation.dashboard import dashboard_job, dashboard_sensor
 from mlschool_dagster.automation.jobs import asset_jobs, health_schedule, retraining_schedule
 from mlschool_dagster.automation.outside_world import labeling_job, traffic_job
 from mlschool_dagster.automation.sensors import CAPTURES, LABELS, following_sensor
@@ -48,12 +51,14 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
     spec = load_spec(settings.spec)
     diary = settings.home / "simulation" / "diary.jsonl"
     training, retraining, deployment, rollback, health, batch, monitoring = asset_jobs(spec)
+    rebuilding = dashboard_job()
     return dg.Definitions(
         assets=[
             raw_data(spec, settings.data),
             training_data(spec),
             cross_validation_and_model(spec),
             registered_version(spec),
+            challenger_comparison(spec),
             endpoint(spec),
             deployment_ledger(),
             endpoint_health(),
@@ -64,6 +69,7 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
             data_quality_report(spec),
             drift_report(spec),
             performance_report(spec),
+            dashboard(spec),
         ],
         asset_checks=[coverage_check(), health_checks()],
         jobs=[
@@ -76,11 +82,13 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
             traffic_job(spec, settings.data, diary),
             labeling_job(spec, diary),
             monitoring,
+            rebuilding,
         ],
         schedules=[retraining_schedule(training), health_schedule(health)],
         sensors=[
             following_sensor(CAPTURES, monitoring),
             following_sensor(LABELS, monitoring),
+            dashboard_sensor(rebuilding),
             alert_sensor(),
         ],
         resources={**RESOURCES[settings.deployment](settings, spec), **overrides},

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -27,19 +26,16 @@ NAME = "training_data"
 HELD_OUT = "held_out"
 PREVIEW_ROWS = 8
 
-
-class CaptureSelection(StrEnum):
-    """Which captures join the base data."""
-
-    NONE = "none"
-    LABELLED = "labelled"
+NO_CAPTURES = "none"
+LABELLED = "labelled"
 
 
 class TrainingDataConfig(dg.Config):
     """What a model is trained on besides the base data."""
 
-    captures: CaptureSelection = Field(
-        default=CaptureSelection.NONE,
+    captures: str = Field(
+        default=NO_CAPTURES,
+        pattern=f"^({NO_CAPTURES}|{LABELLED})$",
         description="none: the base data alone; labelled: with every capture whose truth is known, "
         "but for those put aside to compare versions.",
     )
@@ -123,8 +119,14 @@ def training_data(spec: DataSpec) -> dg.AssetsDefinition:
             (origin,) = metadata_of(context, source, "source")
             base = pd.read_parquet(files.dataset(source))
             labelled, windows = _labelled_captures(config, captures, spec)
-            found = training_data(base, labelled, spec, config.held_out_share)
-            yield (truth := _truth_check(found, accepted=config.accept_new_truth))
+            found = training_data(
+                base,
+                labelled,
+                spec,
+                config.held_out_share,
+                accept_new_truth=config.accept_new_truth,
+            )
+            yield (truth := _truth_check(found))
             broken = violations(found.training, spec)
             yield dg.AssetCheckResult(
                 check_name="training_contract",
@@ -153,7 +155,7 @@ def training_data(spec: DataSpec) -> dg.AssetsDefinition:
                     "digest": digest,
                     "source": origin,
                     "held_out_digest": held_out_digest,
-                    "new_truth": _accepted_truth(found),
+                    "new_truth": found.truth == "changed",
                     "lineage": dg.MetadataValue.json(_lineage(found, windows, held_out_digest)),
                     "path": dg.MetadataValue.path(files.dataset(NAME)),
                 },
@@ -173,7 +175,7 @@ def _labelled_captures(
 
     frames = [_joined(current_frame(captures_frame([]), spec), labels_frame([]), "", spec)]
     windows: list[LabelledWindow] = []
-    if config.captures is CaptureSelection.LABELLED:
+    if config.captures == LABELLED:
         with captures.open() as store:
             for frame, window in _newest_first(store, spec):
                 frames.append(frame)
@@ -207,7 +209,7 @@ def _joined(
     return joined.rename(columns={"label": spec.target.name}).assign(window=window)
 
 
-def _truth_check(found: "TrainingData", *, accepted: bool) -> dg.AssetCheckResult:
+def _truth_check(found: "TrainingData") -> dg.AssetCheckResult:
     from mlschool_dagster.modeling.label_trust import Truth
 
     witnesses = [source.name for source in found.sources if source.trusted and source.contradicts]
@@ -215,24 +217,18 @@ def _truth_check(found: "TrainingData", *, accepted: bool) -> dg.AssetCheckResul
     aside = f" Labels of {', '.join(distrusted)} are left out: not believed." if distrusted else ""
     told = {
         Truth.HOLDS: "No believed source of labels contradicts the base data beyond mistakes.",
-        Truth.CHANGED: f"The truth has changed since the base data, say {', '.join(witnesses)}.",
+        Truth.CHANGED: f"The truth has changed, say {', '.join(witnesses)}: neither the base data "
+        "nor labels from before are trained on.",
         Truth.DOUBTFUL: f"Labels of {', '.join(witnesses)} contradict the base data and no second "
         "source confirms them: either the truth has changed or they are wrong; have a second "
         "source label the same hours, or verify them and set accept_new_truth.",
     }
     return dg.AssetCheckResult(
         check_name="ground_truth",
-        passed=found.truth is not Truth.DOUBTFUL or accepted,
+        passed=found.truth is not Truth.DOUBTFUL,
         description=told[found.truth] + aside,
         metadata={"sources": table(asdict(source) for source in found.sources)},
     )
-
-
-def _accepted_truth(found: "TrainingData") -> bool:
-    """Whether the base data's truth no longer holds everywhere."""
-    from mlschool_dagster.modeling.label_trust import Truth
-
-    return found.truth is not Truth.HOLDS
 
 
 def _summary(
@@ -248,6 +244,7 @@ def _summary(
         "repeated_captures": float(found.repeated),
         "breaches": float(found.breaches),
         "distrusted": float(found.distrusted),
+        "outdated": float(found.outdated),
         "windows": table(map(asdict, windows)),
         "sources": table(asdict(source) for source in found.sources),
         "classes": table(

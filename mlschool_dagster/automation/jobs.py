@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from mlschool_dagster.assets.captures import REPORTS
+from mlschool_dagster.assets.comparison import NAME as COMPARISON
 from mlschool_dagster.assets.data import raw_data_name
 from mlschool_dagster.assets.health import NAME as ENDPOINT_HEALTH
 from mlschool_dagster.assets.serving import PREVIOUS
+from mlschool_dagster.assets.training_data import LABELLED
 from mlschool_dagster.assets.training_data import NAME as TRAINING_DATA
-from mlschool_dagster.assets.training_data import CaptureSelection
 from mlschool_dagster.modeling.spec import DataSpec
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 TRAINED = ("cross_validation", "trained_model", "registered_version")
 DEPLOYED = ("endpoint", "deployment_ledger")
-RETRAINING = {"captures": CaptureSelection.LABELLED.value}
+RETRAINING = {"captures": LABELLED}
 ROLLBACK = {"version": PREVIOUS, "reason": "roll back"}
 MONITORED = ("captured_traffic", "labels", *REPORTS)
 
@@ -44,7 +45,7 @@ def asset_jobs(spec: DataSpec) -> "list[AssetJob]":
         ),
         dg.define_asset_job(
             "retraining_job",
-            [raw_data_name(spec), TRAINING_DATA, *TRAINED],
+            [raw_data_name(spec), TRAINING_DATA, *TRAINED, COMPARISON],
             description="A challenger trained on the raw data and labelled captures, and compared "
             "with the champion on captures that neither was trained on.",
             config={"ops": {TRAINING_DATA: {"config": RETRAINING}}},

@@ -8,8 +8,9 @@ consistent it is; a majority that agrees on a wrong truth is not. Two sources th
 both be right: the one nearer to the served model is believed.
 
 A label for the very inputs of a row of the base data contradicts it or not. If believed sources
-contradict the base data more often than mistakes explain, then either the truth has changed or the
-labels are poisoned. One source alone cannot tell these apart; a second one that saw the same can.
+contradict the base data of late more often than mistakes explain, then either the truth has changed
+or the labels are poisoned. One source alone cannot tell these apart; a second one that saw the same
+can.
 """
 
 from collections.abc import Sequence
@@ -44,8 +45,9 @@ class LabelSource:
     """A source of labels: how often it contradicts what was predicted, and the base data.
 
     ``excess`` is the share of predictions contradicted beyond the median source's in the hours that
-    both labelled, None without such hours; ``repeated`` counts labels for inputs that the base data
-    has as well, ``contradicted`` those of them with another truth.
+    both labelled, None without such hours; ``repeated`` counts labels, in the newest window that it
+    labelled, for inputs that the base data has as well; ``contradicted`` those of them with another
+    truth.
     """
 
     name: str
@@ -104,6 +106,21 @@ def truth_told(sources: Sequence[LabelSource]) -> Truth:
     return Truth.CHANGED if witnesses > 1 else Truth.DOUBTFUL
 
 
+def new_truth_since(compared: "pd.DataFrame") -> str:
+    """The first window of those, up to the newest, whose labels contradict the base data.
+
+    Columns used: those of `judge_sources`, of at least one row.
+    """
+    repeated = compared[compared["repeated"].astype(bool)]
+    shares = repeated.groupby("window")["contradicted"].mean().sort_index(ascending=False)
+    since = str(compared["window"].max())
+    for window, share in shares.items():
+        if share <= MAXIMUM_CONTRADICTED:
+            break
+        since = str(window)
+    return since
+
+
 def _judged(
     name: str, rows: "pd.DataFrame", measure: "pd.DataFrame", sources: int, is_measure: bool
 ) -> LabelSource:
@@ -118,12 +135,13 @@ def _judged(
         table = [[part.sum(), len(part) - part.sum()] for part in (own, others)]
         p_value = fisher_exact(table, alternative="greater")[1]
         trusted = not (excess >= MINIMUM_EXCESS and p_value < ALPHA / (sources - 1))
+    newest = rows[rows["window"] == rows["window"].max()]
     return LabelSource(
         name=name,
         labels=len(rows),
         wrong_predictions=int(rows["wrong"].sum()),
         excess=excess,
         trusted=bool(trusted),
-        repeated=int(rows["repeated"].sum()),
-        contradicted=int(rows["contradicted"].sum()),
+        repeated=int(newest["repeated"].sum()),
+        contradicted=int(newest["contradicted"].sum()),
     )

@@ -98,6 +98,16 @@ class Registry:
         if CHALLENGER in self.aliases(number):
             self._client.delete_registered_model_alias(self.model_name, CHALLENGER)
 
+    def tag(self, version: str, tags: Mapping[str, str]) -> None:
+        """Add `tags` to the version, in place of those of the same name.
+
+        Raises:
+            UserError: there is no such version.
+        """
+        number = self.resolve(version).version
+        for name, value in tags.items():
+            self._client.set_model_version_tag(self.model_name, number, name, value)
+
     def aliases(self, version: str) -> list[str]:
         """The aliases of the version with that number or alias.
 

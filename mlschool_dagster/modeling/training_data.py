@@ -3,6 +3,9 @@
 Rows with equal inputs are one row, and the newest ground truth counts, over the base data's too. A
 share of the inputs is put aside by a hash of their values, so that a comparison of versions rests
 on rows that this training has not seen, and no later one either.
+
+Where the truth has changed, what was known before is wrong: neither the base data nor the windows
+before the change are trained on then.
 """
 
 import hashlib
@@ -16,6 +19,7 @@ from mlschool_dagster.modeling.label_trust import (
     LabelSource,
     Truth,
     judge_sources,
+    new_truth_since,
     trusted_rows,
     truth_told,
 )
@@ -39,11 +43,12 @@ class TrainingData:
             under their index; the index of captures is the event id.
         held_out: labelled captures with other inputs than any row of ``training``.
         base_rows, captured_rows: how many rows of ``training`` come from where.
-        replaced: rows of the base data that gave way to a label of the same inputs, or to
-            ``held_out``.
+        replaced: rows of the base data that gave way to a label of the same inputs, to
+            ``held_out``, or to a new truth.
         repeated: labelled captures beside a newer one with the same inputs.
         breaches: labelled captures that break the contract, and were left out.
         distrusted: those of sources that are not believed, left out as well.
+        outdated: those from before the truth changed, left out as well.
         sources: who labelled.
         truth: what the labels say of the base data's truth.
     """
@@ -56,6 +61,7 @@ class TrainingData:
     repeated: int
     breaches: int
     distrusted: int
+    outdated: int
     sources: tuple[LabelSource, ...]
     truth: Truth
 
@@ -65,26 +71,36 @@ def training_data(
     labelled: "pd.DataFrame",
     spec: DataSpec,
     held_out_share: float = HELD_OUT_SHARE,
+    *,
+    accept_new_truth: bool = False,
 ) -> TrainingData:
     """`base` (the spec's inputs and target) with `labelled` captures; without any, `base` as it is.
 
     Columns of `labelled`: ``event_id``, ``window``, ``captured_at``, ``labelled_at``, ``source``,
-    the spec's inputs and target (the label), and ``prediction``. Its labels are `Truth.DOUBTFUL`
-    if a single source contradicts `base`: then nobody should train on the result unasked.
+    the spec's inputs and target (the label), and ``prediction``. If a single source contradicts
+    `base`, the truth is `Truth.DOUBTFUL` and nobody should train on the result, unless
+    `accept_new_truth` says that somebody has verified the labels.
     """
     import pandas as pd
 
     columns = [*spec.input_names, spec.target.name]
     kept = labelled.drop(index=rows_in_breach(labelled, spec)).set_index("event_id")
     base_keys, keys = input_keys(base, spec), input_keys(kept, spec)
-    sources = judge_sources(_compared(kept, base, base_keys, keys, spec))
+    compared = _compared(kept, base, base_keys, keys, spec)
+    sources = judge_sources(compared)
     believed = trusted_rows(kept, sources)
-    captures = kept[believed].assign(key=keys[believed])
+    truth = truth_told(sources)
+    if truth is Truth.DOUBTFUL and accept_new_truth:
+        truth = Truth.CHANGED
+    captures, known, known_keys = kept[believed].assign(key=keys[believed]), base, base_keys
+    if truth is Truth.CHANGED:
+        since = new_truth_since(compared[believed])
+        captures, known, known_keys = captures[captures["window"] >= since], base[:0], base_keys[:0]
     captures = captures.sort_values(["labelled_at", "captured_at"], kind="stable")
     newest = captures.drop_duplicates("key", keep="last")
     newest = newest.sort_values("captured_at", kind="stable")
     aside = is_held_out(newest["key"], held_out_share)
-    remaining = base[~base_keys.isin(newest["key"])]
+    remaining = known[~known_keys.isin(newest["key"])]
     chosen = newest.loc[~aside, columns]
     return TrainingData(
         training=pd.concat([remaining, chosen]) if len(newest) else base,
@@ -94,9 +110,10 @@ def training_data(
         replaced=len(base) - len(remaining),
         repeated=len(captures) - len(newest),
         breaches=len(labelled) - len(kept),
-        distrusted=len(kept) - len(captures),
+        distrusted=int((~believed).sum()),
+        outdated=int(believed.sum()) - len(captures),
         sources=tuple(sources),
-        truth=truth_told(sources),
+        truth=truth,
     )
 
 
@@ -110,8 +127,7 @@ def input_keys(frame: "pd.DataFrame", spec: DataSpec) -> "pd.Series[str]":
         for _, values in input_frame(frame, spec).items()
     ]
     digests = [
-        hashlib.sha256(json.dumps(row).encode()).hexdigest()
-        for row in zip(*cells, strict=True)
+        hashlib.sha256(json.dumps(row).encode()).hexdigest() for row in zip(*cells, strict=True)
     ]
     return pd.Series(digests, index=frame.index, dtype=object)
 
