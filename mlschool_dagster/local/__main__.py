@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 
-from mlschool_dagster.assets.dashboard import PAGE
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.local.jobs import run_job
 from mlschool_dagster.local.platform import local_endpoint, running_platform, stop_leftovers
@@ -61,6 +60,8 @@ def dev(settings: Settings) -> None:
     """The platform until Ctrl-C; what the endpoint served last, it serves again."""
     with running_platform(settings, say) as platform:
         os.environ.update(platform.environment)
+        from mlschool_dagster.assets.dashboard import PAGE
+
         served = read_deployment(settings.home / "endpoint")
         if served is not None and served.plan.primary is not None:
             run_job("deployment_job", settings, say)

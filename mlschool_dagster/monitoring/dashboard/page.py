@@ -108,10 +108,8 @@ _PLOTS: dict[str, tuple[Plot, ...]] = {
 }
 
 
-def dashboard_page(board: Board) -> str:
-    """The page of `board`, with Plotly's own program in it."""
-    from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
-
+def dashboard_page(board: Board, program: str) -> str:
+    """The page of `board`, with `program` in it, Plotly's own."""
     told = answers(board)
     parts = [
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">',
@@ -123,15 +121,17 @@ def dashboard_page(board: Board) -> str:
         "<main>",
         *(part for answer in told for part in _section(board, answer)),
         "</main>",
-        f"<script>{get_plotlyjs()}</script><script>{SCRIPT}</script></body></html>\n",
+        f"<script>{program}</script><script>{SCRIPT}</script></body></html>\n",
     ]
     return "".join(parts)
 
 
 def write_dashboard(path: Path, board: Board) -> None:
     """Write the page of `board` to `path`, whole or not at all."""
+    from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
+
     with replacing(path) as temporary:
-        temporary.write_text(dashboard_page(board), encoding="utf-8")
+        temporary.write_text(dashboard_page(board, get_plotlyjs()), encoding="utf-8")
 
 
 def _heading(board: Board, told: Sequence[Answer]) -> Iterator[str]:
