@@ -69,12 +69,14 @@ def _accuracy(board: Board) -> Answer:
     word, metric = told[0]
     text = "; ".join(f"{word} accuracy {_interval(m)} in {m.window.key}" for word, m in told) + "."
     wrong, known = share_of_findings(board.series(metric.name))
-    text += f" By its {word} accuracy, the model was below the threshold in {wrong} of {known}."
+    below = (
+        f"By its {word} accuracy, the model was below the threshold in {wrong} of {known} windows."
+    )
     return Answer(
         key,
         question,
         _percent(metric.value),
-        _capital(text),
+        f"{_capital(text)} {below}",
         State.FINDING if bad else State.FINE,
     )
 

@@ -86,13 +86,14 @@ class Board:
         return sorted({segment for of, _, segment in self._series if of == name and segment})
 
     def findings(self, name: MetricName, window: Window) -> list[str]:
-        """The columns in which the metric of `window` is a finding."""
-        return [
-            metric.column
+        """The columns in which the metric of `window` is a finding, the largest value first."""
+        found = [
+            metric
             for column in self.columns(name)
             for metric in self.series(name, column)
             if metric.window == window and metric.finding
         ]
+        return [m.column for m in sorted(found, key=lambda m: -(m.value or 0.0))]
 
 
 def lasting_since(series: Sequence[Metric]) -> Window | None:

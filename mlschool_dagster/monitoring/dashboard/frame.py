@@ -53,7 +53,7 @@ def over_windows(
         "meta": {"over": "windows"},
         "margin": {"l": LEFT_MARGIN, "r": 24, "t": 40, "b": 36},
         "hovermode": "x unified",
-        "legend": {"orientation": "h", "x": 0, "y": -0.12, "yanchor": "top"},
+        "legend": {"orientation": "h", "x": 0, "y": -0.16, "yanchor": "top"},
         "xaxis": {"type": "date", "anchor": f"y{len(panels) if len(panels) > 1 else ''}"},
         "shapes": [*_tints(board), *_marks(board), *shapes],
         "annotations": _mark_labels(board),

@@ -101,7 +101,7 @@ def _map(
             "len": 0.25,
             "x": 1,
             "xanchor": "right",
-            "y": -0.12,
+            "y": -0.2,
             "yanchor": "top",
         },
     }
