@@ -119,11 +119,12 @@ def labeling_job(spec: DataSpec, diary: Path) -> dg.JobDefinition:
     def experts(
         context: dg.OpExecutionContext, config: LabelingSettings, captures: Captures
     ) -> None:
-        from mlschool_dagster.simulation.labels import label_captures
+        from mlschool_dagster.simulation.labels import Expert, label_captures
 
         with plain_errors(), captures.open() as store:
+            expert = Expert(quality=config.quality)
             summary = label_captures(
-                store, Diary(diary), spec, config.quality, config.seed, context.log.info
+                store, Diary(diary), spec, [expert], config.seed, context.log.info
             )
         context.log_event(
             dg.AssetObservation(LIVE_TRAFFIC, metadata={"labelled": summary.labelled})

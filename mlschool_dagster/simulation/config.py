@@ -1,5 +1,6 @@
 """What a simulation can be asked for, without the numerics that carry it out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -33,17 +34,24 @@ DEFAULT_SHARES = {
 }
 
 
+def following(classes: Sequence[str]) -> dict[str, str]:
+    """The class after each of `classes`, the first one after the last."""
+    return dict(zip(classes, (*classes[1:], classes[0]), strict=True))
+
+
 @dataclass(frozen=True, slots=True)
 class TrafficConfig:
     """How many rows are sent, in what batches, and what is different about them.
 
-    ``column`` and ``share`` (of rows affected) belong to ``drift``; None leaves the choice to it.
+    ``column``, ``share`` (of rows affected) and ``strength`` belong to ``drift``; None leaves the
+    choice to it. The strength is that of `Drift.SHIFT`: how many standard deviations are added.
     """
 
     samples: int = 200
     drift: Drift = Drift.NONE
     column: str | None = None
     share: float | None = None
+    strength: float | None = None
     batch_size: int = 1
     seed: int = 42
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.spec import DataSpec
-from mlschool_dagster.simulation.config import DEFAULT_SHARES, Drift, TrafficConfig
+from mlschool_dagster.simulation.config import DEFAULT_SHARES, Drift, TrafficConfig, following
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +44,7 @@ def drifted(frame: "pd.DataFrame", spec: DataSpec, config: TrafficConfig) -> Dri
         raise UserError(
             f"No row has a {spec.target.name}, so there is nothing to simulate; add labelled data."
         )
-    chosen = _column(spec, drift, config.column)
+    chosen = affected_column(spec, drift, config.column)
     affected = rng.random(samples) < share
     drawn = rng.integers(len(known), size=samples)
     if drift is Drift.COVARIATE:
@@ -53,24 +53,27 @@ def drifted(frame: "pd.DataFrame", spec: DataSpec, config: TrafficConfig) -> Dri
     rows = known.iloc[drawn].reset_index(drop=True)
     inputs, truth = rows[spec.input_names].copy(), rows[spec.target.name]
     if drift is Drift.SHIFT:
-        shift = rng.uniform(1, 3, samples) * known[chosen].std()
+        deviations = rng.uniform(1, 3, samples) if config.strength is None else config.strength
+        shift = deviations * known[chosen].std()
         inputs[chosen] += np.where(affected, shift, 0.0)
     elif drift is Drift.NEW_CATEGORY:
         inputs[chosen] = inputs[chosen].mask(affected, NEW_CATEGORY)
     elif drift is Drift.MISSING:
         inputs[chosen] = inputs[chosen].mask(affected)
     elif drift is Drift.CONCEPT:
-        classes = spec.target.classes
-        following = dict(zip(classes, (*classes[1:], classes[0]), strict=True))
-        truth = truth.mask(affected, truth.map(following))
+        truth = truth.mask(affected, truth.map(following(spec.target.classes)))
     if drift is Drift.NONE:
         return Drifted(inputs, truth, "none")
     subject = "" if drift is Drift.CONCEPT else f" of {chosen}"
     return Drifted(inputs, truth, f"{drift}{subject} in {affected.sum()} of {samples} rows")
 
 
-def _column(spec: DataSpec, drift: Drift, name: str | None) -> str:
-    """The column that `drift` changes; the target where no input is changed."""
+def affected_column(spec: DataSpec, drift: Drift, name: str | None = None) -> str:
+    """The column that `drift` changes, `name` if that is given; the target if no input is changed.
+
+    Raises:
+        UserError: the column does not exist or is of the wrong type for the drift.
+    """
     if drift in (Drift.NONE, Drift.CONCEPT):
         return spec.target.name
     if drift is Drift.NEW_CATEGORY:

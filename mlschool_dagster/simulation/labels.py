@@ -1,14 +1,16 @@
 """Experts: they label captures later, and are not always right."""
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from mlschool_dagster.capture.records import Capture, Label
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.simulation.config import following
 from mlschool_dagster.simulation.diary import Diary
 
 SOURCE = "simulated expert"
@@ -41,47 +43,67 @@ class LabelSummary:
     guessed: int
 
 
+@dataclass(frozen=True, slots=True)
+class Expert:
+    """Somebody who labels, known as ``source``.
+
+    With probability ``quality`` the label is the truth, else a class drawn uniformly, which may
+    happen to be the truth. One who ``lies`` takes each truth for the next class.
+
+    Raises:
+        UserError: ``quality`` is not between 0 and 1.
+    """
+
+    source: str = SOURCE
+    quality: float = DEFAULT_QUALITY
+    lies: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.quality <= 1:
+            raise UserError(f"The label quality is {self.quality}; choose one from 0 to 1.")
+
+
 def label_captures(
     store: LabelledStore,
     diary: Diary,
     spec: DataSpec,
-    quality: float = DEFAULT_QUALITY,
+    experts: Sequence[Expert] = (Expert(),),
     seed: int = 42,
     progress: Callable[[str], None] = lambda _: None,
+    until: datetime | None = None,
 ) -> LabelSummary:
     """Labels every capture of `store` that has no label; run again, it finds nothing left to do.
 
-    With probability `quality` the label is the truth that the `diary` remembers, else a class drawn
-    uniformly, which may happen to be the truth. Of a capture that is not in the diary, because it
-    was not simulated, nobody knows the truth: the prediction stands in for it, so its measured
-    accuracy says how good the expert is, not the model.
+    Each capture is given to one of `experts` at random, who is told the truth that the `diary`
+    remembers. Of a capture that is not in the diary, because it was not simulated, nobody knows the
+    truth: the prediction stands in for it, so its measured accuracy says how good the expert is,
+    not the model. With `until` (timezone-aware), captures of that moment and later are left alone.
 
     Raises:
-        UserError: `quality` is not between 0 and 1, or the diary is damaged.
+        UserError: the diary is damaged.
     """
-    if not 0 <= quality <= 1:
-        raise UserError(f"The label quality is {quality}; choose one from 0 to 1.")
-    expert = _Expert(diary.recall(), spec.target.classes, quality, random.Random(seed), progress)
-    labelled = store.append_labels(map(expert.label, store.unlabelled()))
+    panel = _Panel(diary.recall(), spec.target.classes, experts, random.Random(seed), progress)
+    chosen = (c for c in store.unlabelled() if until is None or c.captured_at < until)
+    labelled = store.append_labels(map(panel.label, chosen))
     return LabelSummary(
-        labelled, expert.seen - expert.from_predictions, expert.from_predictions, expert.guessed
+        labelled, panel.seen - panel.from_predictions, panel.from_predictions, panel.guessed
     )
 
 
-class _Expert:
-    """Labels one capture after another, and counts."""
+class _Panel:
+    """Has experts label one capture after another, and counts."""
 
     def __init__(
         self,
         truths: Mapping[str, str],
         classes: tuple[str, ...],
-        quality: float,
+        experts: Sequence[Expert],
         chance: random.Random,
         progress: Callable[[str], None],
     ) -> None:
         self._truths = truths
         self._classes = classes
-        self._quality = quality
+        self._experts = experts
         self._chance = chance
         self._progress = progress
         self.seen = self.from_predictions = self.guessed = 0
@@ -91,10 +113,13 @@ class _Expert:
         if truth is None:
             truth = capture.prediction
             self.from_predictions += 1
-        if self._chance.random() >= self._quality:
+        expert = self._chance.choice(self._experts)
+        if self._chance.random() >= expert.quality:
             truth = self._chance.choice(self._classes)
             self.guessed += 1
+        elif expert.lies:
+            truth = following(self._classes)[truth]
         self.seen += 1
         if self.seen % PROGRESS_EVERY == 0:
             self._progress(f"{self.seen} captures labelled")
-        return Label(capture.event_id, truth, utc_now(), SOURCE)
+        return Label(capture.event_id, truth, utc_now(), expert.source)

@@ -8,7 +8,7 @@ import pytest
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.simulation.config import TrafficConfig
 from mlschool_dagster.simulation.diary import Diary
-from mlschool_dagster.simulation.labels import label_captures
+from mlschool_dagster.simulation.labels import Expert, label_captures
 from mlschool_dagster.simulation.traffic import simulate
 from mlschool_dagster_tests.simulation.samples import FRAME, SPEC, Endpoint
 
@@ -30,7 +30,7 @@ def told(endpoint: Endpoint) -> dict[str, str]:
 
 def test_a_perfect_expert_tells_the_truth(tmp_path: Path) -> None:
     endpoint, diary = populated(tmp_path, 150)
-    summary = label_captures(endpoint.store, diary, SPEC, quality=1)
+    summary = label_captures(endpoint.store, diary, SPEC, [Expert(quality=1)])
     assert (summary.labelled, summary.from_diary, summary.guessed) == (150, 150, 0)
     assert told(endpoint) == diary.recall()
 
@@ -45,7 +45,7 @@ def test_labelling_again_finds_nothing_left(tmp_path: Path) -> None:
 
 def test_an_expert_of_quality_errs_as_often_as_said(tmp_path: Path) -> None:
     endpoint, diary = populated(tmp_path, 2000)
-    summary = label_captures(endpoint.store, diary, SPEC, quality=0.8)
+    summary = label_captures(endpoint.store, diary, SPEC, [Expert(quality=0.8)])
     truths = diary.recall()
     wrong = sum(truths[event] != label for event, label in told(endpoint).items())
     assert 0.16 < summary.guessed / 2000 < 0.24
@@ -56,16 +56,34 @@ def test_captures_that_were_not_simulated_are_labelled_by_prediction(tmp_path: P
     endpoint, _ = populated(tmp_path, 50)
     predictions = {c.event_id: c.prediction for c in endpoint.store.unlabelled()}
     empty = Diary(tmp_path / "another.jsonl")
-    summary = label_captures(endpoint.store, empty, SPEC, quality=1)
+    summary = label_captures(endpoint.store, empty, SPEC, [Expert(quality=1)])
     assert (summary.from_diary, summary.from_predictions) == (0, 50)
     assert told(endpoint) == predictions
 
 
 @pytest.mark.parametrize("quality", [-0.1, 1.1])
-def test_a_senseless_quality_is_refused(tmp_path: Path, quality: float) -> None:
-    endpoint, diary = Endpoint(tmp_path), Diary(tmp_path / "diary.jsonl")
+def test_a_senseless_quality_is_refused(quality: float) -> None:
     with pytest.raises(UserError, match="quality"):
-        label_captures(endpoint.store, diary, SPEC, quality=quality)
+        Expert(quality=quality)
+
+
+def test_each_expert_labels_under_a_name_and_a_liar_never_tells_the_truth(tmp_path: Path) -> None:
+    endpoint, diary = populated(tmp_path, 100)
+    experts = [Expert("honest", quality=1), Expert("liar", quality=1, lies=True)]
+    label_captures(endpoint.store, diary, SPEC, experts)
+    (window,) = endpoint.store.windows()
+    labels, truths = endpoint.store.read_labels(window), diary.recall()
+    right = labels["label"] == labels["event_id"].map(truths)
+    assert set(labels["source"]) == {"honest", "liar"}
+    assert (right == (labels["source"] == "honest")).all()
+
+
+def test_what_came_later_is_left_for_later(tmp_path: Path) -> None:
+    endpoint, diary = populated(tmp_path, 50)
+    (window,) = endpoint.store.windows()
+    early = label_captures(endpoint.store, diary, SPEC, until=window.start)
+    late = label_captures(endpoint.store, diary, SPEC, until=window.end)
+    assert (early.labelled, late.labelled) == (0, 50)
 
 
 def test_a_damaged_diary_is_named_with_its_line(tmp_path: Path) -> None:
