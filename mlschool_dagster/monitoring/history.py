@@ -1,7 +1,7 @@
 """The history of metrics as one table: a row per window, metric, column, segment and version."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from math import isnan
 
 from sqlalchemy import (
     Boolean,
@@ -11,9 +11,12 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    RowMapping,
     String,
     Table,
+    Text,
     delete,
+    func,
     insert,
     select,
 )
@@ -29,11 +32,11 @@ METRICS = Table(
     _TABLES,
     # The key of a window sorts as its time does.
     Column("window_key", String(16), primary_key=True),
-    Column("name", String(64), primary_key=True),
-    Column("column_name", String(256), primary_key=True),
-    Column("segment", String(256), primary_key=True),
-    Column("version", String(64), primary_key=True),
-    Column("report", String(64), nullable=False),
+    Column("name", Text, primary_key=True),
+    Column("column_name", Text, primary_key=True),
+    Column("segment", Text, primary_key=True),
+    Column("version", Text, primary_key=True),
+    Column("report", Text, nullable=False),
     Column("value", Float),
     Column("rows", Integer, nullable=False),
     Column("lower", Float),
@@ -77,13 +80,19 @@ class SqlHistory:
             wanted.append(METRICS.c.window_key >= since.key)
         if until is not None:
             wanted.append(METRICS.c.window_key <= until.key)
-        with self._database.transaction() as connection:
+        with self._database.reading() as connection:
             if newest is not None:
                 keys = select(METRICS.c.window_key).where(*wanted).distinct()
                 newest_first = keys.order_by(METRICS.c.window_key.desc()).limit(newest)
                 wanted.append(METRICS.c.window_key.in_(newest_first))
             rows = connection.execute(select(METRICS).where(*wanted).order_by(*METRICS.primary_key))
-            return [_metric(dict(row)) for row in rows.mappings()]
+            return [_metric(row) for row in rows.mappings()]
+
+    def count(self, before: Window) -> int:
+        """See `MetricsHistory.count`."""
+        known = select(func.count()).select_from(METRICS).where(METRICS.c.window_key < before.key)
+        with self._database.reading() as connection:
+            return connection.execute(known).scalar_one()
 
     def forget(self, before: Window) -> int:
         """See `MetricsHistory.forget`."""
@@ -106,15 +115,37 @@ def open_history(uri: str) -> MetricsHistory:
 
 
 def _row(metric: Metric) -> dict[str, object]:
-    fields = asdict(metric)
-    window, column = fields.pop("window"), fields.pop("column")
-    del window
-    return {**fields, "window_key": metric.window.key, "column_name": column}
+    # Numbers of numpy are no numbers to every driver, and "not a number" is one to some only.
+    return {
+        "window_key": metric.window.key,
+        "name": str(metric.name),
+        "column_name": metric.column,
+        "segment": metric.segment,
+        "version": metric.version,
+        "value": _number(metric.value),
+        "rows": int(metric.rows),
+        "lower": _number(metric.lower),
+        "upper": _number(metric.upper),
+        "threshold": _number(metric.threshold),
+        "finding": bool(metric.finding),
+    }
 
 
-def _metric(row: dict[str, object]) -> Metric:
-    fields = {name: value for name, value in row.items() if name != "report"}
-    window = Window.from_key(str(fields.pop("window_key")))
-    name = MetricName(str(fields.pop("name")))
-    column = str(fields.pop("column_name"))
-    return Metric(window=window, name=name, column=column, **fields)  # type: ignore[arg-type]
+def _number(value: float | None) -> float | None:
+    return None if value is None or isnan(value) else float(value)
+
+
+def _metric(row: RowMapping) -> Metric:
+    return Metric(
+        window=Window.from_key(row["window_key"]),
+        name=MetricName(row["name"]),
+        value=row["value"],
+        rows=row["rows"],
+        column=row["column_name"],
+        segment=row["segment"],
+        version=row["version"],
+        lower=row["lower"],
+        upper=row["upper"],
+        threshold=row["threshold"],
+        finding=row["finding"],
+    )
