@@ -95,6 +95,9 @@ class MetricsHistory(Protocol):
         are read, counted back from the last one that has any of these metrics.
         """
 
+    def count(self, before: Window) -> int:
+        """How many rows are known of the windows before `before`."""
+
     def forget(self, before: Window) -> int:
         """Delete what is known of the windows before `before`; how many rows that were."""
 
