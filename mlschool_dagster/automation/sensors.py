@@ -82,7 +82,8 @@ class FollowedStream:
 
     def token(self, window: Window) -> str:
         """The store's present token of `window`."""
-        return str(getattr(self.store.revision(window), self.stream.token_name))
+        tokens = {"captures": self.store.captures_token, "labels": self.store.labels_token}
+        return tokens[self.stream.name](window)
 
     def coverage(self, window: Window) -> str | None:
         """The token that all of the stream's reports cover."""

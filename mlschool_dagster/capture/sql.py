@@ -194,6 +194,10 @@ class SqlStore(ABC):
         identity = self._identity()
         return _token(identity, self._window_span(window, TRAFFIC)[1])
 
+    def labels_token(self, window: Window) -> str:
+        """See `CaptureStore.labels_token`."""
+        return self.revision(window).labels_token
+
     def captures_since(self, cursor: str | None) -> Changes:
         """See `CaptureStore.captures_since`."""
         return self._changes_since(cursor, "captures", "captures")

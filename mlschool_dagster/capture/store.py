@@ -133,6 +133,9 @@ class CaptureStore(Protocol):
     def captures_token(self, window: Window) -> str:
         """The token of the captures in `revision`; it looks at none of them."""
 
+    def labels_token(self, window: Window) -> str:
+        """The token of the labels in `revision`."""
+
     def captures_since(self, cursor: str | None) -> Changes:
         """Windows in which captures landed after `cursor` (None: since the beginning)."""
 
