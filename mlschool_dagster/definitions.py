@@ -19,21 +19,27 @@ from mlschool_dagster.assets.drift_report import drift_report
 from mlschool_dagster.assets.health import endpoint_health, health_checks
 from mlschool_dagster.assets.ledger import deployment_ledger
 from mlschool_dagster.assets.performance_report import performance_report
+from mlschool_dagster.assets.promotions import canary_evidence, promotion_ledger
 from mlschool_dagster.assets.quality_report import data_quality_report
 from mlschool_dagster.assets.serving import endpoint
 from mlschool_dagster.assets.training import cross_validation_and_model, registered_version
 from mlschool_dagster.assets.training_data import training_data
 from mlschool_dagster.automation.alerts import alert_sensor
+from mlschool_dagster.automation.approvals import approval_job
 from mlschool_dagster.automation.dashboard import dashboard_job, dashboard_sensor
 from mlschool_dagster.automation.jobs import asset_jobs, health_schedule, retraining_schedule
 from mlschool_dagster.automation.outside_world import labeling_job, traffic_job
+from mlschool_dagster.automation.promotion import promotion_jobs, promotion_sensor
+from mlschool_dagster.automation.retraining import retraining_sensor
 from mlschool_dagster.automation.sensors import CAPTURES, LABELS, following_sensor
 from mlschool_dagster.modeling.spec import DataSpec, load_spec
+from mlschool_dagster.promotion.config import gates
 from mlschool_dagster.resources.alerts import Alerts
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.endpoint import LocalEndpoint
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.history import History
+from mlschool_dagster.resources.promotion import PromotionPolicy
 from mlschool_dagster.resources.tracking import MlflowTracking
 from mlschool_dagster.settings import ALERT_WEBHOOK, ENDPOINT_TOKEN, SMTP, Settings
 
@@ -52,6 +58,7 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
     diary = settings.home / "simulation" / "diary.jsonl"
     training, retraining, deployment, rollback, health, batch, monitoring = asset_jobs(spec)
     rebuilding = dashboard_job()
+    promoting = promotion_jobs()
     return dg.Definitions(
         assets=[
             raw_data(spec, settings.data),
@@ -61,6 +68,8 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
             challenger_comparison(spec),
             endpoint(spec),
             deployment_ledger(),
+            canary_evidence(spec),
+            promotion_ledger(spec),
             endpoint_health(),
             batch_predictions(spec, settings.data),
             live_traffic(spec),
@@ -83,11 +92,15 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
             labeling_job(spec, diary),
             monitoring,
             rebuilding,
+            *promoting,
+            approval_job(),
         ],
         schedules=[retraining_schedule(training), health_schedule(health)],
         sensors=[
             following_sensor(CAPTURES, monitoring),
             following_sensor(LABELS, monitoring),
+            retraining_sensor(retraining),
+            promotion_sensor([deployment, rollback, *promoting]),
             dashboard_sensor(rebuilding),
             alert_sensor(),
         ],
@@ -122,6 +135,7 @@ def _local(settings: Settings, spec: DataSpec) -> dict[str, dg.ConfigurableResou
         ),
         "captures": Captures(uri=_secret("MLSCHOOL_CAPTURE_STORE", settings.capture_store)),
         "history": History(uri=_secret("MLSCHOOL_HISTORY", settings.history)),
+        "promotion_policy": PromotionPolicy(approvals=sorted(gates(settings.approvals))),
         "alerts": Alerts(
             uri=_secret("MLSCHOOL_HISTORY", settings.history),
             webhook=_secret(ALERT_WEBHOOK, ""),

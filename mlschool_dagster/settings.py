@@ -64,6 +64,8 @@ class Settings:
     smtp: str = field(repr=False)
     """Where e-mail is handed in, empty if nobody is told by it."""
     alert_reminder_hours: int
+    approvals: str
+    """Which steps of a promotion wait for a human, by name, separated by commas."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
@@ -100,6 +102,7 @@ class Settings:
             alert_webhook=_address(environment, ALERT_WEBHOOK, ("http", "https")),
             alert_emails=_emails(environment),
             smtp=_address(environment, SMTP, ("smtp", "smtps")),
+            approvals=environment.get("MLSCHOOL_APPROVALS", ""),
             alert_reminder_hours=_number(
                 environment, "MLSCHOOL_ALERT_REMINDER_HOURS", 24, MAX_REMINDER
             ),

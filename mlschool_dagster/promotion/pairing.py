@@ -1,0 +1,74 @@
+"""Pairing: what champion and challenger said to the same requests, and who was right."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from mlschool_dagster.capture.records import Role
+from mlschool_dagster.capture.store import CaptureStore
+from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.promotion.evidence import PairedEvidence
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Chances = Callable[[Any], Any]
+"""Turns an array of confidences into chances of being right."""
+
+DECIMALS = 2
+"""To which differences of confidence are counted."""
+
+_TOLD = ["event_id", "prediction", "confidence"]
+
+
+def pair(
+    store: CaptureStore,
+    champion: tuple[str, Chances],
+    challenger: tuple[str, Chances],
+    since: datetime,
+    until: datetime,
+) -> PairedEvidence:
+    """The evidence in what was captured from `since` to `until` (timezone-aware).
+
+    `champion` and `challenger` are versions with the calibration of their confidences. Pairs are
+    the requests that the champion answered as the primary and the challenger shadowed.
+    """
+    total: Counter[str] = Counter()
+    confidence: Counter[float] = Counter()
+    for window in _windows(since, until):
+        shadows = store.read_shadow(window)
+        shadows = shadows.loc[shadows["model_version"] == challenger[0], _TOLD]
+        labels = store.read_labels(window)[["event_id", "label"]]
+        for answers in store.stream(window):
+            fresh = answers[answers["captured_at"] >= since]
+            of_canary = (fresh["role"] == Role.CANARY) & (fresh["model_version"] == challenger[0])
+            of_primary = (fresh["role"] == Role.PRIMARY) & (fresh["model_version"] == champion[0])
+            pairs = fresh.loc[of_primary, _TOLD].merge(
+                shadows, on="event_id", suffixes=("", "_shadow")
+            )
+            pairs = pairs.merge(labels, on="event_id", how="left")
+            total.update(canary_rows=int(of_canary.sum()), **_counts(pairs))
+            chances = challenger[1](pairs["confidence_shadow"]) - champion[1](pairs["confidence"])
+            confidence.update(chances.round(DECIMALS).tolist())
+    return PairedEvidence(**total, confidence=dict(confidence))
+
+
+def _windows(since: datetime, until: datetime) -> Iterator[Window]:
+    window = Window.of(since)
+    while window.start <= until:
+        yield window
+        window = Window(window.end)
+
+
+def _counts(pairs: "pd.DataFrame") -> dict[str, int]:
+    agree = pairs["prediction"] == pairs["prediction_shadow"]
+    champion = pairs["prediction"] == pairs["label"]
+    challenger = pairs["prediction_shadow"] == pairs["label"]
+    return {
+        "pairs": len(pairs),
+        "agreeing": int(agree.sum()),
+        "labelled": int(pairs["label"].notna().sum()),
+        "gained": int((challenger & ~champion).sum()),
+        "lost": int((champion & ~challenger).sum()),
+    }
