@@ -1,5 +1,8 @@
 """The performance report: how often the model was right about one hour's captures."""
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import dagster as dg
 from pydantic import Field
 
@@ -7,17 +10,25 @@ from mlschool_dagster.assets.common import picture, plain_errors, table
 from mlschool_dagster.assets.windows import (
     LABELS_FILE,
     LABELS_TOKEN,
+    MonitoredWindow,
     ReportConfig,
     chosen_window,
     frozen,
     monitored_window,
     windowed_asset,
 )
-from mlschool_dagster.modeling.spec import DataSpec
-from mlschool_dagster.monitoring.config import DEFAULT_ACCURACY_THRESHOLD
+from mlschool_dagster.modeling.spec import MODEL_VERSION, DataSpec
+from mlschool_dagster.monitoring.config import DEFAULT_ACCURACY_THRESHOLD, TOLERATED_DIFFERENCE
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.files import PlatformFiles
+from mlschool_dagster.resources.history import History
 from mlschool_dagster.resources.tracking import MlflowTracking
+
+if TYPE_CHECKING:
+    from mlschool_dagster.modeling.calibration import ConfidenceCalibration
+    from mlschool_dagster.monitoring.performance import PerformanceReport
+
+NAME = "performance_report"
 
 
 class PerformanceSettings(ReportConfig):
@@ -27,7 +38,13 @@ class PerformanceSettings(ReportConfig):
         default=DEFAULT_ACCURACY_THRESHOLD,
         ge=0,
         le=1,
-        description="The model is degraded if its measured accuracy is below this beyond chance.",
+        description="The model is degraded if its accuracy is below this beyond chance.",
+    )
+    tolerated_difference: float = Field(
+        default=TOLERATED_DIFFERENCE,
+        ge=0,
+        le=1,
+        description="By how much the error shares of protected groups may differ.",
     )
 
 
@@ -35,19 +52,16 @@ def performance_report(spec: DataSpec) -> dg.AssetsDefinition:
     """The asset ``performance_report``: how often the model was right."""
 
     @windowed_asset(
-        "performance_report",
+        NAME,
         deps=["captured_traffic", "labels"],
         kinds={"evidently", "html"},
         check_specs=[
-            dg.AssetCheckSpec(
-                "accuracy",
-                asset="performance_report",
-                description="The measured accuracy is not below the threshold beyond chance; "
-                "without labels nothing is claimed.",
-            )
+            dg.AssetCheckSpec(name, asset=NAME, description=description)
+            for name, description in _checks(spec).items()
         ],
-        description="Estimated accuracy of one hour's captures, and the measured one with its "
-        "interval as far as labels have arrived.",
+        description="Accuracy of one hour's captures, estimated from calibrated confidences before "
+        "labels arrive and measured as far as they have, each with its interval; by version, role "
+        "and segment, with the worst segment named; and error shares by protected group.",
     )
     def report(
         context: dg.AssetExecutionContext,
@@ -55,27 +69,33 @@ def performance_report(spec: DataSpec) -> dg.AssetsDefinition:
         captures: Captures,
         files: PlatformFiles,
         mlflow: MlflowTracking,
+        history: History,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         import numpy as np
 
         from mlschool_dagster.modeling.plots import confusion_matrix
         from mlschool_dagster.monitoring.html import performance_html
-        from mlschool_dagster.monitoring.performance import PerformanceVerdict, performance
+        from mlschool_dagster.monitoring.performance import performance
         from mlschool_dagster.monitoring.plots import accuracy
+        from mlschool_dagster.monitoring.recorded import performance_metrics
+        from mlschool_dagster.monitoring.tally import columns_read
 
         with plain_errors():
             seen = monitored_window(chosen_window(context, captures), spec, files, mlflow)
             truth, labels_token = frozen(files, seen.window, LABELS_FILE)
-            found = performance(seen.current, truth, spec, config.accuracy_threshold)
-            page = files.window(seen.window, "performance_report.html")
-            performance_html(
-                seen.current, truth, seen.reference, spec, seen.subject, found, page, config.samples
+            found = performance(
+                seen.table.chunks(columns_read(spec)),
+                truth,
+                spec,
+                _calibrations(seen, spec, files, mlflow),
+                config.accuracy_threshold,
+                config.tolerated_difference,
             )
+            page = files.window(seen.window, f"{NAME}.html")
+            performance_html(seen.reference, spec, seen.subject, found, page, config.samples)
+            with history.metrics() as metrics:
+                metrics.record(seen.window, NAME, performance_metrics(seen.window, found))
             context.log.info(found.summary)
-            accuracies = _known(
-                estimated_accuracy=found.overall.estimated,
-                measured_accuracy=found.overall.measured,
-            )
             return dg.MaterializeResult(
                 metadata={
                     "report": files.link(page),
@@ -84,26 +104,107 @@ def performance_report(spec: DataSpec) -> dg.AssetsDefinition:
                     "labelled": found.overall.labelled,
                     "label_coverage": found.overall.coverage,
                     "verdict": str(found.verdict),
-                    **accuracies,
+                    "estimated_verdict": str(found.estimated_verdict),
+                    **_accuracies(found),
+                    "uncalibrated_versions": ", ".join(found.uncalibrated) or "none",
+                    "worst_segment": found.worst.segment if found.worst else "none to compare",
                     "accuracy": picture(accuracy(found), "estimated and measured accuracy"),
                     "confusion_matrix": picture(
                         confusion_matrix(np.array(found.confusion), spec, "Labelled rows"),
                         "labelled rows by true and predicted class",
                     ),
                     "accuracy_by_version": table(found.rows()),
+                    "accuracy_by_segment": table(found.segment_rows()),
+                    "errors_by_protected_group": table(
+                        row for column in found.fairness for row in column.rows()
+                    ),
                 },
-                check_results=[
-                    dg.AssetCheckResult(
-                        check_name="accuracy",
-                        passed=found.verdict is not PerformanceVerdict.DEGRADED,
-                        description=found.summary,
-                        metadata=accuracies,
-                    )
-                ],
+                check_results=list(_results(found)),
             )
 
     return report
 
 
-def _known(**values: float | None) -> dict[str, float]:
-    return {name: value for name, value in values.items() if value is not None}
+def _checks(spec: DataSpec) -> dict[str, str]:
+    """What each check says, by its name; fairness only if the spec protects something."""
+    checks = {
+        "accuracy": "The measured accuracy is not below the threshold beyond chance; without "
+        "labels nothing is claimed.",
+        "estimated_accuracy": "The accuracy that calibrated confidences let one expect is not "
+        "below the threshold, with all that is uncertain of it.",
+        "segments": "No segment (by column, role or version) is worse than the rest of the rows, "
+        "beyond what the worst of so many is by chance.",
+    }
+    if spec.protected:
+        checks["fairness"] = (
+            f"The model errs about equally often whatever the {' or the '.join(spec.protected)}: "
+            "error shares do not differ by more than tolerated, beyond chance."
+        )
+    return checks
+
+
+def _calibrations(
+    seen: MonitoredWindow, spec: DataSpec, files: PlatformFiles, mlflow: MlflowTracking
+) -> "dict[str, ConfidenceCalibration]":
+    """The calibration of each version that answered in the window."""
+    from mlschool_dagster.modeling.calibration import load_calibration
+
+    registry = mlflow.registry(spec.name)
+    versions: set[str] = set()
+    for chunk in seen.table.chunks([MODEL_VERSION]):
+        versions.update(chunk[MODEL_VERSION].astype(str).unique())
+    return {
+        version: load_calibration(registry.fetch(version, files.versions)) for version in versions
+    }
+
+
+def _accuracies(found: "PerformanceReport") -> dict[str, float]:
+    """The accuracies with their intervals, as far as they are known."""
+    values: dict[str, float] = {}
+    if found.overall.estimate is not None:
+        estimate = found.overall.estimate
+        values |= {
+            "estimated_accuracy": estimate.accuracy,
+            "estimated_low": estimate.low,
+            "estimated_high": estimate.high,
+        }
+    if found.overall.measured is not None:
+        values["measured_accuracy"] = found.overall.measured
+    return values
+
+
+def _results(found: "PerformanceReport") -> Iterator[dg.AssetCheckResult]:
+    from mlschool_dagster.monitoring.fairness import FairnessVerdict
+    from mlschool_dagster.monitoring.performance import PerformanceVerdict
+
+    degraded = PerformanceVerdict.DEGRADED
+    yield dg.AssetCheckResult(
+        check_name="accuracy",
+        passed=found.verdict is not degraded,
+        description=found.summary,
+        metadata=_accuracies(found),
+    )
+    yield _warning(
+        "estimated_accuracy", found.estimated_verdict is not degraded, found.estimate_summary
+    )
+    worst = found.worst
+    yield _warning(
+        "segments",
+        worst is None or not worst.is_worse,
+        worst.summary if worst else "There are not two segments with enough rows to compare.",
+    )
+    if found.fairness:
+        yield _warning(
+            "fairness",
+            all(column.verdict is not FairnessVerdict.UNEQUAL for column in found.fairness),
+            " ".join(column.summary for column in found.fairness),
+        )
+
+
+def _warning(name: str, passed: bool, description: str) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        check_name=name,
+        passed=passed,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=description,
+    )

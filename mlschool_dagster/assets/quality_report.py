@@ -16,20 +16,23 @@ from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.monitoring.config import MAXIMUM_REFUSED_SHARE
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.files import PlatformFiles
+from mlschool_dagster.resources.history import History
 from mlschool_dagster.resources.tracking import MlflowTracking
+
+NAME = "data_quality_report"
 
 
 def data_quality_report(spec: DataSpec) -> dg.AssetsDefinition:
     """The asset ``data_quality_report``: what is wrong with a window's rows in themselves."""
 
     @windowed_asset(
-        "data_quality_report",
+        NAME,
         deps=["captured_traffic"],
         kinds={"evidently", "html"},
         check_specs=[
             dg.AssetCheckSpec(
                 "data_quality",
-                asset="data_quality_report",
+                asset=NAME,
                 description="No missing values beyond the reference, new categories, values out "
                 f"of range, constant columns, repeated events, or more than "
                 f"{MAXIMUM_REFUSED_SHARE:.0%} refusals beyond chance.",
@@ -44,18 +47,22 @@ def data_quality_report(spec: DataSpec) -> dg.AssetsDefinition:
         captures: Captures,
         files: PlatformFiles,
         mlflow: MlflowTracking,
+        history: History,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         from mlschool_dagster.monitoring.html import quality_html
         from mlschool_dagster.monitoring.plots import missing_shares
-        from mlschool_dagster.monitoring.quality import quality
+        from mlschool_dagster.monitoring.quality import columns_read, quality
+        from mlschool_dagster.monitoring.recorded import quality_metrics
 
         with plain_errors():
             seen = monitored_window(chosen_window(context, captures), spec, files, mlflow)
-            found = quality(seen.current, seen.reference, spec, seen.refusals)
-            page = files.window(seen.window, "data_quality_report.html")
-            quality_html(
-                seen.current, seen.reference, spec, seen.subject, found, page, config.samples
-            )
+            chunks = seen.table.chunks(columns_read(spec))
+            found = quality(chunks, seen.reference, spec, seen.refusals)
+            page = files.window(seen.window, f"{NAME}.html")
+            drawn = seen.table.sample(config.samples)
+            quality_html(drawn, seen.reference, spec, seen.subject, found, page, config.samples)
+            with history.metrics() as metrics:
+                metrics.record(seen.window, NAME, quality_metrics(seen.window, found, spec))
             context.log.info(found.summary)
             return dg.MaterializeResult(
                 metadata={
@@ -64,6 +71,7 @@ def data_quality_report(spec: DataSpec) -> dg.AssetsDefinition:
                     "findings": float(len(found.findings)),
                     "missing_share": _share_missing(found.rows()),
                     "missing_values": picture(missing_shares(found), "missing share per column"),
+                    "duplicate_rows": float(found.duplicate_rows),
                     "columns": table(found.rows()),
                     "refused": float(found.refused),
                     "refused_share": found.refused_share or 0.0,

@@ -29,7 +29,7 @@ LOWEST_LOGIT, HIGHEST_LOGIT, BIN_WIDTH = -7.0, 7.0, 0.1
 is wrong there has met a wrong label, or an input that is not of this world."""
 
 BINS = round((HIGHEST_LOGIT - LOWEST_LOGIT) / BIN_WIDTH) + 1
-BIN_LOGITS: Array = LOWEST_LOGIT + BIN_WIDTH * np.arange(BINS)
+BIN_LOGITS: Array = np.linspace(LOWEST_LOGIT, HIGHEST_LOGIT, BINS)
 
 INTERCEPT_SPREAD = 1.0
 """Prior standard deviation of the intercept: odds of being right off by a factor e."""

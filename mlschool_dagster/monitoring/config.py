@@ -10,6 +10,9 @@ DEFAULT_ACCURACY_THRESHOLD = 0.7
 MAXIMUM_REFUSED_SHARE = 0.05
 """What clients may get wrong before it is a finding: one request in twenty, as a convention."""
 
+TOLERATED_DIFFERENCE = 0.05
+"""By how much error shares of protected groups may differ: one row in twenty, as a convention."""
+
 
 @dataclass(frozen=True, slots=True)
 class DriftConfig:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlschool_dagster.modeling.spec import PREDICTION, DataSpec
+from mlschool_dagster.modeling.spec import MODEL_VERSION, PREDICTION, DataSpec
 from mlschool_dagster.monitoring.drift import DriftReport
 from mlschool_dagster.monitoring.page import Heading, Subject, write_page
-from mlschool_dagster.monitoring.performance import PerformanceReport, with_labels
+from mlschool_dagster.monitoring.performance import PerformanceReport
 from mlschool_dagster.monitoring.quality import QualityReport
 
 if TYPE_CHECKING:
@@ -50,11 +50,12 @@ def quality_html(
     path: Path,
     samples: int = DEFAULT_SAMPLES,
 ) -> None:
-    """Writes the page of the data quality `report` of a window (`frames.current_frame`) to `path`.
+    """Writes the page of the data quality `report` of a window to `path`.
 
-    Evidently draws at most `samples` rows of window and reference each.
+    Evidently draws at most `samples` rows of reference and window each; `current` has the window's
+    rows (`frames.current_frame`), or a uniform sample of as many.
     """
-    drawn = _inputs(current, reference, spec, samples)
+    drawn = _inputs(current, reference, spec, samples, report.n_current)
     heading = Heading(
         "Data quality",
         subject,
@@ -86,7 +87,7 @@ def drift_html(
 
     Evidently draws at most `samples` rows of window and reference each.
     """
-    drawn = _inputs(current, reference, spec, samples)
+    drawn = _inputs(current, reference, spec, samples, report.n_current)
     heading = Heading(
         "Drift",
         subject,
@@ -106,8 +107,6 @@ def drift_html(
 
 
 def performance_html(
-    current: "pd.DataFrame",
-    labels: "pd.DataFrame",
     reference: "pd.DataFrame",
     spec: DataSpec,
     subject: Subject,
@@ -120,10 +119,9 @@ def performance_html(
     Evidently draws labelled rows only, at most `samples` of window and reference each.
     """
     target = spec.target.name
-    answered = with_labels(current, labels).rename(columns={"label": target})
-    known = answered[answered[target].isin(spec.target.classes)]
+    known = _pairs(report, target)
     drawn = _drawn(
-        known[[target, PREDICTION]], reference[[target, PREDICTION]], samples, "labelled rows"
+        known, reference[[target, PREDICTION]], samples, "labelled rows", rows=len(known)
     )
     if drawn.enough and not _comparable(drawn, target):
         note = f"No charts: the rows drawn show too few values of {target}."
@@ -134,14 +132,44 @@ def performance_html(
         f"{report.overall.rows} in the window, {report.overall.labelled} of them labelled, "
         f"{len(reference)} in the reference",
         report.summary,
-        report.rows(),
-        drawn.notes,
+        _judged(report),
+        (report.estimate_summary, *_findings(report), *drawn.notes),
     )
     write_page(path, heading, _classification(drawn, target) if drawn.enough else None)
 
 
+def _pairs(report: PerformanceReport, target: str) -> "pd.DataFrame":
+    """The labelled rows as far as charts show them: label and prediction, known by their counts."""
+    import numpy as np
+    import pandas as pd
+
+    classes, counts = np.array(report.classes, dtype=object), np.array(report.confusion)
+    labels, predictions = np.indices(counts.shape)
+    return pd.DataFrame(
+        {
+            target: np.repeat(classes[labels.ravel()], counts.ravel()),
+            PREDICTION: np.repeat(classes[predictions.ravel()], counts.ravel()),
+        }
+    )
+
+
+def _judged(report: PerformanceReport) -> list[dict[str, Any]]:
+    """The window, its versions and its segments, in one table."""
+    versions = [
+        {"of": name if name == "all" else f"{MODEL_VERSION}={name}", **row}
+        for row in report.rows()
+        for name in [row.pop(MODEL_VERSION)]
+    ]
+    return versions + [{"of": row.pop("segment"), **row} for row in report.segment_rows()]
+
+
+def _findings(report: PerformanceReport) -> list[str]:
+    worst = [report.worst.summary] if report.worst else []
+    return worst + [found.summary for found in report.fairness]
+
+
 def _inputs(
-    current: "pd.DataFrame", reference: "pd.DataFrame", spec: DataSpec, samples: int
+    current: "pd.DataFrame", reference: "pd.DataFrame", spec: DataSpec, samples: int, rows: int
 ) -> _Drawn:
     known = {column.name: column.categories for column in spec.categorical}
     known[PREDICTION] = spec.target.classes
@@ -155,15 +183,22 @@ def _inputs(
             }
         )
 
-    return _drawn(drawable(current), drawable(reference), samples, "rows")
+    return _drawn(drawable(current), drawable(reference), samples, "rows", rows)
 
 
-def _drawn(current: "pd.DataFrame", reference: "pd.DataFrame", samples: int, what: str) -> _Drawn:
+def _drawn(
+    current: "pd.DataFrame", reference: "pd.DataFrame", samples: int, what: str, rows: int
+) -> _Drawn:
+    """Bounded samples of `reference` and of `current`, which stands for `rows` of the window."""
     notes: list[str] = []
     frames = []
-    for frame, origin in ((current, "window"), (reference, "reference")):
+    for frame, origin, whole in (
+        (current, "window", rows),
+        (reference, "reference", len(reference)),
+    ):
+        if whole > samples:
+            notes.append(f"The charts draw {samples} of the {origin}'s {whole} {what}.")
         if len(frame) > samples:
-            notes.append(f"The charts draw {samples} of the {origin}'s {len(frame)} {what}.")
             frame = frame.sample(samples, random_state=0).sort_index()
         frames.append(frame)
     valued = [name for name in current if all(frame[name].notna().any() for frame in frames)]

@@ -1,13 +1,23 @@
-"""Performance: how often the model is right, estimated at once and measured when labels arrive."""
+"""Performance: how often the model is right, estimated at once and measured when labels arrive.
 
+Of the window as a whole, of each version and of each segment, the worst of which is named.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from mlschool_dagster.modeling.scores import ClassScores, class_scores, confusion_counts
-from mlschool_dagster.modeling.spec import CONFIDENCE, PREDICTION, DataSpec
-from mlschool_dagster.monitoring.config import DEFAULT_ACCURACY_THRESHOLD
-from mlschool_dagster.monitoring.statistics import wilson_interval
+import numpy as np
+
+from mlschool_dagster.modeling.calibration import AT_THEIR_WORD, ConfidenceCalibration
+from mlschool_dagster.modeling.scores import ClassScores, class_scores
+from mlschool_dagster.modeling.spec import MODEL_VERSION, DataSpec
+from mlschool_dagster.monitoring.accuracies import Accuracies, Accuracy
+from mlschool_dagster.monitoring.config import DEFAULT_ACCURACY_THRESHOLD, TOLERATED_DIFFERENCE
+from mlschool_dagster.monitoring.fairness import FairnessReport, fairness
+from mlschool_dagster.monitoring.segments import Worst, worst_segment
+from mlschool_dagster.monitoring.tally import Tally, Truth
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,25 +32,11 @@ class PerformanceVerdict(StrEnum):
     NOT_ENOUGH_DATA = "not enough data"
 
 
-@dataclass(frozen=True, slots=True)
-class Accuracy:
-    """The accuracy of some rows.
-
-    ``estimated`` is None without rows; ``measured`` and its 95 % interval rest on the labelled rows
-    alone, None without any.
-    """
-
-    rows: int
-    labelled: int
-    correct: int
-    estimated: float | None
-    measured: float | None
-    interval: tuple[float, float] | None
-
-    @property
-    def coverage(self) -> float:
-        """The labelled share of the rows; 0 without rows."""
-        return self.labelled / self.rows if self.rows else 0.0
+_RELATIONS = {
+    PerformanceVerdict.DEGRADED: "lies below",
+    PerformanceVerdict.ACCEPTABLE: "reaches",
+    PerformanceVerdict.INCONCLUSIVE: "cannot yet be told from",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +53,22 @@ class PerformanceReport:
 
     ``confusion[i][j]`` counts rows whose label is the i-th and whose prediction the j-th of
     ``classes``; ``foreign_labels`` counts labels that are none of them: no prediction can match
-    one, so they count as errors.
+    one, so they count as errors. ``segments`` has those with rows, by name. ``uncalibrated`` names
+    the versions whose confidences were taken at their word, for want of a calibration.
     """
 
     classes: tuple[str, ...]
     accuracy_threshold: float
     overall: Accuracy
     versions: dict[str, Accuracy]
+    segments: dict[str, Accuracy]
+    worst: Worst | None
+    fairness: tuple[FairnessReport, ...]
     confusion: tuple[tuple[int, ...], ...]
     scores: tuple[ClassScores, ...]
     foreign_labels: int
     label_delay: LabelDelay | None
+    uncalibrated: tuple[str, ...]
 
     @property
     def verdict(self) -> PerformanceVerdict:
@@ -79,7 +80,17 @@ class PerformanceReport:
         """
         if self.overall.interval is None:
             return PerformanceVerdict.NOT_ENOUGH_DATA
-        low, high = self.overall.interval
+        return self._verdict(*self.overall.interval)
+
+    @property
+    def estimated_verdict(self) -> PerformanceVerdict:
+        """The same by the estimate and its interval, without any label."""
+        estimate = self.overall.estimate
+        if estimate is None:
+            return PerformanceVerdict.NOT_ENOUGH_DATA
+        return self._verdict(estimate.low, estimate.high)
+
+    def _verdict(self, low: float, high: float) -> PerformanceVerdict:
         if high < self.accuracy_threshold:
             return PerformanceVerdict.DEGRADED
         if low >= self.accuracy_threshold:
@@ -91,17 +102,26 @@ class PerformanceReport:
         """The verdict as one sentence."""
         overall = self.overall
         if overall.interval is None or overall.measured is None:
-            guess = f"; the estimate is {overall.estimated:.2f}" if overall.rows else ""
-            return f"None of {overall.rows} rows has a label{guess}."
-        relation = {
-            PerformanceVerdict.DEGRADED: "lies below",
-            PerformanceVerdict.ACCEPTABLE: "reaches",
-            PerformanceVerdict.INCONCLUSIVE: "cannot yet be told from",
-        }[self.verdict]
+            return f"None of {overall.rows} rows has a label. {self.estimate_summary}"
         low, high = overall.interval
         return (
             f"Accuracy {overall.measured:.2f} [{low:.2f}, {high:.2f}] on {overall.labelled} "
-            f"labelled rows {relation} {self.accuracy_threshold:g}."
+            f"labelled rows {_RELATIONS[self.verdict]} {self.accuracy_threshold:g}."
+        )
+
+    @property
+    def estimate_summary(self) -> str:
+        """What is expected without labels, as one sentence."""
+        estimate = self.overall.estimate
+        if estimate is None:
+            return "There is nothing to estimate from."
+        source = (
+            "confidences taken at their word" if self.uncalibrated else "calibrated confidences"
+        )
+        relation = _RELATIONS[self.estimated_verdict]
+        return (
+            f"The accuracy estimated from {source}, {estimate.accuracy:.2f} "
+            f"[{estimate.low:.2f}, {estimate.high:.2f}], {relation} {self.accuracy_threshold:g}."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,84 +129,77 @@ class PerformanceReport:
         return {
             **asdict(self),
             "verdict": str(self.verdict),
+            "estimated_verdict": str(self.estimated_verdict),
             "summary": self.summary,
             "coverage": self.overall.coverage,
         }
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat mapping for the window and one a model version, for a table."""
-        return [_row("all", self.overall)] + [
-            _row(version, accuracy) for version, accuracy in self.versions.items()
-        ]
+        accuracies = {"all": self.overall, **self.versions}
+        return [{MODEL_VERSION: name, **_row(found)} for name, found in accuracies.items()]
+
+    def segment_rows(self) -> list[dict[str, Any]]:
+        """One flat mapping a segment, for a table."""
+        return [{"segment": name, **_row(found)} for name, found in self.segments.items()]
 
 
 def performance(
-    current: "pd.DataFrame",
+    chunks: "Iterable[pd.DataFrame]",
     labels: "pd.DataFrame",
     spec: DataSpec,
+    calibrations: Mapping[str, ConfidenceCalibration],
     accuracy_threshold: float = DEFAULT_ACCURACY_THRESHOLD,
+    tolerated_difference: float = TOLERATED_DIFFERENCE,
 ) -> PerformanceReport:
-    """Judges a window's predictions (`frames.current_frame`) by its labels (as a store reads them).
+    """Judges a window's predictions by its labels (as a store reads them).
 
-    The estimated accuracy is the mean confidence over every row, labelled or not (average
-    confidence, as in Garg et al. 2022). It is right as far as the confidences are calibrated on
-    these rows (Guo et al. 2017), so it sees a shift towards inputs that the model finds hard, and
-    is blind to a change of what the inputs mean. The interval of the measured accuracy is Wilson's.
+    The window comes as `chunks` of its rows (`frames.current_frame`), each of which is seen once,
+    with at least `tally.columns_read`. `calibrations` are those of the versions that answered, by
+    version: the accuracy is estimated from them (see `estimation`) over every row, labelled or not.
+    The interval of the measured accuracy is Wilson's.
     """
-    joined = with_labels(current, labels)
-    labelled = joined[joined["label"].notna()]
-    confusion = confusion_counts(labelled["label"], labelled[PREDICTION], spec.target.classes)
+    tally = Tally(spec, Truth(labels))
+    for chunk in chunks:
+        tally.add(chunk)
+    judged = Accuracies(tally, calibrations)
+    columns = judged.columns()
+    delays = tally.delays
     return PerformanceReport(
         classes=spec.target.classes,
         accuracy_threshold=accuracy_threshold,
-        overall=_accuracy(joined),
-        versions={
-            str(version): _accuracy(rows) for version, rows in joined.groupby("model_version")
+        overall=judged.accuracy(0),
+        versions=judged.versions(),
+        segments={
+            tally.segments.names[place]: judged.accuracy(place)
+            for places in judged.present.values()
+            for place in places
         },
-        confusion=tuple(tuple(int(count) for count in row) for row in confusion),
-        scores=class_scores(confusion, spec.target.classes),
-        foreign_labels=int((~labelled["label"].isin(spec.target.classes)).sum()),
-        label_delay=_delay(labelled),
+        worst=worst_segment(columns),
+        fairness=fairness(columns, spec.protected, tolerated_difference),
+        confusion=tuple(tuple(int(count) for count in row) for row in tally.confusion),
+        scores=class_scores(tally.confusion, spec.target.classes),
+        foreign_labels=tally.foreign_labels,
+        label_delay=LabelDelay(float(np.median(delays)), float(delays.max()))
+        if delays.size
+        else None,
+        uncalibrated=tuple(
+            version
+            for version in sorted(tally.versions)
+            if not calibrations.get(version, AT_THEIR_WORD).is_learnt
+        ),
     )
 
 
-def with_labels(current: "pd.DataFrame", labels: "pd.DataFrame") -> "pd.DataFrame":
-    """The answers of `current` with their newest ``label`` and ``labelled_at``, missing if none."""
-    answers = current[["event_id", "captured_at", "model_version", PREDICTION, CONFIDENCE]]
-    newest = labels.sort_values("labelled_at", kind="stable").drop_duplicates(
-        "event_id", keep="last"
-    )
-    told = newest[["event_id", "label", "labelled_at"]].astype({"event_id": object})
-    return answers.astype({"event_id": object}).merge(told, on="event_id", how="left")
-
-
-def _accuracy(rows: "pd.DataFrame") -> Accuracy:
-    labelled = int(rows["label"].notna().sum())
-    correct = int((rows["label"] == rows[PREDICTION]).sum())
-    return Accuracy(
-        rows=len(rows),
-        labelled=labelled,
-        correct=correct,
-        estimated=float(rows[CONFIDENCE].mean()) if len(rows) else None,
-        measured=correct / labelled if labelled else None,
-        interval=wilson_interval(correct, labelled) if labelled else None,
-    )
-
-
-def _delay(labelled: "pd.DataFrame") -> LabelDelay | None:
-    if labelled.empty:
-        return None
-    hours = (labelled["labelled_at"] - labelled["captured_at"]).dt.total_seconds() / 3600
-    return LabelDelay(float(hours.median()), float(hours.max()))
-
-
-def _row(version: str, accuracy: Accuracy) -> dict[str, Any]:
+def _row(accuracy: Accuracy) -> dict[str, Any]:
+    estimate = accuracy.estimate
     low, high = accuracy.interval or (None, None)
     return {
-        "model_version": version,
         "rows": accuracy.rows,
         "labelled": accuracy.labelled,
-        "estimated_accuracy": accuracy.estimated,
+        "estimated_accuracy": estimate.accuracy if estimate else None,
+        "estimated_low": estimate.low if estimate else None,
+        "estimated_high": estimate.high if estimate else None,
         "measured_accuracy": accuracy.measured,
         "interval_low": low,
         "interval_high": high,

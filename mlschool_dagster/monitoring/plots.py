@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 from mlschool_dagster.modeling.figures import COLOURS, new_figure, to_png
 from mlschool_dagster.modeling.spec import CONFIDENCE, PREDICTION, DataSpec, NumericColumn
 from mlschool_dagster.monitoring.drift import DriftReport, DriftVerdict
+from mlschool_dagster.monitoring.estimates import EstimatesReport
+from mlschool_dagster.monitoring.metrics import Metric
 from mlschool_dagster.monitoring.performance import PerformanceReport
 from mlschool_dagster.monitoring.quality import QualityReport
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PANELS_A_ROW = 3
 BINS = 25
@@ -64,42 +67,83 @@ def missing_shares(report: QualityReport) -> bytes:
 
 
 def accuracy(report: PerformanceReport) -> bytes:
-    """Estimated and measured accuracy with its interval: of the window, and of several versions."""
+    """Estimated and measured accuracy, with their intervals: of the window, versions, segments."""
     groups = {"window": report.overall}
     if len(report.versions) > 1:
         groups |= {f"version {version}": group for version, group in report.versions.items()}
-    figure = new_figure()
+    groups |= report.segments
+    figure = new_figure(max(6.4, 0.8 * len(groups)))
     axes = figure.subplots()
     for position, group in enumerate(groups.values()):
-        if group.estimated is not None:
-            axes.plot(
-                position - 0.1, group.estimated, "D", color=COLOURS[0], label="estimated, all rows"
-            )
+        if group.estimate is not None:
+            found = group.estimate
+            bounds = found.low, found.high
+            _interval(axes, position - 0.1, found.accuracy, bounds, "D", "estimated, all rows")
         if group.measured is not None and group.interval is not None:
-            low, high = group.interval
-            axes.errorbar(
-                position + 0.1,
-                group.measured,
-                yerr=[[group.measured - low], [high - group.measured]],
-                fmt="o",
-                capsize=5,
-                color=COLOURS[1],
-                label="measured, 95 % interval",
-            )
+            _interval(axes, position + 0.1, group.measured, group.interval, "o", "measured")
     axes.axhline(report.accuracy_threshold, color="black", linestyle="--", label="threshold")
     labels = [f"{name}\n{g.labelled} of {g.rows} labelled" for name, g in groups.items()]
-    axes.set_xticks(range(len(groups)), labels)
+    if len(groups) > LEVEL_LABELS:
+        axes.set_xticks(range(len(groups)), labels, fontsize=8, rotation=30, ha="right")
+    else:
+        axes.set_xticks(range(len(groups)), labels)
     axes.set(
         title=f"Accuracy: {report.verdict}",
         ylabel="accuracy",
         ylim=(-0.02, 1.02),
         xlim=(-0.5, len(groups) - 0.5),
     )
-    once = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    figure.legend(
-        once.values(), once.keys(), loc="outside lower center", ncols=len(once), frameon=False
-    )
+    _legend_once(figure, axes)
     return to_png(figure)
+
+
+def estimates(report: EstimatesReport) -> bytes:
+    """Estimated and realised accuracy of the labelled rows over windows, with their intervals."""
+    figure = new_figure(9.0, 4.0)
+    axes = figure.subplots()
+    for position, found in enumerate(report.comparisons):
+        expected, realised = found.estimated, found.realised
+        _interval(axes, position - 0.1, expected.value, _bounds(expected), "D", "estimated")
+        _interval(axes, position + 0.1, realised.value, _bounds(realised), "o", "realised")
+    shown = range(0, len(report.comparisons), max(1, len(report.comparisons) // 8))
+    axes.set_xticks(shown, [report.comparisons[p].window.key for p in shown], rotation=25)
+    axes.set(title=f"Estimates: {report.verdict}", ylabel="accuracy of labelled rows")
+    _legend_once(figure, axes)
+    return to_png(figure)
+
+
+def _bounds(metric: Metric) -> tuple[float, float]:
+    return metric.lower or 0.0, 1.0 if metric.upper is None else metric.upper
+
+
+def _interval(
+    axes: "Axes",
+    position: float,
+    value: float | None,
+    bounds: tuple[float, float],
+    marker: str,
+    label: str,
+) -> None:
+    if value is None:
+        return
+    low, high = bounds
+    axes.errorbar(
+        position,
+        value,
+        yerr=[[max(0.0, value - low)], [max(0.0, high - value)]],
+        fmt=marker,
+        capsize=4,
+        color=COLOURS[0] if marker == "D" else COLOURS[1],
+        label=f"{label}, 95 % interval",
+    )
+
+
+def _legend_once(figure: "Figure", axes: "Axes") -> None:
+    """A legend below with each label once, none if nothing was drawn."""
+    once = {label: drawn for drawn, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    if once:
+        place = "outside lower center"
+        figure.legend(once.values(), once.keys(), loc=place, ncols=len(once), frameon=False)
 
 
 def _histogram(axes: "Axes", now: "pd.Series[Any]", then: "pd.Series[Any]", unit: str) -> None:

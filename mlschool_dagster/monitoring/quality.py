@@ -2,15 +2,19 @@
 
 What is refused never becomes a capture: it is counted by its reason beside them. So most faults
 seen in rows come from stores that others write or from inputs that are valid one by one and odd
-together.
+together. Rows come in chunks; what is kept of each is counts, and two hashes to find repetitions.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mlschool_dagster.modeling.spec import (
+    MODEL_VERSION,
     SAMPLING_SHARE,
     CategoricalColumn,
     Column,
@@ -26,20 +30,29 @@ if TYPE_CHECKING:
 MINIMUM_ROWS = 30
 """The least number of values from which a column can be called constant: fewer repeat by chance."""
 
+DISTINCT_COUNTED = 1000
+"""Distinct values of a column are counted up to this many."""
+
+NEW_COUNTED = 1000
+"""Values outside a column's categories are told apart up to this many: clients may choose any."""
+
 
 @dataclass(frozen=True, slots=True)
 class ColumnQuality:
     """The state of one input column in a window.
 
-    Shares are fractions of rows, None in an empty window; ``new_categories`` counts the rows of
-    each value outside the spec's categories, most frequent first.
+    Shares are fractions of rows, None in an empty window; ``new_category`` counts the rows with a
+    value outside the spec's categories, ``new_categories`` those of each such value, most frequent
+    first; ``distinct`` is at most `DISTINCT_COUNTED`.
     """
 
     column: str
     missing: int
     missing_share: float | None
     reference_missing_share: float | None
+    missing_is_fault: bool
     out_of_range: int
+    new_category: int
     new_categories: dict[str, int]
     distinct: int
 
@@ -51,7 +64,7 @@ class QualityReport:
     ``duplicate_events`` are rows whose event id came before; ``duplicate_rows`` are rows whose
     inputs all came before, which is no fault in itself: clients may well ask the same thing twice.
     ``refusals`` counts what was refused in the window by reason, most frequent first;
-    ``refused_share`` is their share among refusals and answered rows, None if there are neither.
+    ``refused_share`` is their share among these and ``answered`` rows, None if there are neither.
     """
 
     n_current: int
@@ -60,6 +73,8 @@ class QualityReport:
     duplicate_rows: int
     model_versions: dict[str, int]
     refusals: dict[str, int]
+    answered: int
+    too_many_refused: bool
     refused_share: float | None
     columns: tuple[ColumnQuality, ...]
     findings: tuple[str, ...]
@@ -85,48 +100,132 @@ class QualityReport:
         return [asdict(column) for column in self.columns]
 
 
+def columns_read(spec: DataSpec) -> list[str]:
+    """The columns of a window's chunks that `quality` looks at."""
+    return ["event_id", MODEL_VERSION, SAMPLING_SHARE, *spec.input_names]
+
+
 def quality(
-    current: "pd.DataFrame",
+    chunks: "Iterable[pd.DataFrame]",
     reference: "pd.DataFrame",
     spec: DataSpec,
     refusals: Mapping[str, int] = MappingProxyType({}),
 ) -> QualityReport:
-    """Examines a window (`frames.current_frame`) against the spec and the reference.
+    """Examines a window against the spec and the reference.
 
+    The window comes as `chunks` of its rows (`frames.current_frame`), each of which is seen once,
+    with at least `columns_read`.
     `refusals` are those of the window by reason, as `CaptureStore.refusals` gives them.
     """
-    columns = tuple(_column(current, reference, column) for column in spec.columns)
-    duplicate_events = int(current["event_id"].duplicated().sum())
-    refused, answered = sum(refusals.values()), _answered(current)
+    counted = _Counted(spec)
+    for chunk in chunks:
+        counted.add(chunk)
+    columns = tuple(
+        part.measured(counted.rows, _share_missing(reference[part.column.name]), spec)
+        for part in counted.columns
+    )
+    duplicate_events = _repetitions(counted.events)
+    refused, answered = sum(refusals.values()), round(counted.answered)
     findings: list[str] = []
-    if current.empty:
+    if not counted.rows:
         findings.append("The window holds no captures.")
     if duplicate_events:
         findings.append(f"{duplicate_events} rows repeat an event id of the window.")
     # Beyond chance, or the first refusal of a quiet hour would be a finding.
-    if wilson_interval(refused, refused + answered)[0] > MAXIMUM_REFUSED_SHARE:
+    too_many = wilson_interval(refused, refused + answered)[0] > MAXIMUM_REFUSED_SHARE
+    if too_many:
         findings.append(_refused(refusals, refused, answered))
     for column, measured in zip(spec.columns, columns, strict=True):
-        findings.extend(_faults(column, measured, current, reference, spec))
+        findings.extend(_faults(column, measured, counted.rows, reference, spec))
     return QualityReport(
-        n_current=len(current),
+        n_current=counted.rows,
         n_reference=len(reference),
         duplicate_events=duplicate_events,
-        duplicate_rows=int(current.duplicated(subset=spec.input_names).sum()),
-        model_versions={
-            str(version): int(rows)
-            for version, rows in current["model_version"].value_counts().items()
-        },
+        duplicate_rows=_repetitions(counted.inputs),
+        model_versions=dict(counted.versions.most_common()),
         refusals=dict(refusals),
+        answered=answered,
+        too_many_refused=too_many,
         refused_share=refused / (refused + answered) if refused + answered else None,
         columns=columns,
         findings=tuple(findings),
     )
 
 
-def _answered(current: "pd.DataFrame") -> int:
-    """How many rows were answered, when only a share of them is captured."""
-    return round(float((1.0 / current[SAMPLING_SHARE]).sum()))
+class _Counted:
+    """What is counted of a window, chunk by chunk.
+
+    ``answered`` is how many rows were answered, when only a share of them is captured.
+    """
+
+    def __init__(self, spec: DataSpec) -> None:
+        self._names = spec.input_names
+        self.columns = [_CountedColumn(column) for column in spec.columns]
+        self.rows = 0
+        self.answered = 0.0
+        self.versions: Counter[str] = Counter()
+        self.events: list[np.ndarray[Any, Any]] = []
+        self.inputs: list[np.ndarray[Any, Any]] = []
+
+    def add(self, chunk: "pd.DataFrame") -> None:
+        from pandas.util import hash_pandas_object
+
+        self.rows += len(chunk)
+        self.answered += float((1.0 / chunk[SAMPLING_SHARE]).sum())
+        self.versions.update(map(str, chunk[MODEL_VERSION]))
+        # No two of a million hashes of 64 bits are equal by chance, but for one time in 10^7.
+        events = hash_pandas_object(chunk["event_id"], index=False, categorize=False)
+        self.events.append(events.to_numpy())
+        self.inputs.append(hash_pandas_object(chunk[self._names], index=False).to_numpy())
+        for column in self.columns:
+            column.add(chunk[column.column.name])
+
+
+class _CountedColumn:
+    """What is counted of one column."""
+
+    def __init__(self, column: Column) -> None:
+        self.column = column
+        self.missing = self.out_of_range = self.new_category = 0
+        self.new: Counter[str] = Counter()
+        self.distinct: set[Any] = set()
+
+    def add(self, values: "pd.Series[Any]") -> None:
+        known = values.dropna()
+        self.missing += len(values) - len(known)
+        if len(self.distinct) < DISTINCT_COUNTED:
+            self.distinct.update(known.unique()[:DISTINCT_COUNTED])
+        if isinstance(self.column, NumericColumn):
+            outside = (known < self.column.minimum) | (known > self.column.maximum)
+            self.out_of_range += int(outside.sum())
+            return
+        new = known[~known.isin(self.column.categories)]
+        self.new_category += len(new)
+        for value, rows in new.value_counts().items():
+            if str(value) in self.new or len(self.new) < NEW_COUNTED:
+                self.new[str(value)] += int(rows)
+
+    def measured(self, rows: int, reference_share: float | None, spec: DataSpec) -> ColumnQuality:
+        # The share must exceed the contract beyond chance, or a window of few rows would always
+        # fail.
+        beyond = wilson_interval(self.missing, rows)[0] > spec.contract.maximum_missing_share
+        return ColumnQuality(
+            column=self.column.name,
+            missing=self.missing,
+            missing_share=self.missing / rows if rows else None,
+            reference_missing_share=reference_share,
+            missing_is_fault=beyond if self.column.nullable else self.missing > 0,
+            out_of_range=self.out_of_range,
+            new_category=self.new_category,
+            new_categories=dict(self.new.most_common()),
+            distinct=min(len(self.distinct), DISTINCT_COUNTED),
+        )
+
+
+def _repetitions(hashes: "list[np.ndarray[Any, Any]]") -> int:
+    """How many values came before."""
+    every = np.sort(np.concatenate(hashes)) if hashes else np.zeros(0)
+    return int((every[1:] == every[:-1]).sum())
 
 
 def _refused(refusals: Mapping[str, int], refused: int, answered: int) -> str:
@@ -138,26 +237,6 @@ def _refused(refusals: Mapping[str, int], refused: int, answered: int) -> str:
     )
 
 
-def _column(current: "pd.DataFrame", reference: "pd.DataFrame", column: Column) -> ColumnQuality:
-    values = current[column.name]
-    missing = int(values.isna().sum())
-    out_of_range, new_categories = 0, {}
-    if isinstance(column, NumericColumn):
-        out_of_range = int(((values < column.minimum) | (values > column.maximum)).sum())
-    else:
-        new = values[values.notna() & ~values.isin(column.categories)]
-        new_categories = {str(value): int(rows) for value, rows in new.value_counts().items()}
-    return ColumnQuality(
-        column=column.name,
-        missing=missing,
-        missing_share=missing / len(values) if len(values) else None,
-        reference_missing_share=_share_missing(reference[column.name]),
-        out_of_range=out_of_range,
-        new_categories=new_categories,
-        distinct=int(values.nunique()),
-    )
-
-
 def _share_missing(values: "pd.Series") -> float | None:
     return float(values.isna().mean()) if len(values) else None
 
@@ -165,15 +244,14 @@ def _share_missing(values: "pd.Series") -> float | None:
 def _faults(
     column: Column,
     measured: ColumnQuality,
-    current: "pd.DataFrame",
+    rows: int,
     reference: "pd.DataFrame",
     spec: DataSpec,
 ) -> Iterator[str]:
-    name, rows = column.name, len(current)
-    if measured.missing and not column.nullable:
+    name = column.name
+    if measured.missing_is_fault and not column.nullable:
         yield f"{name} is missing in {measured.missing} of {rows} rows, where none may be."
-    # The share must exceed the contract beyond chance, or a window of few rows would always fail.
-    elif wilson_interval(measured.missing, rows)[0] > spec.contract.maximum_missing_share:
+    elif measured.missing_is_fault:
         share = measured.missing / rows
         yield (
             f"{name} is missing in {measured.missing} of {rows} rows ({share:.1%}), "
@@ -187,9 +265,9 @@ def _faults(
             f"in {measured.out_of_range} of {rows} rows."
         )
     if isinstance(column, CategoricalColumn) and measured.new_categories:
-        affected = sum(measured.new_categories.values())
         shown = ", ".join(repr(value) for value in list(measured.new_categories)[:5])
-        yield f"{name} has values outside its categories in {affected} of {rows} rows: {shown}."
+        affected = f"{measured.new_category} of {rows} rows"
+        yield f"{name} has values outside its categories in {affected}: {shown}."
     present = rows - measured.missing
     if measured.distinct == 1 and present >= MINIMUM_ROWS and reference[name].nunique() > 1:
         yield f"{name} has one and the same value in all {present} rows that have it."

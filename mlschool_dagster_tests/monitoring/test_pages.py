@@ -53,14 +53,12 @@ def pages(current: pd.DataFrame, told: pd.DataFrame, folder: Path, samples: int)
     folder.mkdir(exist_ok=True)
     common = (REFERENCE, SPEC, SUBJECT)
     quality_html(
-        current, *common, quality(current, REFERENCE, SPEC), folder / "quality.html", samples
+        current, *common, quality([current], REFERENCE, SPEC), folder / "quality.html", samples
     )
     drift_html(current, *common, drift(current, REFERENCE, SPEC), folder / "drift.html", samples)
     performance_html(
-        current,
-        told,
         *common,
-        performance(current, told, SPEC),
+        performance([current], told, SPEC, {}),
         folder / "performance.html",
         samples,
     )
@@ -92,7 +90,7 @@ def test_what_is_not_drawn_is_named(tmp_path: Path) -> None:
 
 def test_the_quality_page_names_what_was_refused(tmp_path: Path) -> None:
     current, path = WINDOWS["two rows"], tmp_path / "quality.html"
-    refused = quality(current, REFERENCE, SPEC, {"malformed": 3, "sex: must be a string": 1})
+    refused = quality([current], REFERENCE, SPEC, {"malformed": 3, "sex: must be a string": 1})
     quality_html(current, REFERENCE, SPEC, SUBJECT, refused, path)
     assert "Refused, by reason: malformed (3), sex: must be a string (1)." in path.read_text()
 
@@ -124,7 +122,7 @@ def test_every_window_has_its_pictures(name: str) -> None:
     told = labels(current, len(current) // 2)
     pictures = [
         plots.distributions(current, REFERENCE, SPEC, drift(current, REFERENCE, SPEC)),
-        plots.missing_shares(quality(current, REFERENCE, SPEC)),
-        plots.accuracy(performance(current, told, SPEC)),
+        plots.missing_shares(quality([current], REFERENCE, SPEC)),
+        plots.accuracy(performance([current], told, SPEC, {})),
     ]
     assert all(picture.startswith(b"\x89PNG") for picture in pictures)

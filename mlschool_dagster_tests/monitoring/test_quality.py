@@ -14,7 +14,7 @@ REFERENCE = population()
 
 
 def test_a_sound_window_has_no_findings() -> None:
-    report = quality(window(200), REFERENCE, SPEC)
+    report = quality([window(200)], REFERENCE, SPEC)
     assert report.findings == ()
     assert report.model_versions == {"3": 200}
     json.dumps(report.to_dict(), allow_nan=False)
@@ -33,24 +33,24 @@ def test_a_sound_window_has_no_findings() -> None:
     ],
 )
 def test_each_fault_is_a_sentence(change: dict[str, Any], words: str) -> None:
-    report = quality(window(200).assign(**change), REFERENCE, SPEC)
+    report = quality([window(200).assign(**change)], REFERENCE, SPEC)
     assert any(words in finding for finding in report.findings)
 
 
 def test_an_empty_window_is_a_finding() -> None:
-    report = quality(window(0), REFERENCE, SPEC)
+    report = quality([window(0)], REFERENCE, SPEC)
     assert report.findings == ("The window holds no captures.",)
     json.dumps(report.to_dict(), allow_nan=False)
 
 
 def test_one_missing_value_in_a_small_window_is_chance() -> None:
     current = window(10).assign(sex=pd.Series([None, *["MALE", "FEMALE"] * 4, "MALE"]))
-    assert quality(current, REFERENCE, SPEC).findings == ()
+    assert quality([current], REFERENCE, SPEC).findings == ()
 
 
 def test_repeated_rows_are_counted_but_no_fault() -> None:
     twice = pd.concat([window(50)] * 2).assign(event_id=[str(i) for i in range(100)])
-    report = quality(twice, REFERENCE, SPEC)
+    report = quality([twice], REFERENCE, SPEC)
     assert report.duplicate_rows >= 50
     assert report.findings == ()
 
@@ -59,7 +59,7 @@ REFUSALS = {"body_mass_g: is not in range": 30, "malformed": 10}
 
 
 def test_refusals_beyond_chance_are_a_finding_that_names_the_commonest_reason() -> None:
-    report = quality(window(200), REFERENCE, SPEC, REFUSALS)
+    report = quality([window(200)], REFERENCE, SPEC, REFUSALS)
     assert report.findings == (
         "40 refusals beside 200 answered rows (16.7%) are more than 5%; the most frequent reason "
         "is 'body_mass_g: is not in range' (30).",
@@ -70,17 +70,17 @@ def test_refusals_beyond_chance_are_a_finding_that_names_the_commonest_reason() 
 
 @pytest.mark.parametrize(("rows", "refused"), [(10, 1), (200, 15), (2000, 110)])
 def test_refusals_that_may_be_chance_are_none(rows: int, refused: int) -> None:
-    assert quality(window(rows), REFERENCE, SPEC, {"malformed": refused}).findings == ()
+    assert quality([window(rows)], REFERENCE, SPEC, {"malformed": refused}).findings == ()
 
 
 def test_a_sampled_capture_stands_for_the_rows_that_were_not_captured() -> None:
     sampled = window(200).assign(sampling_share=0.1)
-    report = quality(sampled, REFERENCE, SPEC, REFUSALS)
+    report = quality([sampled], REFERENCE, SPEC, REFUSALS)
     assert report.refused_share == 40 / 2040
     assert report.findings == ()
 
 
 def test_a_window_of_refusals_only_says_so() -> None:
-    report = quality(window(0), REFERENCE, SPEC, {"malformed": 90})
+    report = quality([window(0)], REFERENCE, SPEC, {"malformed": 90})
     assert report.refused_share == 1
     assert "90 refusals beside 0 answered rows (100.0%)" in report.findings[-1]

@@ -1,0 +1,149 @@
+"""Fairness: whether the model errs equally often across the groups that the spec protects.
+
+Equal error rates are one of several notions of fairness, which exclude each other in general
+(Kleinberg, Mullainathan and Raghavan 2016); it is the one that labels and predictions alone can
+tell, whatever the classes mean.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from itertools import combinations
+from typing import Any
+
+from mlschool_dagster.monitoring.config import TOLERATED_DIFFERENCE
+from mlschool_dagster.monitoring.intervals import corrected_z, difference_interval
+from mlschool_dagster.monitoring.segments import MISSING, SMALL, Group
+from mlschool_dagster.monitoring.statistics import wilson_interval
+
+
+class FairnessVerdict(StrEnum):
+    """What can be said of the error shares of a protected column's groups."""
+
+    UNEQUAL = "unequal"
+    TOLERABLE = "no intolerable difference found"
+    NOT_ENOUGH_DATA = "not enough data"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupErrors:
+    """The wrong predictions among a group's labelled rows; Wilson's interval of their share."""
+
+    group: str
+    labelled: int
+    errors: int
+    error_share: float | None
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Disparity:
+    """The largest difference of error shares between two groups of a column.
+
+    ``low`` to ``high`` is Newcombe's interval, which holds for all pairs of groups at once at 95 %
+    (Bonferroni). It is unequal if the whole interval lies above what is ``tolerated``.
+    """
+
+    worse: str
+    better: str
+    difference: float
+    low: float
+    high: float
+    tolerated: float
+
+    @property
+    def is_unequal(self) -> bool:
+        """Whether the difference is larger than tolerated beyond chance."""
+        return self.low > self.tolerated
+
+
+@dataclass(frozen=True, slots=True)
+class FairnessReport:
+    """The error shares of one protected column; no disparity where too little is labelled."""
+
+    column: str
+    groups: tuple[GroupErrors, ...]
+    disparity: Disparity | None
+
+    @property
+    def verdict(self) -> FairnessVerdict:
+        """Unequal only beyond chance."""
+        if self.disparity is None:
+            return FairnessVerdict.NOT_ENOUGH_DATA
+        if self.disparity.is_unequal:
+            return FairnessVerdict.UNEQUAL
+        return FairnessVerdict.TOLERABLE
+
+    @property
+    def summary(self) -> str:
+        """The verdict as one sentence."""
+        found = self.disparity
+        if found is None:
+            return (
+                f"Not enough labels to compare errors by {self.column}: two groups with {SMALL} "
+                "labelled rows are needed."
+            )
+        told = (
+            f"{found.worse} errs in {found.difference:.1%} [{found.low:.1%}, {found.high:.1%}] "
+            f"more of its rows than {found.better}"
+        )
+        if found.is_unequal:
+            return f"{told}, more than the tolerated {found.tolerated:.0%}."
+        return f"{told}, which is not surely more than the tolerated {found.tolerated:.0%}."
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One flat mapping a group, for a table."""
+        return [asdict(group) for group in self.groups]
+
+
+def fairness(
+    columns: Mapping[str, Sequence[Group]],
+    protected: Sequence[str],
+    tolerated: float = TOLERATED_DIFFERENCE,
+) -> tuple[FairnessReport, ...]:
+    """The error shares of the groups of each `protected` column among `columns` of segments.
+
+    Pooled groups and rows without a value are shown, and not compared.
+    """
+    return tuple(
+        FairnessReport(
+            column,
+            tuple(_errors(group) for group in columns[column]),
+            _disparity(columns[column], tolerated),
+        )
+        for column in protected
+    )
+
+
+def _errors(group: Group) -> GroupErrors:
+    errors = group.labelled - group.correct
+    share = errors / group.labelled if group.labelled else None
+    return GroupErrors(
+        group.segment, group.labelled, errors, share, *wilson_interval(errors, group.labelled)
+    )
+
+
+def _disparity(groups: Sequence[Group], tolerated: float) -> Disparity | None:
+    pairs = list(combinations(_judged(groups), 2))
+    z = corrected_z(len(pairs))
+    found = (_difference(*sorted(pair, key=_accuracy), z=z, tolerated=tolerated) for pair in pairs)
+    return max(found, key=lambda disparity: (disparity.low, disparity.difference), default=None)
+
+
+def _judged(groups: Sequence[Group]) -> Iterator[Group]:
+    for group in groups:
+        missing = group.segment.endswith(f"={MISSING}")
+        if group.labelled >= SMALL and not group.is_pooled and not missing:
+            yield group
+
+
+def _accuracy(group: Group) -> float:
+    return group.correct / group.labelled
+
+
+def _difference(worse: Group, better: Group, *, z: float, tolerated: float) -> Disparity:
+    errors = worse.labelled - worse.correct, better.labelled - better.correct
+    low, high = difference_interval(errors[0], worse.labelled, errors[1], better.labelled, z)
+    difference = errors[0] / worse.labelled - errors[1] / better.labelled
+    return Disparity(worse.segment, better.segment, difference, low, high, tolerated)

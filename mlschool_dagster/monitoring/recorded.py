@@ -1,0 +1,143 @@
+"""What the reports on quality and performance leave in the history of metrics."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.modeling.spec import DataSpec, NumericColumn
+from mlschool_dagster.monitoring.accuracies import Accuracy
+from mlschool_dagster.monitoring.config import MAXIMUM_REFUSED_SHARE
+from mlschool_dagster.monitoring.metrics import ALL, Metric, MetricName
+from mlschool_dagster.monitoring.performance import PerformanceReport
+from mlschool_dagster.monitoring.quality import ColumnQuality, QualityReport
+from mlschool_dagster.monitoring.statistics import wilson_interval
+
+
+def performance_metrics(window: Window, report: PerformanceReport) -> Iterator[Metric]:
+    """The numbers of the performance `report` of `window`."""
+    overall, threshold = report.overall, report.accuracy_threshold
+    yield from _accuracy(window, overall, threshold)
+    for version, accuracy in report.versions.items():
+        yield from _accuracy(window, accuracy, threshold, version=version)
+    for segment, accuracy in report.segments.items():
+        yield from _segment(window, segment, accuracy, report)
+        errors = accuracy.labelled - accuracy.correct
+        yield _share(window, MetricName.ERROR_SHARE, errors, accuracy.labelled, segment=segment)
+    yield _share(window, MetricName.LABEL_COVERAGE, overall.labelled, overall.rows)
+    delay = report.label_delay.median_hours if report.label_delay else None
+    yield Metric(window, MetricName.LABEL_DELAY, delay, overall.labelled)
+
+
+def quality_metrics(window: Window, report: QualityReport, spec: DataSpec) -> Iterator[Metric]:
+    """The numbers of the quality `report` of `window`."""
+    rows, found = report.n_current, len(report.findings)
+    yield Metric(window, MetricName.QUALITY_FINDINGS, float(found), rows, finding=found > 0)
+    yield _share(window, MetricName.DUPLICATE_SHARE, report.duplicate_rows, rows)
+    yield _share(
+        window,
+        MetricName.REFUSED_SHARE,
+        report.refused,
+        report.refused + report.answered,
+        threshold=MAXIMUM_REFUSED_SHARE,
+        finding=report.too_many_refused,
+    )
+    for column, measured in zip(spec.columns, report.columns, strict=True):
+        yield _share(
+            window,
+            MetricName.MISSING_SHARE,
+            measured.missing,
+            rows,
+            column=column.name,
+            threshold=spec.contract.maximum_missing_share if column.nullable else 0.0,
+            finding=measured.missing_is_fault,
+        )
+        name, count = _outside(measured, isinstance(column, NumericColumn))
+        yield _share(window, name, count, rows, column=column.name, finding=count > 0)
+
+
+def _outside(measured: ColumnQuality, numeric: bool) -> tuple[MetricName, int]:
+    if numeric:
+        return MetricName.OUT_OF_RANGE_SHARE, measured.out_of_range
+    return MetricName.NEW_CATEGORY_SHARE, measured.new_category
+
+
+def _segment(
+    window: Window, segment: str, accuracy: Accuracy, report: PerformanceReport
+) -> Iterator[Metric]:
+    """As `_accuracy`, but a finding only of the worst segment, if that is beyond chance."""
+    worst = report.worst
+    blamed = worst is not None and worst.is_worse and worst.segment == segment
+    basis = MetricName.REALISED_ACCURACY
+    if worst is not None and worst.basis == "estimate":
+        basis = MetricName.ESTIMATED_ACCURACY
+    for metric in _accuracy(window, accuracy, report.accuracy_threshold, segment=segment):
+        yield replace(metric, finding=blamed and metric.name is basis)
+
+
+def _accuracy(
+    window: Window,
+    accuracy: Accuracy,
+    threshold: float,
+    segment: str = ALL,
+    version: str = ALL,
+) -> Iterator[Metric]:
+    """Estimated and realised; a finding where the whole interval lies below the threshold."""
+    estimates = {
+        MetricName.ESTIMATED_ACCURACY: (accuracy.estimate, accuracy.rows),
+        MetricName.ESTIMATE_OF_LABELLED: (accuracy.estimate_of_labelled, accuracy.labelled),
+    }
+    for name, (estimate, rows) in estimates.items():
+        yield Metric(
+            window,
+            name,
+            estimate.accuracy if estimate else None,
+            rows,
+            segment=segment,
+            version=version,
+            lower=estimate.low if estimate else None,
+            upper=estimate.high if estimate else None,
+            threshold=threshold,
+            finding=name is MetricName.ESTIMATED_ACCURACY
+            and estimate is not None
+            and estimate.high < threshold,
+        )
+    low, high = accuracy.interval or (None, None)
+    yield Metric(
+        window,
+        MetricName.REALISED_ACCURACY,
+        accuracy.measured,
+        accuracy.labelled,
+        segment=segment,
+        version=version,
+        lower=low,
+        upper=high,
+        threshold=threshold,
+        finding=high is not None and high < threshold,
+    )
+
+
+def _share(
+    window: Window,
+    name: MetricName,
+    count: int,
+    rows: int,
+    *,
+    column: str = ALL,
+    segment: str = ALL,
+    threshold: float | None = None,
+    finding: bool = False,
+) -> Metric:
+    """A share of `rows` with Wilson's interval; no value without rows."""
+    low, high = wilson_interval(count, rows) if rows else (None, None)
+    return Metric(
+        window,
+        name,
+        count / rows if rows else None,
+        rows,
+        column=column,
+        segment=segment,
+        lower=low,
+        upper=high,
+        threshold=threshold,
+        finding=finding,
+    )
