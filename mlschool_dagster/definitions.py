@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from mlschool_dagster.assets.accuracy_estimates import accuracy_estimates
 from mlschool_dagster.assets.batch import batch_predictions
 from mlschool_dagster.assets.captures import (
     captured_traffic,
@@ -22,6 +23,7 @@ from mlschool_dagster.assets.performance_report import performance_report
 from mlschool_dagster.assets.promotions import canary_evidence, promotion_ledger
 from mlschool_dagster.assets.quality_report import data_quality_report
 from mlschool_dagster.assets.serving import endpoint
+from mlschool_dagster.assets.traffic_volume import traffic_volume
 from mlschool_dagster.assets.training import cross_validation_and_model, registered_version
 from mlschool_dagster.assets.training_data import training_data
 from mlschool_dagster.automation.alerts import alert_sensor
@@ -32,6 +34,7 @@ from mlschool_dagster.automation.outside_world import labeling_job, traffic_job
 from mlschool_dagster.automation.promotion import promotion_jobs, promotion_sensor
 from mlschool_dagster.automation.retraining import retraining_sensor
 from mlschool_dagster.automation.sensors import CAPTURES, LABELS, following_sensor
+from mlschool_dagster.automation.volume import volume_job, volume_sensor
 from mlschool_dagster.modeling.spec import DataSpec, load_spec
 from mlschool_dagster.promotion.config import gates
 from mlschool_dagster.resources.alerts import Alerts
@@ -59,6 +62,7 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
     training, retraining, deployment, rollback, health, batch, monitoring = asset_jobs(spec)
     rebuilding = dashboard_job()
     promoting = promotion_jobs()
+    looking = volume_job()
     return dg.Definitions(
         assets=[
             raw_data(spec, settings.data),
@@ -73,11 +77,13 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
             endpoint_health(),
             batch_predictions(spec, settings.data),
             live_traffic(spec),
+            traffic_volume(),
             captured_traffic(spec),
             labels(spec),
             data_quality_report(spec),
             drift_report(spec),
             performance_report(spec),
+            accuracy_estimates(),
             dashboard(spec),
         ],
         asset_checks=[coverage_check(), health_checks()],
@@ -92,6 +98,7 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
             labeling_job(spec, diary),
             monitoring,
             rebuilding,
+            looking,
             *promoting,
             approval_job(),
         ],
@@ -102,6 +109,7 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
             retraining_sensor(retraining),
             promotion_sensor([deployment, rollback, *promoting]),
             dashboard_sensor(rebuilding),
+            volume_sensor(looking),
             alert_sensor(),
         ],
         resources={**RESOURCES[settings.deployment](settings, spec), **overrides},

@@ -9,11 +9,14 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from itertools import pairwise
+from datetime import UTC, datetime, timedelta
 from statistics import NormalDist, median
+from typing import TYPE_CHECKING
 
 from mlschool_dagster.capture.windows import LENGTH, Window
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DAY, WEEK = timedelta(days=1), timedelta(weeks=1)
 DAYS_NEEDED, WEEKS_NEEDED = 7, 4
@@ -25,6 +28,8 @@ DISPERSED_SHARE = 0.9
 """The share of windows that dispersion rests on; the others may be mishaps."""
 MEDIAN_VARIANCE = math.pi / 2
 """How much more a median of normal values varies than their mean."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +73,22 @@ class Expectation:
     basis: str
 
 
-def pace(window: Window, captured: Iterable[tuple[datetime, float]]) -> Pace:
-    """The pace of `window`, given the time and the sampling share of each of its captures."""
-    arrivals = sorted(captured)
-    moments = [window.start, *(moment for moment, _ in arrivals), window.end]
-    silence = max(later - earlier for earlier, later in pairwise(moments))
-    hours = LENGTH / timedelta(hours=1)
+def pace(window: Window, frames: "Iterable[pd.DataFrame]") -> Pace:
+    """The pace of `window`, whose captures `frames` hold, as a store streams them."""
+    import numpy as np
+
+    arrived, shares = [np.empty(0, "int64")], [np.empty(0)]
+    for frame in frames:
+        arrived.append(frame["captured_at"].to_numpy("datetime64[us]").astype("int64"))
+        shares.append(frame["sampling_share"].to_numpy(float))
+    moments = np.sort(np.concatenate(arrived))
+    ends = [_microseconds(window.start), _microseconds(window.end)]
+    silence = np.diff(np.concatenate([ends[:1], moments, ends[1:]])).max()
     return Pace(
-        rows=len(arrivals),
-        rate=sum(1 / share for _, share in arrivals) / hours,
-        silence=silence,
-        last=arrivals[-1][0] if arrivals else None,
+        rows=moments.size,
+        rate=float((1 / np.concatenate(shares)).sum()) / (LENGTH / timedelta(hours=1)),
+        silence=timedelta(microseconds=int(silence)),
+        last=_EPOCH + timedelta(microseconds=int(moments[-1])) if moments.size else None,
     )
 
 
@@ -145,6 +155,10 @@ def usual_silence(
 def longest_pause(silence: timedelta, config: VolumeConfig) -> timedelta:
     """How long traffic may pause, where `silence` was the longest of it that is usual."""
     return max(config.patience * silence, config.shortest_pause)
+
+
+def _microseconds(instant: datetime) -> int:
+    return (instant - _EPOCH) // timedelta(microseconds=1)
 
 
 def _comparable(
