@@ -1,7 +1,7 @@
 """The statistics behind the verdicts: two-sample tests, their correction, and an interval.
 
-Each test takes plain arrays without missing values and returns its statistic, its p-value and an
-effect size that does not grow with the number of rows.
+The tests take counts or means, never rows, so that their cost does not grow with the rows; nor do
+their effect sizes.
 """
 
 import math
@@ -26,7 +26,7 @@ RESAMPLES = 9_999
 
 @dataclass(frozen=True, slots=True)
 class TestResult:
-    """What a two-sample test found; `effect` lies in [0, 1]."""
+    """What a two-sample test found; `effect` is not negative."""
 
     __test__ = False
 
@@ -35,64 +35,86 @@ class TestResult:
     effect: float
 
 
-def kolmogorov_smirnov(current: Floats, reference: Floats) -> TestResult:
-    """Whether two samples of a quantity share one distribution.
+def anderson_darling(current: Counts, reference: Counts) -> tuple[float, float]:
+    """Whether two samples of a quantity share one distribution: statistic and p-value.
 
-    The effect is the statistic itself: the largest distance between the two empirical distribution
-    functions. The p-value is the asymptotic one, conservative under ties.
+    Both are counted in the same cells, in ascending order; values of one cell count as tied. Where
+    the cells are the reference's distinct values and the gaps between them, nothing of the order of
+    the two samples is lost, so that no sample needs to be sorted.
+
+    The statistic is that of Scholz and Stephens (1987) for midranks, equation 7. Its limit is
+    the sum of chi-squares of weights 1/(j(j+1)), whose upper tail is the one used here: the leading
+    weight's chi-square times sqrt(3) (Zolotarev 1961), with the next term of the expansion. It is
+    within 1 % of the exact p-value below 0.1, and tends to the safe side under ties.
     """
-    from scipy.stats import ks_2samp
+    pooled = current + reference
+    filled = pooled > 0
+    n, total = float(current.sum()), float(pooled.sum())
+    ties = pooled[filled].astype(float)
+    below = np.cumsum(ties) - ties / 2
+    below_in_current = np.cumsum(current[filled]) - current[filled] / 2
+    spread = below * (total - below) - total * ties / 4
+    apart = (total * below_in_current - n * below) ** 2
+    inner = spread > 0
+    terms = (ties * apart)[inner] / spread[inner]
+    statistic = float(terms.sum() * (total - 1) / total / (n * (total - n)))
+    if statistic == 0:
+        return 0.0, 1.0
+    tail = math.sqrt(3) * math.erfc(math.sqrt(statistic)) * (1 + 11 / (36 * statistic))
+    return statistic, min(1.0, tail)
 
-    result = ks_2samp(current, reference, method="asymp")
-    statistic = float(result.statistic)
-    return TestResult(statistic, float(result.pvalue), statistic)
 
+def welch(difference: float, errors: tuple[float, float], sizes: tuple[int, int]) -> TestResult:
+    """Whether two samples have the same mean (Welch 1947), from the difference of their means.
 
-def welch(current: Floats, reference: Floats) -> TestResult:
-    """Whether two samples of a share have the same mean (Welch 1947).
-
-    The effect is the absolute difference of the means.
+    ``errors`` are the squared standard errors of the two means. The effect is the difference.
     """
     from scipy.stats import t
 
-    difference = float(current.mean() - reference.mean())
-    errors = np.array([current.var(ddof=1) / current.size, reference.var(ddof=1) / reference.size])
-    if not errors.any():
+    variance = sum(errors)
+    if variance == 0:
         return TestResult(0.0, float(difference == 0), abs(difference))
-    statistic = difference / math.sqrt(errors.sum())
-    freedom = errors.sum() ** 2 / (errors**2 / [current.size - 1, reference.size - 1]).sum()
-    return TestResult(statistic, float(2 * t.sf(abs(statistic), freedom)), abs(difference))
+    statistic = difference / math.sqrt(variance)
+    lost = sum(error**2 / (size - 1) for error, size in zip(errors, sizes, strict=True))
+    p_value = float(2 * t.sf(abs(statistic), variance**2 / lost))
+    return TestResult(statistic, p_value, abs(difference))
 
 
 def homogeneity(current: Counts, reference: Counts) -> TestResult:
     """Whether two rows of counts over the same categories share one distribution.
 
     Pearson's chi-square test. Where an expected count is below `MINIMUM_EXPECTED_COUNT` the p-value
-    comes from seeded random tables with the same margins (Patefield 1981) instead of the chi-square
-    distribution. The effect is the total variation distance: the share of rows that would have to
-    change category. For two categories it is the difference of their shares.
+    comes from seeded random tables with the same margins instead of the chi-square distribution.
+    The effect is the total variation distance: the share of rows that would have to change
+    category. For two categories it is the difference of their shares.
     """
-    from scipy.stats import chi2, random_table
+    from scipy.stats import chi2
 
     table = np.stack([current, reference])
     table = table[:, table.sum(axis=0) > 0]
     shares = table / table.sum(axis=1, keepdims=True)
     effect = float(np.abs(shares[0] - shares[1]).sum() / 2)
+    if table.shape[1] == 1:
+        return TestResult(0.0, 1.0, effect)
     expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / table.sum()
     statistic = float(_chi_square(table, expected))
-    if table.shape[1] == 1:
-        return TestResult(statistic, 1.0, effect)
     if expected.min() >= MINIMUM_EXPECTED_COUNT:
         return TestResult(statistic, float(chi2.sf(statistic, table.shape[1] - 1)), effect)
-    margins = random_table(table.sum(axis=1), table.sum(axis=0))
-    drawn = _chi_square(margins.rvs(size=RESAMPLES, random_state=0), expected)
+    # Given the margins, the smaller row alone says what the other one is.
+    columns, rows = table.sum(axis=0), table.sum(axis=1)
+    smaller = int(np.argmin(rows))
+    drawn = np.random.default_rng(0).multivariate_hypergeometric(
+        columns, rows[smaller], size=RESAMPLES, method="marginals"
+    )
+    deviations = (drawn - expected[smaller]) ** 2
+    drawn_statistics = (deviations * (1 / expected).sum(axis=0)).sum(axis=1)
     # Rounding must not make a table that equals the observed one look less extreme.
-    as_extreme = int((drawn >= statistic * (1 - 1e-9)).sum())
+    as_extreme = int((drawn_statistics >= statistic * (1 - 1e-9)).sum())
     return TestResult(statistic, (as_extreme + 1) / (RESAMPLES + 1), effect)
 
 
-def _chi_square(tables: NDArray[Any], expected: Floats) -> Any:
-    return ((tables - expected) ** 2 / expected).sum(axis=(-2, -1))
+def _chi_square(table: NDArray[Any], expected: Floats) -> Any:
+    return ((table - expected) ** 2 / expected).sum()
 
 
 def benjamini_hochberg(p_values: Floats) -> Floats:

@@ -1,0 +1,117 @@
+"""The reference as all that compares windows with it needs it, and a window as it is compared.
+
+A baseline is made once; then a window is read once, in chunks, whatever is asked of it.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlschool_dagster.errors import UserError
+from mlschool_dagster.modeling.spec import CONFIDENCE, PREDICTION, DataSpec
+from mlschool_dagster.monitoring.multivariate import JOINT_ROWS, Design
+from mlschool_dagster.monitoring.profiles import Profile, Quantity, cells_at, reference_cells
+from mlschool_dagster.monitoring.statistics import Floats
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The rows of a window or of a reference, as far as drift is concerned.
+
+    ``profile`` and ``residuals`` (of each numeric column, given the others) count every row;
+    ``sample`` has at most `JOINT_ROWS` rows of a design's variables, those with the least ``keys``,
+    which are random.
+    """
+
+    profile: Profile
+    residuals: Mapping[str, Quantity]
+    sample: Floats
+    keys: Floats
+
+    def __add__(self, other: "Summary") -> "Summary":
+        """The rows of both."""
+        keys = np.concatenate([self.keys, other.keys])
+        kept = np.argsort(keys)[:JOINT_ROWS]
+        return Summary(
+            self.profile + other.profile,
+            {name: counted + other.residuals[name] for name, counted in self.residuals.items()},
+            np.vstack([self.sample, other.sample])[kept],
+            keys[kept],
+        )
+
+
+class Baseline:
+    """What windows are compared with: the rows `reference` of the data set that `spec` describes.
+
+    Raises:
+        UserError: the reference lacks a column that the spec names.
+    """
+
+    def __init__(self, reference: "pd.DataFrame", spec: DataSpec) -> None:
+        needed = [*spec.input_names, PREDICTION, CONFIDENCE]
+        lacking = [name for name in needed if name not in reference]
+        if lacking:
+            raise UserError(
+                f"The reference lacks the column {', '.join(lacking)}; register the version again."
+            )
+        self.spec = spec
+        self.cells = reference_cells(reference, spec)
+        self.design = Design(reference, self.cells, spec)
+        self._explanations = {c.name: self.design.explanation(c.name) for c in spec.numeric}
+        left_out = {
+            name: explanation.left_out_residuals(self.design.matrix)
+            for name, explanation in self._explanations.items()
+        }
+        self._residual_cells = {
+            name: cells_at(residuals[reference[name].notna().to_numpy()], -np.inf, np.inf)
+            for name, residuals in left_out.items()
+        }
+        self._nothing = self._part(reference.iloc[:0], np.random.default_rng(0))
+        keys = np.random.default_rng(0).random(len(reference))
+        self.own = self._nothing + self._counted(reference, self.design.matrix, left_out, keys)
+
+    def unexplained_spread(self, column: str) -> float:
+        """What the others leave of a numeric column's standard deviation, as a share of it."""
+        return math.sqrt(self._explanations[column].variance)
+
+    def summary(self, chunks: "Iterable[pd.DataFrame]") -> Summary:
+        """The rows of all `chunks` (`frames.current_frame`), of which one at a time is needed.
+
+        The sample depends on the rows, their order and nothing else.
+        """
+        rng = np.random.default_rng(0)
+        total = self._nothing
+        for chunk in chunks:
+            total += self._part(chunk, rng)
+        return total
+
+    def _part(self, rows: "pd.DataFrame", rng: np.random.Generator) -> Summary:
+        matrix = self.design.of(rows)
+        residuals = {
+            name: explanation.residuals(matrix) for name, explanation in self._explanations.items()
+        }
+        return self._counted(rows, matrix, residuals, rng.random(len(rows)))
+
+    def _counted(
+        self,
+        rows: "pd.DataFrame",
+        matrix: Floats,
+        residuals: Mapping[str, Floats],
+        keys: Floats,
+    ) -> Summary:
+        return Summary(
+            self.cells.profile(rows),
+            {
+                # Without the value itself there is nothing that the others leave unexplained.
+                name: cells.count(residuals[name][rows[name].notna().to_numpy()])
+                for name, cells in self._residual_cells.items()
+            },
+            matrix,
+            keys,
+        )

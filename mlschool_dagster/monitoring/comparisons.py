@@ -1,0 +1,134 @@
+"""The tests of a window, one by one, before they are corrected for their number."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlschool_dagster.modeling.spec import CONFIDENCE, PREDICTION, NumericColumn
+from mlschool_dagster.monitoring.baseline import Baseline, Summary
+from mlschool_dagster.monitoring.config import DriftConfig
+from mlschool_dagster.monitoring.metrics import ALL
+from mlschool_dagster.monitoring.multivariate import joint_test, shifts_given_others
+from mlschool_dagster.monitoring.profiles import Categories, Profile, Quantity, transport
+from mlschool_dagster.monitoring.statistics import (
+    TestResult,
+    anderson_darling,
+    homogeneity,
+    welch,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What is compared, by which test, and what its effect is called."""
+
+    aspect: str
+    test: str
+    effect_name: str
+
+
+_QUANTITY = Method("distribution", "Anderson-Darling", "Wasserstein distance in sd")
+_GIVEN = Method("mean given the other columns", "analysis of covariance", "shift in sd")
+_MEAN = Method("mean", "Welch", "difference of means")
+_CATEGORIES = Method("distribution", "chi-square", "total variation distance")
+_MISSING = Method("missing share", "chi-square", "difference of shares")
+_JOINT = Method("relations", "Hotelling, permuted", "distance beyond chance in sd")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A column's test before the correction; no result means not enough data."""
+
+    column: str
+    method: Method
+    n_current: int
+    n_reference: int
+    result: TestResult | None
+    remark: str = ""
+
+
+def comparisons(baseline: Baseline, window: Summary, config: DriftConfig) -> Iterator[Comparison]:
+    """Every test of `window`: the same ones, in the same order, whatever it holds."""
+    now, then = window.profile, baseline.own.profile
+    shifts = _shifts(baseline, now, config)
+    for column in baseline.spec.columns:
+        name = column.name
+        if isinstance(column, NumericColumn):
+            yield _quantity(name, baseline, now.quantities[name], config)
+            sizes = now.quantities[name].present, then.quantities[name].present
+            yield Comparison(name, _GIVEN, *sizes, shifts.get(name))
+        else:
+            yield _categories(name, now.categories[name], then.categories[name], config)
+        yield _missing(name, now.column(name), then.column(name), config)
+    yield _categories(PREDICTION, now.categories[PREDICTION], then.categories[PREDICTION], config)
+    yield _confidence(now.quantities[CONFIDENCE], then.quantities[CONFIDENCE], config)
+    sizes = len(window.sample), len(baseline.own.sample)
+    enough = min(sizes) >= config.minimum_rows
+    result = joint_test(window.sample, baseline.own.sample) if enough else None
+    yield Comparison(ALL, _JOINT, *sizes, result)
+
+
+def _shifts(baseline: Baseline, now: Profile, config: DriftConfig) -> dict[str, TestResult]:
+    """The tests of each numeric column that has enough values given the other columns."""
+    then = baseline.own.profile
+    if min(now.rows, then.rows) < config.minimum_rows:
+        return {}
+    columns = [
+        column.name
+        for column in baseline.spec.numeric
+        if min(p.quantities[column.name].present for p in (now, then)) >= config.minimum_rows
+    ]
+    # Where values come or go, what a column explains is no longer what it did.
+    unlike = [
+        name
+        for name in baseline.spec.input_names
+        if abs(_known_share(now, name) - _known_share(then, name)) > config.minimum_effect
+    ]
+    return shifts_given_others(baseline.design, now, columns, unlike, config.alpha)
+
+
+def _known_share(profile: Profile, name: str) -> float:
+    column = profile.column(name)
+    unknown = int(column.counts[-1]) if isinstance(column, Categories) else 0
+    return (column.present - unknown) / profile.rows
+
+
+def _quantity(name: str, baseline: Baseline, now: Quantity, config: DriftConfig) -> Comparison:
+    then = baseline.own.profile.quantities[name]
+    sizes = now.present, then.present
+    if min(sizes) < config.minimum_rows:
+        return Comparison(name, _QUANTITY, *sizes, result=None)
+    distance = transport(now, then, baseline.cells.quantities[name]) / baseline.design.spread(name)
+    result = TestResult(*anderson_darling(now.counts, then.counts), distance)
+    return Comparison(name, _QUANTITY, *sizes, result, f"mean {now.mean:.4g}, was {then.mean:.4g}")
+
+
+def _confidence(now: Quantity, then: Quantity, config: DriftConfig) -> Comparison:
+    sizes = now.present, then.present
+    if min(sizes) < config.minimum_rows:
+        return Comparison(CONFIDENCE, _MEAN, *sizes, result=None)
+    errors = now.variance / now.present, then.variance / then.present
+    result = welch(now.mean - then.mean, errors, sizes)
+    remark = f"mean {now.mean:.4g}, was {then.mean:.4g}"
+    return Comparison(CONFIDENCE, _MEAN, *sizes, result, remark)
+
+
+def _categories(name: str, now: Categories, then: Categories, config: DriftConfig) -> Comparison:
+    sizes = now.present, then.present
+    if min(sizes) < config.minimum_rows:
+        return Comparison(name, _CATEGORIES, *sizes, result=None)
+    unknown = int(now.counts[-1])
+    remark = f"{unknown} values outside the known categories" if unknown else ""
+    return Comparison(name, _CATEGORIES, *sizes, homogeneity(now.counts, then.counts), remark)
+
+
+def _missing(
+    name: str, now: Quantity | Categories, then: Quantity | Categories, config: DriftConfig
+) -> Comparison:
+    sizes = now.present + now.missing, then.present + then.missing
+    if min(sizes) < config.minimum_rows:
+        return Comparison(name, _MISSING, *sizes, result=None)
+    counts = [np.array([column.missing, column.present]) for column in (now, then)]
+    remark = f"{now.missing / sizes[0]:.1%} missing, was {then.missing / sizes[1]:.1%}"
+    return Comparison(name, _MISSING, *sizes, homogeneity(*counts), remark)
