@@ -15,3 +15,12 @@ SQL
 create dagster "$DAGSTER_POSTGRES_PASSWORD"
 create mlflow "$MLFLOW_POSTGRES_PASSWORD"
 create captures "$CAPTURES_POSTGRES_PASSWORD"
+create history "$HISTORY_POSTGRES_PASSWORD"
+
+# Grafana reads the tables that the platform will make in its history, and writes nothing.
+psql --set ON_ERROR_STOP=1 --set password="$GRAFANA_POSTGRES_PASSWORD" --quiet \
+    --username "$POSTGRES_USER" --dbname history <<'SQL'
+CREATE ROLE grafana LOGIN PASSWORD :'password';
+GRANT CONNECT ON DATABASE history TO grafana;
+ALTER DEFAULT PRIVILEGES FOR ROLE history IN SCHEMA public GRANT SELECT ON TABLES TO grafana;
+SQL

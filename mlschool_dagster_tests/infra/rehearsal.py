@@ -28,7 +28,7 @@ INFRA = ROOT / "infra" / "docker"
 PATIENCE = 300.0
 PORTS = ("3000", "4000", "5000", "5432", "8080", "8090")
 FOLDERS = ("/var/lib/mlschool", "/var/lib/mlflow", "/var/lib/dagster", "/opt/dagster")
-REPLACED_BY_THE_TEST = ("postgres", "prometheus")
+REPLACED_BY_THE_TEST = ("postgres", "prometheus", "grafana")
 
 Process = subprocess.Popen[bytes]
 

@@ -41,6 +41,7 @@ def config_for(server: Server, folder: Path, token: str = TOKEN) -> Path:
     for there, here in {
         "endpoint:8080": f"{url.host}:{url.port}",
         "/run/secrets/endpoint_token": str(folder / "token"),
+        "/etc/prometheus/rules.yml": str(ROOT / "infra" / "dashboards" / "rules.yml"),
     }.items():
         assert there in text
         text = text.replace(there, here)
