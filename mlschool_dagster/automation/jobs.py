@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from mlschool_dagster.assets.accuracy_estimates import NAME as ACCURACY_ESTIMATES
 from mlschool_dagster.assets.captures import REPORTS
 from mlschool_dagster.assets.comparison import NAME as COMPARISON
 from mlschool_dagster.assets.data import raw_data_name
@@ -22,7 +23,7 @@ TRAINED = ("cross_validation", "trained_model", "registered_version")
 DEPLOYED = ("endpoint", "deployment_ledger")
 RETRAINING = {"captures": LABELLED}
 ROLLBACK = {"version": PREVIOUS, "reason": "roll back"}
-MONITORED = ("captured_traffic", "labels", *REPORTS)
+MONITORED = ("captured_traffic", "labels", *REPORTS, ACCURACY_ESTIMATES)
 
 MONITORING_SECONDS = 600
 """How long monitoring a window may take; a run that takes longer has died with its machine."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from mlschool_dagster.assets.accuracy_estimates import NAME as ACCURACY_ESTIMATES
 from mlschool_dagster.assets.captures import REPORTS
 from mlschool_dagster.assets.windows import CAPTURES_TOKEN, LABELS_TOKEN, covered_token
 from mlschool_dagster.automation.jobs import MONITORED, MONITORING_SECONDS
@@ -62,7 +63,7 @@ LABELS = Stream(
     name="labels",
     token_name=LABELS_TOKEN,
     # Labels may land before the captures' own run: the traffic is frozen along with them.
-    selection=("captured_traffic", "labels", "performance_report"),
+    selection=("captured_traffic", "labels", "performance_report", ACCURACY_ESTIMATES),
     reports=("performance_report",),
 )
 
