@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 NAME = "dashboard"
 PAGE = "dashboard.html"
 """The page's name in the folder of the platform's files."""
-SHOWN = (*REPORTS, "deployment_ledger")
+SHOWN = (
+    *REPORTS,
+    "accuracy_estimates",
+    "traffic_volume",
+    "deployment_ledger",
+    "promotion_ledger",
+)
 """The assets of which the page tells."""
 
 
@@ -92,10 +98,10 @@ def dashboard(spec: DataSpec) -> dg.AssetsDefinition:
 def _board(
     spec: DataSpec, config: DashboardConfig, history: History, deployed: "Sequence[Deployment]"
 ) -> "Board":
-    from mlschool_dagster.monitoring.dashboard.board import Board
+    from mlschool_dagster.monitoring.dashboard.board import NAMES, Board
 
     with history.metrics() as metrics:
-        known = metrics.read(newest=config.windows)
+        known = metrics.read(NAMES, newest=config.windows)
     with history.promotions() as ledger:
         entries = ledger.entries()
     return Board(

@@ -130,6 +130,16 @@ def test_nothing_known_is_never_fine() -> None:
     assert answer(Board("m", HOUR.end, [too_few]), "accuracy").state is State.UNKNOWN
 
 
+def test_drift_that_no_column_shows_is_told_all_the_same() -> None:
+    found = [
+        Metric(HOUR, MetricName.DRIFT_EFFECT, 0.01, 200, column="a"),
+        Metric(HOUR, MetricName.DRIFT_EFFECT, 0.4, 200, finding=True),
+    ]
+    told = answer(Board("m", HOUR.end, found), "drift")
+    assert told.state is State.FINDING
+    assert "all columns together" in told.text
+
+
 def errors(segment: str, wrong: int, rows: int, window: Window = HOUR) -> Metric:
     return Metric(window, MetricName.ERROR_SHARE, wrong / rows, rows, segment=segment)
 

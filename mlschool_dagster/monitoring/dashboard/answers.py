@@ -84,12 +84,8 @@ def _accuracy(board: Board) -> Answer:
 def _drift(board: Board) -> Answer:
     key, question = "drift", "Has the data changed?"
     evidence = board.newest(MetricName.DRIFT_EVIDENCE)
-    effect = board.series(MetricName.DRIFT_EFFECT)
-    columns = board.columns(MetricName.DRIFT_EFFECT)
-    newest = max(
-        [s[-1].window for c in columns if (s := board.series(MetricName.DRIFT_EFFECT, c))],
-        default=effect[-1].window if effect else None,
-    )
+    compared = [m.window for m in board.metrics if m.name is MetricName.DRIFT_EFFECT]
+    newest = max(compared, default=None)
     if newest is None:
         return _unknown(key, question, "No window has been compared with the training data yet.")
     drifted = board.findings(MetricName.DRIFT_EFFECT, newest)
@@ -110,7 +106,7 @@ def _drift(board: Board) -> Answer:
 
 def _traffic(board: Board) -> Answer:
     key, question = "traffic", "Does as much arrive as usual?"
-    rows = board.newest(MetricName.ROWS) or board.newest(MetricName.ROW_RATE)
+    rows = board.newest(MetricName.ROWS)
     refused = board.newest(MetricName.REFUSED_SHARE)
     if rows is None or rows.value is None:
         return _unknown(key, question, "No traffic has been counted yet.")

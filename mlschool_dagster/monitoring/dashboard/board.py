@@ -8,8 +8,29 @@ from functools import cached_property
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.monitoring.metrics import ALL, Metric, MetricName
 
+NAMES = (
+    MetricName.ROWS,
+    MetricName.REFUSED_SHARE,
+    MetricName.QUALITY_FINDINGS,
+    MetricName.MISSING_SHARE,
+    MetricName.OUT_OF_RANGE_SHARE,
+    MetricName.NEW_CATEGORY_SHARE,
+    MetricName.DUPLICATE_SHARE,
+    MetricName.DRIFT_EFFECT,
+    MetricName.DRIFT_EVIDENCE,
+    MetricName.ESTIMATED_ACCURACY,
+    MetricName.REALISED_ACCURACY,
+    MetricName.ERROR_SHARE,
+    MetricName.LABEL_COVERAGE,
+    MetricName.LABEL_DELAY,
+)
+"""The metrics that the page shows."""
+
 PROMOTION = "promotion"
 """The lane of the steps of promotions."""
+
+ALL_COLUMNS = "all columns together"
+"""What stands for the column of what is about all of them."""
 
 Subject = tuple[MetricName, str, str]
 """What a series is about: its name, column and segment."""
@@ -86,13 +107,19 @@ class Board:
         return sorted({segment for of, _, segment in self._series if of == name and segment})
 
     def findings(self, name: MetricName, window: Window) -> list[str]:
-        """The columns in which the metric of `window` is a finding, the largest value first."""
+        """The columns in which the metric of `window` is a finding, the largest value first.
+
+        If it is one of no column, but of all together, that is named instead.
+        """
         found = [
             metric
             for column in self.columns(name)
             for metric in self.series(name, column)
             if metric.window == window and metric.finding
         ]
+        together = [m for m in self.series(name) if m.window == window and m.finding]
+        if together and not found:
+            return [ALL_COLUMNS]
         return [m.column for m in sorted(found, key=lambda m: -(m.value or 0.0))]
 
 

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 from mlschool_dagster.modeling.figures import COLOURS
-from mlschool_dagster.monitoring.dashboard.board import PROMOTION, Board, Event
+from mlschool_dagster.monitoring.dashboard.board import ALL_COLUMNS, PROMOTION, Board, Event
 from mlschool_dagster.monitoring.dashboard.frame import (
-    ALL_COLUMNS,
     BLUE,
     BLUE_BAND,
     EXPECTED,

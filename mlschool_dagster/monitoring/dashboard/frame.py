@@ -29,8 +29,6 @@ LEFT_MARGIN = 150
 """Pixels; the same for all, so that windows stand below each other."""
 MARKS = 40
 """Most deployments that are marked, the newest."""
-ALL_COLUMNS = "all together"
-"""What stands for the column of what is about all of them."""
 LABEL_LENGTH = 20
 WRAPPED_AT, WRAPPED_LINES = 60, 6
 

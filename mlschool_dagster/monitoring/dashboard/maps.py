@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mlschool_dagster.capture.windows import Window
-from mlschool_dagster.monitoring.dashboard.board import Board
+from mlschool_dagster.monitoring.dashboard.board import ALL_COLUMNS, Board
 from mlschool_dagster.monitoring.dashboard.frame import (
-    ALL_COLUMNS,
     Figure,
     Panel,
     Trace,
