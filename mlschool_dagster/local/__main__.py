@@ -1,4 +1,4 @@
-"""The command line: ``python -m mlschool_dagster.local demo | dev | stop | clean``."""
+"""The command line: ``python -m mlschool_dagster.local demo | dev | scenario | stop | clean``."""
 
 import os
 import shutil
@@ -17,20 +17,22 @@ from mlschool_dagster.settings import Settings
 
 def main() -> int:
     """Run the command named by the first argument; 0 only if all of it happened."""
-    commands: dict[str, Callable[[Settings], None]] = {
+    commands: dict[str, Callable[..., None]] = {
         "demo": demo,
         "dev": dev,
+        "scenario": scenario,
         "stop": stop_leftovers,
         "clean": clean,
     }
-    if len(sys.argv) != 2 or sys.argv[1] not in commands:
-        print(f"usage: python -m mlschool_dagster.local {{{','.join(commands)}}}")
+    name, *arguments = sys.argv[1:] or [""]
+    if name not in commands or len(arguments) > (name == "scenario"):
+        print(f"usage: python -m mlschool_dagster.local {{{','.join(commands)}}} [scenario's name]")
         return 2
     # A shell that starts a job in the background lets it ignore SIGINT.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
-        commands[sys.argv[1]](Settings.from_environment())
+        commands[name](Settings.from_environment(), *arguments)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
@@ -73,6 +75,17 @@ def dev(settings: Settings) -> None:
         say(f"endpoint  {serving.url if serving else 'starts when its asset is materialized'}")
         say("Ctrl-C stops all of it")
         threading.Event().wait()
+
+
+def scenario(settings: Settings, name: str = "") -> None:
+    """Play the story `name` on a platform of its own; without a name, list the stories."""
+    from mlschool_dagster.local.scenario import play, stage_of_its_own, story_named, tell
+
+    if not name:
+        tell(print)
+        return
+    stage_of_its_own(story_named(name), name)
+    play(name, settings, say)
 
 
 def clean(settings: Settings) -> None:

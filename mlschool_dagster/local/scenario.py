@@ -1,0 +1,95 @@
+"""The command ``scenario``: a story on a platform of its own, and whether it ended as it should."""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+
+from mlschool_dagster.capture.windows import LENGTH, Window
+from mlschool_dagster.clock import CLOCK, utc_now
+from mlschool_dagster.errors import UserError
+from mlschool_dagster.local.platform import Say, running_platform
+from mlschool_dagster.local.scenario_stage import Clock, Stage
+from mlschool_dagster.local.scenario_stories import STORIES
+from mlschool_dagster.local.scenario_story import Judged, Story, judge
+from mlschool_dagster.modeling.spec import load_spec
+from mlschool_dagster.settings import Settings
+from mlschool_dagster.simulation.drift import affected_column
+
+LEAD = timedelta(days=1)
+"""How long ago a story ends: Dagster knows no windows of the future."""
+
+_KEPT = ("MLSCHOOL_SPEC", "MLSCHOOL_DATA")
+_OURS = ("MLSCHOOL_", "MLFLOW_", "DAGSTER_")
+
+
+def tell(say: Say) -> None:
+    """List the stories, a line each."""
+    for name, story in STORIES.items():
+        say(f"{name:16} {story.tells}")
+
+
+def story_named(name: str) -> Story:
+    """The story `name`.
+
+    Raises:
+        UserError: there is none; the sentence names those that there are.
+    """
+    if name not in STORIES:
+        raise UserError(f"There is no scenario {name!r}; choose one of: {', '.join(STORIES)}.")
+    return STORIES[name]
+
+
+def stage_of_its_own(story: Story, name: str) -> None:
+    """Become the same command on a state folder and a clock of its own, unless it has them.
+
+    The clock must be known before anything asks for the time.
+    """
+    if CLOCK in os.environ:
+        return
+    home = Path(tempfile.mkdtemp(prefix=f"mlschool-{name}-"))
+    clock = home / "clock"
+    clock.write_text("0", encoding="ascii")
+    foreign = {
+        variable: value
+        for variable, value in os.environ.items()
+        if variable in _KEPT or not variable.startswith(_OURS)
+    }
+    own = {"MLSCHOOL_HOME": str(home), CLOCK: str(clock), **story.settings}
+    command = [sys.executable, "-m", "mlschool_dagster.local", "scenario", name]
+    os.execve(sys.executable, command, {**foreign, **own})  # noqa: S606 - no shell is meant
+
+
+def play(name: str, settings: Settings, say: Say) -> None:
+    """Play the story `name` and say how it ended.
+
+    Raises:
+        UserError: it did not end as it should; its state folder is left for a look.
+    """
+    story = story_named(name)
+    say(f"{name}: {story.tells}")
+    clock = Clock(Path(os.environ[CLOCK]))
+    start = Window.of(utc_now() - LEAD - len(story.hours) * LENGTH)
+    with running_platform(settings, say) as platform:
+        os.environ.update(platform.environment)
+        outcome = Stage(Settings.from_environment(), clock, say).play(story, start)
+    spec = load_spec(settings.spec)
+    drift = next(hour for hour in story.changed if hour.rows)
+    judged = judge(story, outcome, affected_column(spec, drift.drift, drift.column))
+    for line in table(judged):
+        say(line)
+    if not all(verdict.holds for verdict in judged):
+        raise UserError(f"{name} did not end as it should; its state is left in {settings.home}.")
+    shutil.rmtree(settings.home)
+
+
+def table(judged: Iterable[Judged]) -> Iterable[str]:
+    """The closing table, a line each."""
+    rows = [("expected", "what happened", "")]
+    rows += [(j.expectation, j.happened, "yes" if j.holds else "NO") for j in judged]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    for row in rows:
+        yield f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}".rstrip()

@@ -1,0 +1,221 @@
+"""The stage on which stories are played: a platform of their own, at another time, hour by hour."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+
+from mlschool_dagster.atomic import replacing
+from mlschool_dagster.automation.sensors import CAPTURES, LABELS, FollowedStream
+from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX
+from mlschool_dagster.capture.store import CaptureStore, open_store
+from mlschool_dagster.capture.windows import LENGTH, Window
+from mlschool_dagster.errors import UserError
+from mlschool_dagster.local.jobs import run_config, run_job
+from mlschool_dagster.local.platform import Say, local_endpoint
+from mlschool_dagster.local.scenario_story import Hour, Outcome, Story
+from mlschool_dagster.modeling.data import read_data
+from mlschool_dagster.modeling.spec import DataSpec, load_spec
+from mlschool_dagster.monitoring.history import open_history
+from mlschool_dagster.promotion.ledger import open_ledger
+from mlschool_dagster.settings import Settings
+from mlschool_dagster.simulation.config import TrafficConfig
+from mlschool_dagster.simulation.diary import Diary
+from mlschool_dagster.simulation.labels import label_captures
+from mlschool_dagster.simulation.traffic import simulate
+from mlschool_dagster.targets.client import EndpointClient
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PATIENCE_SECONDS = 420.0
+"""How long the platform may take to settle after an hour."""
+POLL_SECONDS = 2.0
+PULSE_SECONDS = 0.2
+MARGIN = timedelta(minutes=5)
+"""How long after its beginning an hour's traffic comes, and its labels before its end."""
+
+
+class Clock:
+    """The time at which the platform lives: `path` is the file that `MLSCHOOL_CLOCK` names."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def set(self, instant: datetime) -> None:
+        """Make `instant` the present time; from then on it runs as any clock."""
+        with replacing(self._path) as temporary:
+            ahead = instant.timestamp() - time.time()
+            temporary.write_text(str(ahead), encoding="ascii")
+
+
+@dataclass
+class Pulse:
+    """Counts of a client who asks all the time, whatever the platform does meanwhile."""
+
+    requests: int = 0
+    unanswered: int = 0
+
+
+@contextmanager
+def pulse(client: EndpointClient, frame: "pd.DataFrame", spec: DataSpec) -> Iterator[Pulse]:
+    """Requests at short intervals as long as the block lasts, each with an event id of its own.
+
+    They are probes, so that no report counts them.
+    """
+    counts, stop = Pulse(), threading.Event()
+    rows: list[Any] = frame[spec.input_names].dropna().to_dict("records")
+
+    def ask() -> None:
+        while not stop.wait(PULSE_SECONDS):
+            row = rows[counts.requests % len(rows)]
+            counts.requests += 1
+            try:
+                client.invoke([row], f"{SMOKE_TEST_PREFIX}pulse-{counts.requests}")
+            except UserError:
+                counts.unanswered += 1
+
+    thread = threading.Thread(target=ask, name="pulse")
+    thread.start()
+    try:
+        yield counts
+    finally:
+        stop.set()
+        thread.join()
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A running platform on which a story is played; `settings` and the environment are its own."""
+
+    settings: Settings
+    clock: Clock
+    say: Say
+    first: dict[tuple[str, str], int] = field(default_factory=dict)
+    versions: list[str] = field(default_factory=list)
+
+    def play(self, story: Story, start: Window) -> Outcome:
+        """Play `story` from the window `start` on.
+
+        Raises:
+            UserError: the platform did not settle, or an endpoint is away.
+        """
+        spec = load_spec(self.settings.spec)
+        frame = read_data(self.settings.data, spec)
+        self.clock.set(start.start - LENGTH)
+        run_job("training_job", self.settings, self.say, run_config("training_job"))
+        run_job("deployment_job", self.settings, self.say, run_config("deployment_job"))
+        client = self._client(spec)
+        diary = Diary(self.settings.home / "simulation" / "diary.jsonl")
+        store = open_store(self.settings.capture_store)
+        requests = 0
+        with dg.DagsterInstance.get() as instance, pulse(client, frame, spec) as heartbeat:
+            for number, hour in enumerate(story.hours):
+                window = Window(start.start + number * LENGTH)
+                self.clock.set(window.start + MARGIN)
+                requests += self._send(hour, number, frame, spec, client, diary)
+                self.clock.set(window.end - MARGIN)
+                if story.delay is not None:
+                    until = window.end - story.delay * LENGTH
+                    label_captures(store, diary, spec, story.experts, seed=number, until=until)
+                self.clock.set(window.end + MARGIN / 2)
+                self._settle(store, instance)
+                self._look_around(number)
+        store.close()
+        return Outcome(
+            self.first, self.versions, requests + heartbeat.requests, heartbeat.unanswered
+        )
+
+    def _client(self, spec: DataSpec) -> EndpointClient:
+        status = local_endpoint(self.settings).status()
+        if status is None:
+            raise UserError(f"The endpoint does not run; see {self.settings.home / 'logs'}.")
+        return EndpointClient(spec.name, status.url, token=self.settings.endpoint_token or None)
+
+    def _send(
+        self,
+        hour: Hour,
+        number: int,
+        frame: "pd.DataFrame",
+        spec: DataSpec,
+        client: EndpointClient,
+        diary: Diary,
+    ) -> int:
+        if not hour.rows:
+            self.say(f"window {number + 1}: no traffic")
+            return 0
+        config = TrafficConfig(
+            samples=hour.rows,
+            drift=hour.drift,
+            column=hour.column,
+            share=hour.share,
+            strength=hour.strength,
+            seed=number,
+        )
+        sent = simulate(frame, spec, client.invoke, config, lambda _: None, diary.remember)
+        self.say(
+            f"window {number + 1}: {sent.accepted} of {sent.sent} rows answered, "
+            f"{sent.correct / max(sent.accepted, 1):.1%} of them rightly; drift: {sent.drift}"
+        )
+        return sent.sent
+
+    def _settle(self, store: CaptureStore, instance: dg.DagsterInstance) -> None:
+        """Wait until the reports cover everything, and no sensor has anything left to do."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        quiet_since = time.time()
+        streams = [FollowedStream(stream, store, instance) for stream in (CAPTURES, LABELS)]
+        while True:
+            covered = all(s.coverage(w) == s.token(w) for s in streams for w in store.windows())
+            if not covered or _runs_under_way(instance):
+                quiet_since = time.time()
+            elif _all_idle_since(instance, quiet_since):
+                return
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"The platform did not settle within {PATIENCE_SECONDS:.0f} s; see "
+                    f"{self.settings.home / 'logs'}."
+                )
+            time.sleep(POLL_SECONDS)
+
+    def _look_around(self, number: int) -> None:
+        """Note what is known after an hour, and tell what is new."""
+        history = open_history(self.settings.history)
+        found = [(str(m.name), m.column) for m in history.read() if m.finding and not m.segment]
+        history.close()
+        ledger = open_ledger(self.settings.history)
+        entries = ledger.entries()
+        ledger.close()
+        happened = [*found, *((str(entry.step), "") for entry in entries)]
+        told = {entry.step: entry.reason for entry in entries}
+        for what, column in dict.fromkeys(happened):
+            if (what, column) not in self.first:
+                self.first[what, column] = number
+                of_column = f" of {column}" if column else ""
+                reason = f": {told[what]}" if what in told else ""  # type: ignore[index]
+                self.say(f"  {what}{of_column}{reason}")
+        status = local_endpoint(self.settings).status()
+        self.versions.append(status.version if status else "none")
+
+
+def _runs_under_way(instance: dg.DagsterInstance) -> bool:
+    return bool(instance.get_runs(dg.RunsFilter(statuses=NOT_FINISHED_STATUSES), limit=1))
+
+
+def _all_idle_since(instance: dg.DagsterInstance, instant: float) -> bool:
+    """Whether every sensor that is on has looked since `instant`, and found nothing to do."""
+    return all(
+        any(
+            tick.is_completed and tick.timestamp >= instant and not tick.run_ids
+            for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1)
+        )
+        for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
+        if state.is_running
+    )

@@ -1,0 +1,132 @@
+"""What a scenario is: a story told hour by hour, and what the platform is to make of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mlschool_dagster.monitoring.metrics import ALL, MetricName
+from mlschool_dagster.promotion.episode import Step
+from mlschool_dagster.simulation.config import Drift
+from mlschool_dagster.simulation.labels import Expert
+
+Happening = MetricName | Step
+"""What the platform can conclude (a finding of a metric) or do (a step of an episode)."""
+
+DRIFTED = "*"
+"""The column that the story lets drift, whatever it is called in this data set."""
+
+TRUTHFUL = (Expert("expert", quality=1.0),)
+
+
+@dataclass(frozen=True, slots=True)
+class Hour:
+    """One window of traffic: ``rows`` requests, what is different about them, and how much."""
+
+    rows: int = 300
+    drift: Drift = Drift.NONE
+    share: float | None = None
+    strength: float | None = None
+    column: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """That something happens within so many windows from the change on; None: it never happens.
+
+    A finding is one about ``column``, or about all columns together.
+    """
+
+    what: Happening
+    within: int | None
+    column: str = ALL
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """What the clients and the experts do, and what is to come of it.
+
+    ``quiet`` hours without any difference come first; ``changed`` are those from the change on.
+    Labels come ``delay`` windows after the traffic (None: never), from ``experts`` in turn.
+    ``is_replaced`` says whether another version is to serve in the end. What is expected must not
+    happen in the quiet hours.
+    """
+
+    tells: str
+    changed: Sequence[Hour]
+    expected: Sequence[Expected]
+    quiet: Sequence[Hour] = (Hour(), Hour())
+    experts: Sequence[Expert] = TRUTHFUL
+    delay: int | None = 0
+    is_replaced: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of the platform."""
+
+    @property
+    def hours(self) -> list[Hour]:
+        """All windows in order."""
+        return [*self.quiet, *self.changed]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a story.
+
+    ``first`` says in which hour (from 0) each happening was first known, by its column;
+    ``versions`` which version was the primary after each hour; ``unanswered`` the requests that
+    were neither answered nor refused for a reason.
+    """
+
+    first: Mapping[tuple[str, str], int]
+    versions: Sequence[str]
+    requests: int
+    unanswered: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """An expectation beside what happened."""
+
+    expectation: str
+    happened: str
+    holds: bool
+
+
+def judge(story: Story, outcome: Outcome, drifted: str) -> list[Judged]:
+    """Each expectation of `story`; `drifted` is the column that the story lets drift."""
+    judged = [_judged(story, expected, outcome, drifted) for expected in story.expected]
+    replaced = outcome.versions[-1] != outcome.versions[0]
+    return [
+        *judged,
+        Judged(
+            "another version serves" if story.is_replaced else "the same version serves",
+            f"version {outcome.versions[0]}, in the end {outcome.versions[-1]}",
+            replaced == story.is_replaced,
+        ),
+        Judged(
+            "every request is answered",
+            f"{outcome.requests - outcome.unanswered} of {outcome.requests}",
+            not outcome.unanswered,
+        ),
+    ]
+
+
+def _judged(story: Story, expected: Expected, outcome: Outcome, drifted: str) -> Judged:
+    column = drifted if expected.column == DRIFTED else expected.column
+    what = f"{expected.what}{f' of {column}' if column else ''}"
+    hour = outcome.first.get((expected.what, column))
+    change = len(story.quiet)
+    if hour is None:
+        return Judged(_told(what, expected), "did not happen", expected.within is None)
+    if hour < change:
+        return Judged(_told(what, expected), f"before the change, in window {hour + 1}", False)
+    took = hour - change + 1
+    return Judged(
+        _told(what, expected),
+        f"in window {took} of the change",
+        expected.within is not None and took <= expected.within,
+    )
+
+
+def _told(what: str, expected: Expected) -> str:
+    if expected.within is None:
+        return f"{what}: never"
+    return f"{what}: within {expected.within} window{'s' if expected.within > 1 else ''}"
