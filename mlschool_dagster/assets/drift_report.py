@@ -1,5 +1,7 @@
 """The drift report: whether one hour's captures still look like the training data."""
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
 from pydantic import Field
 
@@ -10,11 +12,20 @@ from mlschool_dagster.assets.windows import (
     monitored_window,
     windowed_asset,
 )
-from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.modeling.spec import CONFIDENCE, PREDICTION, DataSpec
 from mlschool_dagster.monitoring.config import DriftConfig
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.files import PlatformFiles
+from mlschool_dagster.resources.history import History
 from mlschool_dagster.resources.tracking import MlflowTracking
+
+if TYPE_CHECKING:
+    from mlschool_dagster.monitoring.drift import DriftReport
+    from mlschool_dagster.monitoring.sequential import Evidence
+
+NAME = "drift_report"
+NO_DRIFT = "no_drift"
+NO_CONFIRMED_DRIFT = "no_confirmed_drift"
 
 _DRIFT = DriftConfig()
 
@@ -24,10 +35,13 @@ class DriftSettings(ReportConfig):
 
     alpha: float = Field(
         default=_DRIFT.alpha,
-        description="Chance that a window without drift is flagged, over all its tests together.",
+        description="Chance that a window without drift is flagged, over all its tests together; "
+        "and that drift is ever confirmed in 1,000 windows without any.",
     )
     minimum_effect: float = Field(
-        default=_DRIFT.minimum_effect, description="Least effect size that matters, 0 to 1."
+        default=_DRIFT.minimum_effect,
+        description="Least effect that matters: a share of rows, or standard deviations of a "
+        "quantity.",
     )
     minimum_rows: int = Field(
         default=_DRIFT.minimum_rows,
@@ -47,19 +61,28 @@ def drift_report(spec: DataSpec) -> dg.AssetsDefinition:
     """The asset ``drift_report``: whether a window still looks like the training data."""
 
     @windowed_asset(
-        "drift_report",
+        NAME,
         deps=["captured_traffic"],
         kinds={"evidently", "scipy", "html"},
         check_specs=[
             dg.AssetCheckSpec(
-                "no_drift",
-                asset="drift_report",
+                NO_DRIFT,
+                asset=NAME,
                 description="No column, prediction or confidence has drifted away from the "
-                "training data, and there was enough data to say so.",
-            )
+                "training data, and there was enough data to say so. Of windows without drift it "
+                "fails at most one in twenty.",
+            ),
+            dg.AssetCheckSpec(
+                NO_CONFIRMED_DRIFT,
+                asset=NAME,
+                description="The evidence of all windows up to this one, against the training data "
+                "of the version that served, does not confirm drift. In 1,000 windows without "
+                "drift the chance that it ever fails is at most one in twenty.",
+            ),
         ],
         description="Two-sample tests of one hour's captures against the training data of the "
-        "version that served, corrected for the number of tests and with an effect floor.",
+        "version that served, corrected for the number of tests and with an effect floor; and the "
+        "evidence for drift gathered over the windows so far.",
     )
     def report(
         context: dg.AssetExecutionContext,
@@ -67,24 +90,38 @@ def drift_report(spec: DataSpec) -> dg.AssetsDefinition:
         captures: Captures,
         files: PlatformFiles,
         mlflow: MlflowTracking,
+        history: History,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        from mlschool_dagster.monitoring.drift import DriftVerdict, drift
+        from mlschool_dagster.monitoring.baseline import Baseline
+        from mlschool_dagster.monitoring.drift import drift_from
+        from mlschool_dagster.monitoring.drift_history import drift_metrics, earlier_e_values
+        from mlschool_dagster.monitoring.evidence_plot import evidence_plot
         from mlschool_dagster.monitoring.html import drift_html
         from mlschool_dagster.monitoring.plots import distributions
+        from mlschool_dagster.monitoring.sequential import Region, evidence
 
         with plain_errors():
+            settings = config.drift()
             seen = monitored_window(chosen_window(context, captures), spec, files, mlflow)
-            found = drift(seen.current, seen.reference, spec, config.drift())
-            page = files.window(seen.window, "drift_report.html")
-            drift_html(
-                seen.current, seen.reference, spec, seen.subject, found, page, config.samples
+            version = seen.subject.model_version
+            baseline = Baseline(seen.reference, spec)
+            summary = baseline.summary(
+                seen.table.chunks([*spec.input_names, PREDICTION, CONFIDENCE])
             )
-            context.log.info(found.summary)
-            scores = {
-                f"drift_score_{test.column}": float(test.effect)
-                for test in found.tests
-                if test.effect is not None and test.aspect != "missing share"
-            }
+            found = drift_from(baseline, summary, settings)
+            e_values = Region(baseline, settings).e_values(summary)
+            with history.metrics() as metrics:
+                earlier = earlier_e_values(metrics, seen.window, version)
+                gathered = evidence([*earlier.values(), e_values], settings.alpha)
+                metrics.record(
+                    seen.window,
+                    NAME,
+                    drift_metrics(seen.window, version, found, e_values, gathered),
+                )
+            page = files.window(seen.window, f"{NAME}.html")
+            drawn = seen.table.sample(config.samples)
+            drift_html(drawn, seen.reference, spec, seen.subject, found, page, config.samples)
+            context.log.info(f"{found.summary} {gathered.summary}")
             return dg.MaterializeResult(
                 metadata={
                     "report": files.link(page),
@@ -93,21 +130,54 @@ def drift_report(spec: DataSpec) -> dg.AssetsDefinition:
                     "drifted_columns": dg.MetadataValue.json(found.drifted_columns),
                     "drifted": float(len(found.drifted_columns)),
                     "distributions": picture(
-                        distributions(seen.current, seen.reference, spec, found),
+                        distributions(drawn, seen.reference, spec, found),
                         "window beside reference, per column",
                     ),
-                    **scores,
+                    **_scores(found),
                     "tests": table(found.rows()),
+                    "evidence": gathered.totals[-1],
+                    "evidence_over_windows": picture(
+                        evidence_plot([*earlier, seen.window], gathered),
+                        "evidence for drift after each window",
+                    ),
+                    "evidence_by_column": table(gathered.rows(e_values)),
                 },
-                check_results=[
-                    dg.AssetCheckResult(
-                        check_name="no_drift",
-                        passed=found.verdict is DriftVerdict.STABLE,
-                        severity=dg.AssetCheckSeverity.WARN,
-                        description=found.summary,
-                        metadata={"drifted": float(len(found.drifted_columns)), **scores},
-                    )
-                ],
+                check_results=[_no_drift(found), _no_confirmed_drift(gathered)],
             )
 
     return report
+
+
+def _scores(found: "DriftReport") -> dict[str, float]:
+    """The effect of each column's distribution, or mean where that is compared."""
+    scores: dict[str, float] = {}
+    for test in found.tests:
+        if test.column and test.effect is not None and test.aspect in ("distribution", "mean"):
+            scores[f"drift_score_{test.column}"] = test.effect
+    return scores
+
+
+def _no_drift(found: "DriftReport") -> dg.AssetCheckResult:
+    from mlschool_dagster.monitoring.drift import DriftVerdict
+
+    return dg.AssetCheckResult(
+        check_name=NO_DRIFT,
+        passed=found.verdict is DriftVerdict.STABLE,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=found.summary,
+        metadata={"drifted": float(len(found.drifted_columns)), **_scores(found)},
+    )
+
+
+def _no_confirmed_drift(gathered: "Evidence") -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        check_name=NO_CONFIRMED_DRIFT,
+        passed=not gathered.confirmed,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=gathered.summary,
+        metadata={
+            "evidence": gathered.totals[-1],
+            "threshold": gathered.threshold,
+            "windows": float(len(gathered.totals)),
+        },
+    )

@@ -114,7 +114,10 @@ class DriftReport:
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat mapping a test, for a table."""
-        return [{**asdict(test), "verdict": str(test.verdict)} for test in self.tests]
+        return [
+            {**asdict(test), "column": test.column or TOGETHER, "verdict": str(test.verdict)}
+            for test in self.tests
+        ]
 
 
 def drift(

@@ -219,7 +219,7 @@ class Evidence:
 
     @property
     def summary(self) -> str:
-        """The verdict as one sentence that names the columns."""
+        """The verdict over all windows as one sentence that names the columns."""
         total, windows = self.totals[-1], len(self.totals)
         over = f"{windows} window{'s' if windows > 1 else ''}"
         if not self.confirmed:
@@ -232,6 +232,19 @@ class Evidence:
             f"Drift is confirmed in {where}: the evidence of {over} is {total:.2g}, "
             f"at least {self.threshold:g}."
         )
+
+    def rows(self, e_values: Mapping[str, float]) -> list[dict[str, str | float]]:
+        """One flat mapping a column, for a table; `e_values` are those of the newest window."""
+        return [
+            {
+                "column": name or TOGETHER,
+                "e_value": e_values.get(name, 1.0),
+                "evidence": part,
+                "threshold": self.threshold,
+                "verdict": "confirmed" if part >= self.threshold else "not confirmed",
+            }
+            for name, part in self.parts.items()
+        ]
 
 
 def evidence(windows: Sequence[Mapping[str, float]], alpha: float) -> Evidence:
