@@ -65,7 +65,7 @@ def run_request(episode: Episode, act: str, number: int, config: PromotionConfig
         run_key=f"{episode.id}/{act}#{number}",
         job_name=JOBS[act],
         run_config={"ops": {"endpoint": {"config": wanted}}} if wanted else {},
-        tags={EPISODE_TAG: episode.id, ACT_TAG: act},
+        tags={EPISODE_TAG: episode.id, ACT_TAG: str(act)},
     )
 
 

@@ -109,7 +109,7 @@ class EpisodeWorld:
         return len(looks) + 1
 
     def _runs(self, act: str) -> Sequence[dg.RunRecord]:
-        tags = {EPISODE_TAG: self.episode.id, ACT_TAG: act}
+        tags = {EPISODE_TAG: self.episode.id, ACT_TAG: str(act)}
         return self.instance.get_run_records(dg.RunsFilter(tags=tags))
 
     def _is_ours(self, by: str) -> bool:

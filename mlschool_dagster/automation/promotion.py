@@ -71,9 +71,11 @@ def promotion_sensor(jobs: "list[AssetJob]") -> dg.SensorDefinition:
         with history.promotions() as ledger:
             moved = move_on(ledger, world, utc_now(), config, NAME, ACTS)
             entries = ledger.entries()
-        requests = [moved] if isinstance(moved, dg.RunRequest) else []
-        for episode in episodes(entries)[-1:]:
-            requests.extend(_look(world(episode), config))
+        if isinstance(moved, dg.RunRequest):
+            requests = [moved]
+        else:
+            newest = episodes(entries)[-1:]
+            requests = [look for episode in newest for look in _look(world(episode), config)]
         cursor = str(len(entries))
         if entries and context.cursor != cursor:
             requests.append(_shown(entries))

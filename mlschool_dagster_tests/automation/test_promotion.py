@@ -1,0 +1,134 @@
+"""The promotion sensor: a challenger is led to its end, whatever dies in between."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from mlschool_dagster.automation.promotion import LEDGER_JOB
+from mlschool_dagster.capture.records import Role
+from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.clock import utc_now
+from mlschool_dagster.local.platform import local_endpoint
+from mlschool_dagster.monitoring.history import open_history
+from mlschool_dagster.monitoring.metrics import Metric, MetricName
+from mlschool_dagster.promotion.episode import Entry, Step
+from mlschool_dagster.targets.local import LocalTarget
+from mlschool_dagster_tests.assets.versions import register_again
+from mlschool_dagster_tests.automation.ticking import Sensor, append, last, move_clock
+from mlschool_dagster_tests.platform import Platform, metadata, traffic, truth
+from mlschool_dagster_tests.serving.tiny_model import ROW
+
+EPISODE = "20261120-120000-abcd"
+
+
+@pytest.fixture
+def target(trained_platform: Platform) -> Iterator[LocalTarget]:
+    target = local_endpoint(trained_platform.settings)
+    yield target
+    target.stop()
+
+
+def compared(platform: Platform, challenger: str, *, better: bool = True) -> None:
+    """An episode whose challenger was compared with version 1."""
+    now = utc_now()
+    window = Window.of(now).key
+    asked = {"champion": "1", "windows": [window], "signals": ["realised_accuracy"]}
+    append(platform, Entry(EPISODE, now, Step.REQUESTED, "", "sensor", "It got worse.", asked))
+    found = {"better": better, "champion": "1"}
+    append(platform, Entry(EPISODE, now, Step.COMPARED, challenger, "run", "Better.", found))
+
+
+def serve_both(platform: Platform, rows: int, *, right: bool) -> None:
+    """Captures of the present hour: `rows` answers of either version, shadowed and labelled.
+
+    The canary's shadow is right on all rows, or on none; the champion on half of them.
+    """
+    window = Window.of(utc_now())
+    drawn = traffic(platform.registry().reference("1"), 2 * rows, window)
+    moment = utc_now()
+    for capture in drawn:
+        capture.captured_at = moment
+    answers, canary = drawn[:rows], drawn[rows:]
+    labels = truth(answers[: rows // 2]) + truth(answers[rows // 2 :], right=False)
+    shadows = [
+        replace(a, model_version="2", role=Role.SHADOW, prediction=known.label)
+        for a, known in zip(answers, labels, strict=True)
+    ]
+    if not right:
+        wrong = truth(shadows, right=False)
+        for shadow, other in zip(shadows, wrong, strict=True):
+            shadow.prediction = other.label
+    answered = [replace(c, model_version="2", role=Role.CANARY) for c in canary]
+    with platform.store() as store:
+        store.append([*answers, *shadows, *answered])
+        store.append_labels(labels)
+
+
+def measured(platform: Platform, version: str, hours: int, accuracy: float) -> None:
+    """What monitoring says of `version` in the window `hours` from now."""
+    window = Window.of(utc_now() + timedelta(hours=hours))
+    history = open_history(platform.settings.history)
+    metric = Metric(window, MetricName.REALISED_ACCURACY, accuracy, 200, version=version)
+    history.record(window, f"{version}", [metric])
+    history.close()
+
+
+@pytest.mark.slow
+def test_a_better_challenger_is_promoted_and_found_healthy(
+    trained_platform: Platform,
+    target: LocalTarget,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    platform = trained_platform
+    assert platform.run("deployment_job").success
+    challenger = register_again(platform)
+    compared(platform, challenger)
+    sensor = Sensor(platform, "promotion_sensor")
+
+    assert [r.run_key for r in sensor.lose()] == [r.run_key for r in sensor.lose()]
+    canary, shown = sensor.tick()
+    assert (canary.job_name, shown.job_name) == ("deployment_job", LEDGER_JOB)
+    assert sensor.carry_out(canary).success
+    assert sensor.carry_out(shown).success
+    status = target.status()
+    assert status is not None
+    assert (status.version, status.canary, status.shadow) == ("1", challenger, challenger)
+
+    look, shown = sensor.tick()
+    assert last(platform).step is Step.CANARY
+    serve_both(platform, 150, right=True)
+    result = sensor.carry_out(look)
+    assert result.success
+    evidence = metadata(result, "canary_evidence")
+    assert (evidence["pairs"], evidence["labelled"], evidence["canary_rows"]) == (150, 150, 150)
+    assert (evidence["gained"], evidence["lost"]) == (75, 0)
+    assert evidence["realised_difference"] == pytest.approx(0.5)
+
+    promotion, shown = sensor.tick()
+    assert last(platform).step is Step.CANARY_PASSED
+    assert last(platform).details["gained"] == 75
+    assert sensor.carry_out(promotion).success
+    assert target.invoke([ROW])[0].model_version == challenger
+    assert platform.registry().aliases(challenger) == ["champion"]
+
+    sensor.tick()
+    assert last(platform).step is Step.PROMOTED
+    for hours in range(3):
+        measured(platform, challenger, hours, 0.95)
+    assert sensor.tick() == []
+    assert "0 of 3 windows since the promotion tell of it" in sensor.told
+    move_clock(monkeypatch, tmp_path, timedelta(hours=3))
+    (shown,) = sensor.tick()
+    assert last(platform).step is Step.HEALTHY
+    result = sensor.carry_out(shown)
+    told = metadata(result, "promotion_ledger")
+    assert (told["episodes"], told["healthy"], told["open"]) == (1.0, 1.0, 0.0)
+    assert [row.data["step"] for row in told["steps"].records][::-1] == [
+        *("requested", "compared", "canary", "canary passed", "promoted", "healthy")
+    ]
+    tags = platform.registry().resolve(challenger).tags
+    assert (tags["episode"], tags["decision"]) == (EPISODE, "healthy")
