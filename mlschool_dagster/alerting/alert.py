@@ -59,6 +59,7 @@ class Notice:
 
 
 def one_line(text: str) -> str:
-    """`text` on one line, cut to `TEXT_LENGTH` characters."""
-    line = " ".join(text.split())
+    """`text` on one line, cut to `TEXT_LENGTH` characters, without what no database takes."""
+    valid = text.encode("utf-8", "replace").decode("utf-8").replace("\0", " ")
+    line = " ".join(valid.split())
     return line if len(line) <= TEXT_LENGTH else f"{line[: TEXT_LENGTH - 1]}…"

@@ -18,7 +18,6 @@ from sqlalchemy import (
     Integer,
     MetaData,
     RowMapping,
-    String,
     Table,
     Text,
     delete,
@@ -43,7 +42,7 @@ _TABLES = MetaData()
 _TROUBLES = Table(
     "alert_troubles",
     _TABLES,
-    Column("key", String(512), primary_key=True),
+    Column("key", Text, primary_key=True),
     Column("order", Double, nullable=False),
     Column("is_open", Boolean, nullable=False),
     Column("since", Double, nullable=False),
@@ -52,15 +51,15 @@ _TROUBLES = Table(
     Column("text", Text, nullable=False),
     Column("severe", Boolean, nullable=False),
     Column("link", Text, nullable=False),
-    Column("window", String(16), nullable=False),
+    Column("window", Text, nullable=False),
 )
 _WAITING = Table(
     "alert_notices",
     _TABLES,
     Column("id", Integer, primary_key=True),
-    Column("channel", String(320), nullable=False, index=True),
-    Column("key", String(512), nullable=False),
-    Column("kind", String(16), nullable=False),
+    Column("channel", Text, nullable=False, index=True),
+    Column("key", Text, nullable=False),
+    Column("kind", Text, nullable=False),
     Column("text", Text, nullable=False),
     Column("severe", Boolean, nullable=False),
     Column("link", Text, nullable=False),
@@ -69,7 +68,7 @@ _WAITING = Table(
 _AILING = Table(
     "alert_channels",
     _TABLES,
-    Column("channel", String(320), primary_key=True),
+    Column("channel", Text, primary_key=True),
     Column("attempts", Integer, nullable=False),
     Column("why", Text, nullable=False),
     Column("not_before", Double, nullable=False),
@@ -123,12 +122,12 @@ class Book:
 
     def open_troubles(self) -> list[Trouble]:
         """What is in trouble now, the oldest first."""
-        with self._database.transaction() as connection:
+        with self._database.reading() as connection:
             return _open(connection)
 
     def waiting(self, channel: str, now: datetime, limit: int) -> dict[int, Notice]:
         """The oldest notices, at most `limit`, that `channel` is to be given now, by number."""
-        with self._database.transaction() as connection:
+        with self._database.reading() as connection:
             pause = select(_AILING.c.not_before).where(_AILING.c.channel == channel)
             not_before = connection.execute(pause).scalar()
             if not_before is not None and now.timestamp() < not_before:
@@ -174,7 +173,7 @@ class Book:
             .where(_AILING.c.channel.in_(self._channels))
             .group_by(*_AILING.c)
         )
-        with self._database.transaction() as connection:
+        with self._database.reading() as connection:
             return [
                 Ailing(**{**row, "not_before": _instant(row["not_before"])})
                 for row in connection.execute(query).mappings()
@@ -200,7 +199,9 @@ def _trouble(connection: Connection, key: str) -> Trouble | None:
 
 
 def _open(connection: Connection) -> list[Trouble]:
-    still = select(_TROUBLES).where(_TROUBLES.c.is_open).order_by(_TROUBLES.c.since)
+    still = (
+        select(_TROUBLES).where(_TROUBLES.c.is_open).order_by(_TROUBLES.c.since, _TROUBLES.c.key)
+    )
     return [_known(row) for row in connection.execute(still).mappings()]
 
 
