@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mlschool_dagster.promotion.ledger import open_ledger
 from mlschool_dagster.serving.deployment import Deployment, Plan, Release, record_deployment
 from mlschool_dagster_tests.monitoring import month
 from mlschool_dagster_tests.monitoring.samples import START
-from mlschool_dagster_tests.platform import Platform, metadata
+from mlschool_dagster_tests.platform import WINDOW, Platform, metadata, traffic, truth
 
 
 def page(platform: Platform) -> str:
@@ -61,6 +62,32 @@ def test_the_page_shows_metrics_deployments_and_promotions(platform: Platform) -
         assert told in text
     assert "deadbeefcafe" not in text
     assert len(figures(platform)) == 8
+
+
+@pytest.mark.slow
+def test_what_the_reports_found_is_on_the_page(trained_platform: Platform) -> None:
+    captures = [
+        replace(capture, inputs={**capture.inputs, "body_mass_g": 6000.0})
+        for capture in traffic(trained_platform.registry().reference("1"), 120)
+    ]
+    with trained_platform.store() as store:
+        store.append(captures)
+        store.append_labels(truth(captures))
+    assert trained_platform.run("monitoring_job", window=WINDOW).success
+    result = trained_platform.run("dashboard_job")
+    assert result.success
+    told = {
+        row.data["question"]: row.data for row in metadata(result, "dashboard")["answers"].records
+    }
+    drift = told["Has the data changed?"]
+    assert (drift["state"], "body_mass_g" in drift["told"]) == ("look here", True)
+    right = told["Is the model still right?"]
+    assert right["state"] == "fine"
+    assert "Realised accuracy 100.0 %" in right["told"]
+    assert "estimated accuracy" in right["told"]
+    assert told["Do labels arrive?"]["told"].startswith(
+        f"The newest labelled window is {WINDOW.key}, 100.0 % of it"
+    )
 
 
 class Ticks:
