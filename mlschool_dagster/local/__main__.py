@@ -84,7 +84,8 @@ def scenario(settings: Settings, name: str = "") -> None:
     if not name:
         tell(print)
         return
-    stage_of_its_own(story_named(name), name)
+    story_named(name)
+    stage_of_its_own(name)
     play(name, settings, say)
 
 

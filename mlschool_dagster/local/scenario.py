@@ -43,7 +43,7 @@ def story_named(name: str) -> Story:
     return STORIES[name]
 
 
-def stage_of_its_own(story: Story, name: str) -> None:
+def stage_of_its_own(name: str) -> None:
     """Become the same command on a state folder and a clock of its own, unless it has them.
 
     The clock must be known before anything asks for the time.
@@ -58,7 +58,7 @@ def stage_of_its_own(story: Story, name: str) -> None:
         for variable, value in os.environ.items()
         if variable in _KEPT or not variable.startswith(_OURS)
     }
-    own = {"MLSCHOOL_HOME": str(home), CLOCK: str(clock), **story.settings}
+    own = {"MLSCHOOL_HOME": str(home), CLOCK: str(clock)}
     command = [sys.executable, "-m", "mlschool_dagster.local", "scenario", name]
     os.execve(sys.executable, command, {**foreign, **own})  # noqa: S606 - no shell is meant
 
@@ -77,8 +77,7 @@ def play(name: str, settings: Settings, say: Say) -> None:
         os.environ.update(platform.environment)
         outcome = Stage(Settings.from_environment(), clock, say).play(story, start)
     spec = load_spec(settings.spec)
-    drift = next(hour for hour in story.changed if hour.rows)
-    judged = judge(story, outcome, affected_column(spec, drift.drift, drift.column))
+    judged = judge(story, outcome, affected_column(spec, story.changed[0].drift))
     for line in table(judged):
         say(line)
     if not all(verdict.holds for verdict in judged):

@@ -36,12 +36,15 @@ from mlschool_dagster.targets.client import EndpointClient
 if TYPE_CHECKING:
     import pandas as pd
 
-PATIENCE_SECONDS = 420.0
+PATIENCE_SECONDS = 800.0
 """How long the platform may take to settle after an hour."""
 POLL_SECONDS = 2.0
 PULSE_SECONDS = 0.2
-MARGIN = timedelta(minutes=5)
-"""How long after its beginning an hour's traffic comes, and its labels before its end."""
+MARGIN = timedelta(minutes=15)
+"""How long after its beginning an hour's traffic comes, and its labels before its end.
+
+It is longer than the platform may take to settle: time never goes back.
+"""
 
 
 class Clock:
@@ -123,12 +126,16 @@ class Stage:
                 self.clock.set(window.start + MARGIN)
                 requests += self._send(hour, number, frame, spec, client, diary)
                 self.clock.set(window.end - MARGIN)
-                if story.delay is not None:
-                    until = window.end - story.delay * LENGTH
-                    label_captures(store, diary, spec, story.experts, seed=number, until=until)
-                self.clock.set(window.end + MARGIN / 2)
-                self._settle(store, instance)
-                self._look_around(number)
+                labelled = number - story.delay if story.delay is not None else -1
+                if labelled >= 0:
+                    experts = story.hours[labelled].experts
+                    until = start.start + (labelled + 1) * LENGTH
+                    label_captures(store, diary, spec, experts, seed=number, until=until)
+                self.clock.set(window.end)
+                # Nobody waits for the platform while nothing happens.
+                if number >= len(story.quiet) - 1:
+                    self._settle(store, instance)
+                    self._look_around(number)
         store.close()
         return Outcome(
             self.first, self.versions, requests + heartbeat.requests, heartbeat.unanswered
@@ -155,7 +162,6 @@ class Stage:
         config = TrafficConfig(
             samples=hour.rows,
             drift=hour.drift,
-            column=hour.column,
             share=hour.share,
             strength=hour.strength,
             seed=number,

@@ -1,17 +1,124 @@
-"""The stories that can be played."""
+"""The stories that can be played.
+
+Each is as short as what it shows allows: a window costs half a minute on two cores.
+"""
 
 from collections.abc import Mapping
 
-from mlschool_dagster.local.scenario_story import Expected, Hour, Story
+from mlschool_dagster.local.scenario_story import DRIFTED, Expected, Hour, Story
 from mlschool_dagster.monitoring.metrics import MetricName
+from mlschool_dagster.promotion.episode import Step
 from mlschool_dagster.simulation.config import Drift
+from mlschool_dagster.simulation.labels import Expert
+
+_EXPERT, _LABORATORY = Expert("expert", quality=1.0), Expert("laboratory", quality=1.0)
+_LIAR = Expert("stranger", quality=1.0, lies=True)
+
+_MANY = 1300
+"""Enough rows for a canary that answers a tenth of them."""
 
 STORIES: Mapping[str, Story] = {
-    "sensor_failure": Story(
-        tells="An instrument fails: a column comes without values.",
-        changed=[Hour(drift=Drift.MISSING, share=1.0)],
+    "gradual_drift": Story(
+        tells="A measurement drifts, each hour by a quarter of a deviation more; no labels.",
+        changed=[Hour(drift=Drift.SHIFT, strength=step / 4) for step in range(1, 5)],
         delay=None,
-        expected=[Expected(MetricName.QUALITY_FINDINGS, within=1)],
+        expected=[
+            Expected(MetricName.DRIFT_EFFECT, within=3, column=DRIFTED),
+            Expected(MetricName.DRIFT_EVIDENCE, within=3),
+            Expected(Step.REQUESTED, within=None),
+        ],
+    ),
+    "sudden_drift": Story(
+        tells="A measurement is off by one to three standard deviations, all at once; no labels.",
+        changed=[Hour(drift=Drift.SHIFT)],
+        delay=None,
+        expected=[
+            Expected(MetricName.DRIFT_EFFECT, within=1, column=DRIFTED),
+            Expected(MetricName.DRIFT_EVIDENCE, within=1),
+            Expected(Step.REQUESTED, within=None),
+        ],
+    ),
+    "sensor_failure": Story(
+        tells="An instrument fails: a column comes without values. Training would mend nothing.",
+        changed=[Hour(drift=Drift.MISSING, share=1.0), Hour(drift=Drift.MISSING, share=1.0)],
+        expected=[
+            Expected(MetricName.QUALITY_FINDINGS, within=1),
+            Expected(MetricName.MISSING_SHARE, within=1, column=DRIFTED),
+            Expected(Step.REQUESTED, within=None),
+        ],
+    ),
+    "label_delay": Story(
+        tells="The truth changes unseen; labels come two hours late, and only they show it.",
+        changed=[Hour(drift=Drift.CONCEPT, share=0.6)] * 3,
+        delay=2,
+        expected=[
+            Expected(MetricName.REALISED_ACCURACY, within=3),
+            Expected(MetricName.DRIFT_EVIDENCE, within=None),
+            Expected(Step.REQUESTED, within=None),
+        ],
+    ),
+    "concept_drift": Story(
+        tells="The same inputs mean another class from now on, and two sources of labels say so.",
+        quiet=[Hour(experts=(_EXPERT, _LABORATORY))],
+        changed=[
+            Hour(rows, Drift.CONCEPT, share=1.0, experts=(_EXPERT, _LABORATORY))
+            for rows in (300, 300, _MANY)
+        ],
+        expected=[
+            Expected(MetricName.REALISED_ACCURACY, within=1),
+            Expected(Step.REQUESTED, within=2),
+            Expected(Step.COMPARED, within=2),
+            Expected(Step.PROMOTED, within=3),
+            Expected(Step.ROLLED_BACK, within=None),
+        ],
+        is_replaced=True,
+    ),
+    "outage": Story(
+        tells="For an hour nothing comes in.",
+        # What is usual is known after a day only.
+        quiet=[Hour(rows=40)] * 24,
+        changed=[Hour(rows=0)],
+        delay=None,
+        expected=[
+            Expected(MetricName.ROWS, within=1),
+            Expected(Step.REQUESTED, within=None),
+        ],
+    ),
+    "new_category": Story(
+        tells="Three rows in ten have a category that the model never knew; they are refused.",
+        changed=[Hour(drift=Drift.NEW_CATEGORY)],
+        delay=None,
+        expected=[
+            Expected(MetricName.QUALITY_FINDINGS, within=1),
+            Expected(MetricName.REFUSED_SHARE, within=1),
+            Expected(Step.REQUESTED, within=None),
+        ],
+    ),
+    "poisoned_labels": Story(
+        tells="A stranger labels half of the rows, all wrongly: the model is not to learn from it.",
+        changed=[Hour(experts=(_EXPERT, _LIAR))] * 2,
+        expected=[
+            Expected(MetricName.REALISED_ACCURACY, within=1),
+            Expected(Step.REQUESTED, within=2),
+            Expected(Step.REJECTED, within=2),
+            Expected(Step.CANARY, within=None),
+        ],
+    ),
+    "closed_loop": Story(
+        tells="A measurement drifts for good: retrain, compare, promote, healthy, unattended.",
+        quiet=[Hour()],
+        changed=[Hour(rows, Drift.SHIFT) for rows in (400, 400, _MANY, 200, 200, 200)],
+        expected=[
+            Expected(MetricName.DRIFT_EFFECT, within=1, column=DRIFTED),
+            Expected(MetricName.DRIFT_EVIDENCE, within=1),
+            Expected(Step.REQUESTED, within=2),
+            Expected(Step.COMPARED, within=2),
+            Expected(Step.CANARY, within=2),
+            Expected(Step.PROMOTED, within=3),
+            Expected(Step.HEALTHY, within=6),
+            Expected(Step.ROLLED_BACK, within=None),
+        ],
+        is_replaced=True,
     ),
 }
 """By name."""

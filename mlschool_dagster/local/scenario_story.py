@@ -1,7 +1,7 @@
 """What a scenario is: a story told hour by hour, and what the platform is to make of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mlschool_dagster.monitoring.metrics import ALL, MetricName
 from mlschool_dagster.promotion.episode import Step
@@ -14,18 +14,21 @@ Happening = MetricName | Step
 DRIFTED = "*"
 """The column that the story lets drift, whatever it is called in this data set."""
 
-TRUTHFUL = (Expert("expert", quality=1.0),)
+HONEST = (Expert("expert", quality=1.0),)
 
 
 @dataclass(frozen=True, slots=True)
 class Hour:
-    """One window of traffic: ``rows`` requests, what is different about them, and how much."""
+    """One window of traffic: ``rows`` requests, what is different about them, and who labels them.
+
+    ``share`` and ``strength`` belong to ``drift``, as in `TrafficConfig`.
+    """
 
     rows: int = 300
     drift: Drift = Drift.NONE
     share: float | None = None
     strength: float | None = None
-    column: str | None = None
+    experts: Sequence[Expert] = HONEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +48,16 @@ class Story:
     """What the clients and the experts do, and what is to come of it.
 
     ``quiet`` hours without any difference come first; ``changed`` are those from the change on.
-    Labels come ``delay`` windows after the traffic (None: never), from ``experts`` in turn.
-    ``is_replaced`` says whether another version is to serve in the end. What is expected must not
-    happen in the quiet hours.
+    Labels come ``delay`` windows after the traffic (None: never). ``is_replaced`` says whether
+    another version is to serve in the end. What is expected must not happen in the quiet hours.
     """
 
     tells: str
     changed: Sequence[Hour]
     expected: Sequence[Expected]
     quiet: Sequence[Hour] = (Hour(), Hour())
-    experts: Sequence[Expert] = TRUTHFUL
     delay: int | None = 0
     is_replaced: bool = False
-    settings: Mapping[str, str] = field(default_factory=dict)
-    """Environment variables of the platform."""
 
     @property
     def hours(self) -> list[Hour]:
@@ -71,7 +70,7 @@ class Outcome:
     """What came of a story.
 
     ``first`` says in which hour (from 0) each happening was first known, by its column;
-    ``versions`` which version was the primary after each hour; ``unanswered`` the requests that
+    ``versions`` which version was the primary after each hour from the last quiet one on; ``unanswered`` the requests that
     were neither answered nor refused for a reason.
     """
 
