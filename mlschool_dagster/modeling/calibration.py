@@ -40,7 +40,7 @@ SLOPE_SPREAD = 0.5
 DRAWS = 500
 """Curves kept of the posterior; every calibration has as many, so that versions can be added up."""
 
-GRID = 61
+GRID = 41
 REFINEMENTS = 6
 REACH = 4.5
 """How many standard deviations of the posterior its grid spans, to either side."""
@@ -153,6 +153,6 @@ def _posterior(grid: Array, hits: npt.NDArray[np.int64], misses: npt.NDArray[np.
     seen = hits + misses > 0
     odds = grid[:, :1] + np.exp(grid[:, 1:]) * BIN_LOGITS[seen]
     prior = ((grid / [INTERCEPT_SPREAD, SLOPE_SPREAD]) ** 2).sum(axis=1) / 2
-    logarithm = -np.logaddexp(0, -odds) @ hits[seen] - np.logaddexp(0, odds) @ misses[seen] - prior
+    logarithm = -np.logaddexp(0, -odds) @ (hits + misses)[seen] - odds @ misses[seen] - prior
     weights = np.exp(logarithm - logarithm.max())
     return np.asarray(weights / weights.sum())

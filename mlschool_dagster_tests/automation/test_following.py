@@ -179,7 +179,8 @@ def test_a_cursor_that_is_none_is_told_in_one_sentence(ticks: Ticks) -> None:
 
 def test_captures_bring_everything_up_to_date_and_labels_what_depends_on_them() -> None:
     assert set(CAPTURES.selection) == set(MONITORED)
-    assert set(LABELS.selection) == {"captured_traffic", "labels", "performance_report"}
+    judged_by_labels = {"labels", "performance_report", "accuracy_estimates"}
+    assert set(LABELS.selection) == {"captured_traffic", *judged_by_labels}
 
 
 def test_labels_that_come_before_their_captures_wait_for_them(platform: Platform) -> None:
