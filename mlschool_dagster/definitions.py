@@ -31,6 +31,7 @@ from mlschool_dagster.automation.approvals import approval_job
 from mlschool_dagster.automation.dashboard import dashboard_job, dashboard_sensor
 from mlschool_dagster.automation.jobs import asset_jobs, health_schedule, retraining_schedule
 from mlschool_dagster.automation.outside_world import labeling_job, traffic_job
+from mlschool_dagster.automation.retention import retention_job, retention_schedule
 from mlschool_dagster.automation.promotion import promotion_jobs, promotion_sensor
 from mlschool_dagster.automation.retraining import retraining_sensor
 from mlschool_dagster.automation.sensors import CAPTURES, LABELS, following_sensor
@@ -63,6 +64,7 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
     rebuilding = dashboard_job()
     promoting = promotion_jobs()
     looking = volume_job()
+    retaining = retention_job()
     return dg.Definitions(
         assets=[
             raw_data(spec, settings.data),
@@ -101,8 +103,13 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
             looking,
             *promoting,
             approval_job(),
+            retaining,
         ],
-        schedules=[retraining_schedule(training), health_schedule(health)],
+        schedules=[
+            retraining_schedule(training),
+            health_schedule(health),
+            retention_schedule(retaining),
+        ],
         sensors=[
             following_sensor(CAPTURES, monitoring),
             following_sensor(LABELS, monitoring),

@@ -85,6 +85,16 @@ class PostgresStore(SqlStore):
     def _add_refusals(self, rows: Sequence[Row]) -> None:
         self._insert(ADD_REFUSALS, rows)
 
+    def _change(self, statements: Sequence[str], parameters: Mapping[str, Any]) -> int:
+        def change(connection: "Connection") -> int:
+            with connection.transaction():
+                return [
+                    connection.execute(_in_psycopg(each), parameters).rowcount
+                    for each in statements
+                ][-1]
+
+        return self._connections.run(change, WRITE_SECONDS)
+
     def _insert(self, statement: str, rows: Sequence[Row]) -> int:
         return self._connections.run(
             lambda connection: _insert(connection, statement, rows), WRITE_SECONDS

@@ -32,9 +32,12 @@ LABEL_BATCH = 500
 """Labels per transaction: few enough that captures waiting for their turn get it within
 milliseconds."""
 PAGE = 1000
-"""Captures per query. A query's snapshot keeps the database from letting go of what is old, so that
-one must be short however much is read: its pages are queries of their own. As captures never change
-and the last one to read is fixed at the start, they amount to one snapshot."""
+"""Captures per query, and per transaction that deletes them.
+
+A query's snapshot keeps the database from letting go of what is old, so that one must be short
+however much is read: its pages are queries of their own. As captures never change and the last one
+to read is fixed at the start, they amount to one snapshot.
+"""
 CHUNK = 20 * PAGE
 """Captures per frame of a stream."""
 LOOK = 200_000
@@ -47,6 +50,7 @@ SHADOWS = "probe = 0 AND role = 'shadow'"
 WINDOW_NUMBER = f"captured_at / {WINDOW_MICROSECONDS}"
 """The window of a capture. The indices have this very expression."""
 
+_MOST_WINDOWS = 10**9
 _ANSWER_OF_LABEL = "captures.event_id = labels.event_id AND role <> 'shadow'"
 
 
@@ -68,6 +72,10 @@ class SqlStore(ABC):
     @abstractmethod
     def _insert_labels(self, rows: Sequence[Row]) -> int:
         """Keep labels unless they are known; durable on return. How many were new."""
+
+    @abstractmethod
+    def _change(self, statements: Sequence[str], parameters: Mapping[str, Any]) -> int:
+        """Execute `statements` in one transaction; how many rows the last one changed."""
 
     @abstractmethod
     def _add_refusals(self, rows: Sequence[Row]) -> None:
@@ -157,7 +165,7 @@ class SqlStore(ABC):
         )
         return {window_of(number): count for number, count in rows}
 
-    def newest_windows(self, count: int) -> list[Window]:
+    def newest_windows(self, count: int | None = None) -> list[Window]:
         """See `CaptureStore.newest_windows`."""
         # Each step is one look into the index, which neither database would do for a DISTINCT.
         rows = self._fetch(
@@ -167,9 +175,24 @@ class SqlStore(ABC):
             f"WHERE {TRAFFIC} AND {WINDOW_NUMBER} < newest.number) "
             "FROM newest WHERE number IS NOT NULL) "
             "SELECT number FROM newest WHERE number IS NOT NULL LIMIT :count",
-            {"count": count},
+            {"count": _MOST_WINDOWS if count is None else count},
         )
         return [window_of(number) for (number,) in rows]
+
+    def count(self, window: Window) -> int:
+        """See `CaptureStore.count`."""
+        ((captures,),) = self._fetch(
+            f"SELECT COUNT(*) FROM captures WHERE {TRAFFIC} AND {WINDOW_NUMBER} = :number",  # noqa: S608
+            {"number": number_of(window)},
+        )
+        return int(captures)
+
+    def forget(self, window: Window) -> int:
+        """See `CaptureStore.forget`."""
+        number = number_of(window)
+        self._change(["DELETE FROM refusals WHERE window_number = :number"], {"number": number})
+        self._forget(window, SHADOWS)
+        return self._forget(window, TRAFFIC)
 
     def revision(self, window: Window) -> Revision:
         """See `CaptureStore.revision`."""
@@ -207,6 +230,19 @@ class SqlStore(ABC):
         return self._changes_since(
             cursor, "labels", f"labels LEFT JOIN captures ON {_ANSWER_OF_LABEL}"
         )
+
+    def _forget(self, window: Window, kind: str) -> int:
+        page = f"(SELECT sequence FROM {_page('event_id', kind)})"  # noqa: S608
+        events = f"(SELECT event_id FROM {_page('event_id', kind)})"  # noqa: S608
+        statements = [f"DELETE FROM captures WHERE sequence IN {page}"]  # noqa: S608
+        if kind is TRAFFIC:
+            statements.insert(0, f"DELETE FROM labels WHERE event_id IN {events}")  # noqa: S608
+        first, last = self._window_span(window, kind)
+        parameters = {"number": number_of(window), "position": first - 1, "last": last}
+        forgotten = 0
+        while gone := self._change(statements, parameters):
+            forgotten += gone
+        return forgotten
 
     def _frames(self, window: Window, kind: str) -> "Iterator[pd.DataFrame]":
         query = (

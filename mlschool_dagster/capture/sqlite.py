@@ -99,11 +99,14 @@ class SqliteStore(SqlStore):
             self._connection.close()
 
     def _insert_labels(self, rows: Sequence[Row]) -> int:
-        written = self._write(lambda connection: _insert_many(connection, INSERT_LABEL, rows))
-        # Whoever waits for the file looks again within this time and finds it free; batch upon
-        # batch would leave it no gap.
-        time.sleep(2 * POLL_SECONDS)
-        return written
+        return self._write_one_of_many(
+            lambda connection: _insert_many(connection, INSERT_LABEL, rows)
+        )
+
+    def _change(self, statements: Sequence[str], parameters: Mapping[str, Any]) -> int:
+        return self._write_one_of_many(
+            lambda connection: _execute_all(connection, statements, parameters)
+        )
 
     def _add_refusals(self, rows: Sequence[Row]) -> None:
         self._write(lambda connection: _insert_many(connection, ADD_REFUSALS, rows))
@@ -123,6 +126,13 @@ class SqliteStore(SqlStore):
                 self._open()
             self._bound_log()
             return _patiently(lambda: work(self._connection))
+
+    def _write_one_of_many(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        outcome = self._write(work)
+        # Whoever waits for the file looks again within this time and finds it free; batch upon
+        # batch would leave it no gap.
+        time.sleep(2 * POLL_SECONDS)
+        return outcome
 
     def _bound_log(self) -> None:
         log, _ = self._paths_beside
@@ -279,3 +289,10 @@ def _known(connection: sqlite3.Connection, captures: Sequence[Capture]) -> dict[
 def _insert_many(connection: sqlite3.Connection, statement: str, rows: Sequence[Row]) -> int:
     with _transaction(connection):
         return connection.executemany(statement, rows).rowcount
+
+
+def _execute_all(
+    connection: sqlite3.Connection, statements: Sequence[str], parameters: Mapping[str, Any]
+) -> int:
+    with _transaction(connection):
+        return [connection.execute(each, parameters).rowcount for each in statements][-1]

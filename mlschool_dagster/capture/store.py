@@ -124,7 +124,7 @@ class CaptureStore(Protocol):
     def windows(self) -> dict[Window, int]:
         """Every window with captures and how many it holds, oldest first."""
 
-    def newest_windows(self, count: int) -> list[Window]:
+    def newest_windows(self, count: int | None = None) -> list[Window]:
         """At most `count` windows with captures, newest first; it looks at no others."""
 
     def revision(self, window: Window) -> Revision:
@@ -141,6 +141,19 @@ class CaptureStore(Protocol):
 
     def labels_since(self, cursor: str | None) -> Changes:
         """Windows whose captures were labelled after `cursor` (None: since the beginning)."""
+
+    def count(self, window: Window) -> int:
+        """How many captures the window holds."""
+
+    def forget(self, window: Window) -> int:
+        """Delete the window's captures with their labels and shadows, and its refusals.
+
+        It goes in small batches, between which others write, the oldest captures first: if it ends
+        midway, what is left has the same token as before.
+
+        Returns:
+            How many captures there were.
+        """
 
     def close(self) -> None:
         """Let go of the store's connections."""

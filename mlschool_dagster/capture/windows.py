@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from mlschool_dagster.errors import UserError
 
 KEY_FORMAT = "%Y-%m-%d-%H:%M"
+FOLDER_FORMAT = "%Y-%m-%dT%H"
 LENGTH = timedelta(hours=1)
 
 
@@ -27,6 +28,11 @@ class Window:
     def key(self) -> str:
         """The window's name, as in ``2026-11-20-23:00``."""
         return self.start.strftime(KEY_FORMAT)
+
+    @property
+    def folder(self) -> str:
+        """The window's name where a key's colon may not be, as in ``2026-11-20T23``."""
+        return self.start.strftime(FOLDER_FORMAT)
 
     @classmethod
     def of(cls, instant: datetime) -> "Window":

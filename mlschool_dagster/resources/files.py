@@ -34,7 +34,12 @@ class PlatformFiles(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def window(self, window: Window, name: str) -> Path:
         """Where the file `name` of a window is kept."""
-        return Path(self.root) / "windows" / f"{window.start:%Y-%m-%dT%H}" / name
+        return self.windows / window.folder / name
+
+    @property
+    def windows(self) -> Path:
+        """Where the files of windows are kept, a folder each."""
+        return Path(self.root) / "windows"
 
     def link(self, path: Path) -> dg.MetadataValue:
         """A link that opens `path` in the browser, or its path when the folder is not served."""

@@ -338,3 +338,46 @@ def test_refusals_are_counted_by_many_at_once(uri: str) -> None:
     store = open_store(uri)
     assert store.refusals(WINDOW) == {"malformed": 80, "reason 0": 40, "reason 1": 40}
     store.close()
+
+
+def test_a_window_is_forgotten_with_all_that_belongs_to_it(store: CaptureStore) -> None:
+    store.append([capture(str(i)) for i in range(2100)])
+    store.append([capture(str(i), role=Role.SHADOW) for i in range(1100)])
+    store.append([capture("elsewhere", HOUR), capture("elsewhere", HOUR, role=Role.SHADOW)])
+    store.append_labels(label(str(i)) for i in range(2100))
+    store.append_labels([label("elsewhere"), label("nowhere")])
+    for window in (WINDOW, NEXT_WINDOW):
+        store.count_refusals(window, {"malformed": 1})
+    captures, labels = store.captures_since(None).cursor, store.labels_since(None).cursor
+    kept = store.revision(NEXT_WINDOW)
+    assert (store.count(WINDOW), store.count(NEXT_WINDOW)) == (2100, 1)
+    assert store.forget(WINDOW) == 2100
+    assert store.newest_windows() == [NEXT_WINDOW]
+    assert (store.count(WINDOW), store.forget(WINDOW)) == (0, 0)
+    assert len(store.read_shadow(WINDOW)) == len(store.read_labels(WINDOW)) == 0
+    assert (store.refusals(WINDOW), store.refusals(NEXT_WINDOW)) == ({}, {"malformed": 1})
+    assert store.revision(NEXT_WINDOW) == kept
+    assert len(store.read_shadow(NEXT_WINDOW)) == 1
+    store.append([capture("0"), capture("1", 2 * HOUR)])
+    assert list(store.read_labels(WINDOW)["event_id"]) == []
+    assert store.captures_since(captures).windows == {WINDOW, Window.of(NOON + 2 * HOUR)}
+    store.append_labels([label("1")])
+    assert store.labels_since(labels).windows == {Window.of(NOON + 2 * HOUR)}
+
+
+def test_a_window_that_is_half_forgotten_keeps_its_token(
+    store: CaptureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.append([capture(str(i)) for i in range(2100)])
+    token = store.captures_token(WINDOW)
+    change, batches = type(store)._change, iter(range(3))  # type: ignore[attr-defined]
+
+    def dies(*arguments: object) -> int:
+        next(batches)
+        return int(change(*arguments))
+
+    monkeypatch.setattr(type(store), "_change", dies)
+    with pytest.raises(StopIteration):
+        store.forget(WINDOW)
+    assert 0 < store.count(WINDOW) < 2100
+    assert store.captures_token(WINDOW) == token
