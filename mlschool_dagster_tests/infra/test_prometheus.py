@@ -70,12 +70,14 @@ def prometheus(config: Path) -> Iterator[httpx.Client]:
 def asked(client: httpx.Client, query: str) -> dict[tuple[str, ...], float]:
     """The answer to `query`: values by the labels that it groups by, in their order."""
     try:
-        answer = client.get("/query", params={"query": query}).json()
+        answer = client.get("/query", params={"query": query})
     except httpx.TransportError:
+        return {}
+    if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:  # It listens before it is ready.
         return {}
     return {
         tuple(label for _, label in sorted(series["metric"].items())): float(series["value"][1])
-        for series in answer.get("data", {}).get("result", [])
+        for series in answer.json().get("data", {}).get("result", [])
     }
 
 
