@@ -3,10 +3,12 @@
 Three signals justify it: drift confirmed over windows, and estimated or realised accuracy below its
 threshold. A breach of quality does not, because training on the output of a dead sensor mends
 nothing: it is told, and as long as a window has one, nothing else that was found in that window
-counts either, since a dead sensor looks like drift and lowers the accuracy.
+counts either, since a dead sensor looks like drift and lowers the accuracy. The evidence for drift
+is gathered over windows, and remains for a while when what caused it is over, a dead sensor for
+one: so a window counts as drifted only if it has itself something to say for it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -21,7 +23,7 @@ SIGNALS = (
     MetricName.ESTIMATED_ACCURACY,
     MetricName.REALISED_ACCURACY,
 )
-METRICS = (*SIGNALS, MetricName.QUALITY_FINDINGS)
+METRICS = (*SIGNALS, MetricName.DRIFT_E_VALUE, MetricName.QUALITY_FINDINGS)
 """What the policy reads."""
 
 
@@ -62,7 +64,8 @@ def decide(
     """
     breached = {m.window for m in metrics if m.name is MetricName.QUALITY_FINDINGS and m.finding}
     sound = [m for m in metrics if m.window not in breached and _is_of(m, champion)]
-    found = _degradations(sound, config)
+    speaking = {m.window for m in metrics if _speaks_for_drift(m, champion)}
+    found = _degradations(sound, speaking, config)
     if not found:
         return Decision(False, _no_degradation(breached))
     reason = "; ".join(degradation.sentence for degradation in found)
@@ -89,12 +92,24 @@ def _is_of(metric: Metric, champion: str) -> bool:
     return (metric.column, metric.segment, metric.version) == (ALL, ALL, version)
 
 
-def _degradations(metrics: Sequence[Metric], config: PromotionConfig) -> list[Degradation]:
+def _speaks_for_drift(metric: Metric, champion: str) -> bool:
+    """Whether it is an e-value of the champion's rows, of whichever column, above 1."""
+    if metric.name is not MetricName.DRIFT_E_VALUE or metric.version != champion:
+        return False
+    return metric.value is not None and metric.value > 1
+
+
+def _degradations(
+    metrics: Sequence[Metric], speaking: Set[Window], config: PromotionConfig
+) -> list[Degradation]:
+    """The signals that enough windows confirm; `speaking` are those with own evidence of drift."""
     found = []
     for signal in SIGNALS:
         judged = [m for m in metrics if m.name is signal and m.value is not None]
         recent = sorted(judged, key=lambda m: m.window)[-config.horizon :]
         windows = tuple(metric.window for metric in recent if metric.finding)
+        if signal is MetricName.DRIFT_EVIDENCE:
+            windows = tuple(window for window in windows if window in speaking)
         if len(windows) >= config.confirmations:
             found.append(Degradation(signal, windows))
     return found

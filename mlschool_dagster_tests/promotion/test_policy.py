@@ -28,6 +28,18 @@ def metric(name: MetricName, hours: int, *, finding: bool = True, rows: int = 10
     return Metric(window, name, 0.5, rows, version=version, finding=finding)
 
 
+def drift(hours: int, *, own: float = 40.0) -> list[Metric]:
+    """Drift that is confirmed in a window, whose own e-value is `own`."""
+    confirmed = metric(MetricName.DRIFT_EVIDENCE, hours)
+    e_value = replace(confirmed, name=MetricName.DRIFT_E_VALUE, version=CHAMPION, column="a")
+    return [confirmed, replace(e_value, value=own, finding=False)]
+
+
+def sign(signal: MetricName, hours: int) -> list[Metric]:
+    """The signal, found in a window."""
+    return drift(hours) if signal is MetricName.DRIFT_EVIDENCE else [metric(signal, hours)]
+
+
 LABELLED = [metric(MetricName.REALISED_ACCURACY, hours, finding=False) for hours in (6, 7)]
 
 
@@ -45,7 +57,7 @@ def decision(
 
 @pytest.mark.parametrize("signal", SIGNALS)
 def test_a_signal_in_two_windows_retrains(signal: MetricName) -> None:
-    found = decision([*LABELLED, metric(signal, 3), metric(signal, 2)])
+    found = decision([*LABELLED, *sign(signal, 3), *sign(signal, 2)])
     assert found.retrain
     assert found.details["champion"] == CHAMPION
     assert found.details["signals"] == [signal.value]
@@ -57,14 +69,20 @@ def test_a_signal_in_two_windows_retrains(signal: MetricName) -> None:
 
 @pytest.mark.parametrize("signal", SIGNALS)
 def test_a_signal_in_one_window_does_not(signal: MetricName) -> None:
-    found = decision([*LABELLED, metric(signal, 3), metric(signal, 2, finding=False)])
+    found = decision([*LABELLED, *sign(signal, 3), metric(signal, 2, finding=False)])
     assert (found.retrain, found.reason) == (False, "No degradation is confirmed.")
 
 
 def test_what_was_found_long_ago_and_is_over_counts_no_more() -> None:
-    drift = MetricName.DRIFT_EVIDENCE
-    over = [metric(drift, hours, finding=hours > CONFIG.horizon) for hours in range(1, 12)]
+    signal = MetricName.ESTIMATED_ACCURACY
+    over = [metric(signal, hours, finding=hours > CONFIG.horizon) for hours in range(1, 12)]
     assert not decision([*LABELLED, *over]).retrain
+
+
+def test_evidence_of_drift_that_only_remains_from_before_does_not_retrain() -> None:
+    remaining = [found for hours in (4, 3, 2) for found in drift(hours, own=0.3)]
+    assert not decision([*LABELLED, *remaining]).retrain
+    assert decision([*LABELLED, *remaining, *drift(1), *drift(0)]).retrain
 
 
 def test_one_column_or_segment_or_another_version_does_not_retrain() -> None:
@@ -72,28 +90,28 @@ def test_one_column_or_segment_or_another_version_does_not_retrain() -> None:
     canary = [replace(metric(signal, hours), segment="role=canary") for hours in (3, 2)]
     others = [replace(metric(signal, hours), version="7") for hours in (3, 2)]
     assert not decision([*LABELLED, *canary, *others]).retrain
-    drift = [replace(metric(MetricName.DRIFT_EVIDENCE, h), column="a column") for h in (3, 2)]
-    assert not decision([*LABELLED, *drift]).retrain
+    column = [replace(found, column="a column") for found in (*drift(3), *drift(2))]
+    assert not decision([*LABELLED, *column]).retrain
 
 
 def test_a_breach_of_quality_is_told_and_hides_what_else_was_found() -> None:
-    drift = [metric(MetricName.DRIFT_EVIDENCE, hours) for hours in (4, 3, 2)]
+    drifted = [found for hours in (4, 3, 2) for found in drift(hours)]
     breach = [metric(MetricName.QUALITY_FINDINGS, hours) for hours in (3, 2)]
-    found = decision([*LABELLED, *drift, *breach])
+    found = decision([*LABELLED, *drifted, *breach])
     assert not found.retrain
     assert "mend the source of the data" in found.reason
     assert not decision([*LABELLED, *breach]).retrain
-    assert decision([*LABELLED, *drift, breach[0]]).retrain
+    assert decision([*LABELLED, *drifted, breach[0]]).retrain
 
 
 def test_without_labels_it_waits_for_them() -> None:
-    drift = [metric(MetricName.DRIFT_EVIDENCE, hours) for hours in (3, 2)]
-    found = decision([*drift, metric(MetricName.REALISED_ACCURACY, 5, finding=False, rows=40)])
+    drifted = [*drift(3), *drift(2)]
+    found = decision([*drifted, metric(MetricName.REALISED_ACCURACY, 5, finding=False, rows=40)])
     assert not found.retrain
     assert "only 40 captures have labels: it waits for 100" in found.reason
 
 
-DEGRADED = [*LABELLED, *(metric(MetricName.DRIFT_EVIDENCE, hours) for hours in (3, 2))]
+DEGRADED = [*LABELLED, *drift(3), *drift(2)]
 
 
 def test_it_cools_down_after_an_episode() -> None:
