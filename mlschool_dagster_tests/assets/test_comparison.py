@@ -53,8 +53,10 @@ def live_through(
 ) -> None:
     """Captures of version 1 in one window, all labelled with the truth, by `sources` in turn."""
     world = drifted(BASE, SPEC, traffic)
-    rows = world.inputs.astype(object).where(world.inputs.notna(), None).to_dict("records")
-    inputs: list[dict[str, Any]] = [{str(k): v for k, v in row.items()} for row in rows]
+    inputs: list[dict[str, Any]] = [
+        {str(name): None if pd.isna(value) else value for name, value in row.items()}
+        for row in world.inputs.to_dict("records")
+    ]
     captures = []
     for number, probabilities in enumerate(model(platform, "1").probabilities(inputs)):
         by_class = dict(zip(SPEC.target.classes, map(float, probabilities), strict=True))

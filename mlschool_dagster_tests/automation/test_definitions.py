@@ -14,6 +14,7 @@ from mlschool_dagster.settings import ROOT
 DEFINITIONS = build_definitions()
 JOBS = [
     "training_job",
+    "retraining_job",
     "deployment_job",
     "rollback_job",
     "health_job",

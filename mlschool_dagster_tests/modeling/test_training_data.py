@@ -1,0 +1,170 @@
+"""Training data: each input once with its newest truth, and never on both sides."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlschool_dagster.modeling.data import content_digest
+from mlschool_dagster.modeling.label_trust import SMALL_SOURCES, Truth
+from mlschool_dagster.modeling.spec import PREDICTION, DataSpec
+from mlschool_dagster.modeling.training_data import (
+    TrainingData,
+    input_keys,
+    is_held_out,
+    training_data,
+)
+
+START = pd.Timestamp("2026-11-20", tz="UTC")
+
+
+def labelled(
+    rows: pd.DataFrame,
+    spec: DataSpec,
+    *,
+    source: str = "expert",
+    window: str = "2026-11-20-00:00",
+    lies: bool = False,
+    start: int = 0,
+) -> pd.DataFrame:
+    """`rows` as labelled captures that were predicted rightly by the old truth."""
+    classes = spec.target.classes
+    truth = rows[spec.target.name]
+    following = dict(zip(classes, (*classes[1:], classes[0]), strict=True))
+    seconds = pd.to_timedelta(np.arange(start, start + len(rows)), unit="s")
+    return rows.reset_index(drop=True).assign(
+        event_id=[f"{window}-{source}-{number}" for number in range(start, start + len(rows))],
+        window=window,
+        captured_at=START + seconds,
+        labelled_at=START + seconds,
+        source=source,
+        **{PREDICTION: truth.to_numpy()},
+        **{spec.target.name: truth.map(following).to_numpy() if lies else truth.to_numpy()},
+    )
+
+
+def joined(
+    base: pd.DataFrame, spec: DataSpec, *captures: pd.DataFrame, **more: Any
+) -> TrainingData:
+    return training_data(base, pd.concat(captures, ignore_index=True), spec, **more)
+
+
+def test_without_captures_the_base_data_is_what_is_trained_on(
+    penguins: pd.DataFrame, spec: DataSpec
+) -> None:
+    found = joined(penguins, spec, labelled(penguins, spec)[:0])
+    assert content_digest(found.training) == content_digest(penguins)
+    assert found.held_out.empty
+    assert found.truth is Truth.HOLDS
+
+
+@given(picks=st.lists(st.integers(0, 343), min_size=1, max_size=120), lies=st.booleans())
+def test_each_input_is_on_one_side_once_with_its_newest_truth(
+    penguins: pd.DataFrame, spec: DataSpec, picks: list[int], lies: bool
+) -> None:
+    old = labelled(penguins.iloc[picks], spec)
+    new = labelled(penguins.iloc[picks[:10]], spec, lies=lies, start=1000)
+    found = joined(penguins, spec, old, new)
+    training, aside = (input_keys(frame, spec) for frame in (found.training, found.held_out))
+    assert set(training).isdisjoint(aside)
+    assert set(training) | set(aside) == set(input_keys(penguins, spec))
+    assert not aside.duplicated().any()
+    truths = pd.concat([found.training, found.held_out])[spec.target.name]
+    told = dict(zip([*training, *aside], truths, strict=True))
+    newest = dict(zip(input_keys(new, spec), new[spec.target.name], strict=True))
+    assert {key: told[key] for key in newest} == newest
+
+
+@given(share=st.floats(0.05, 0.95))
+def test_an_input_once_put_aside_stays_aside(
+    penguins: pd.DataFrame, spec: DataSpec, share: float
+) -> None:
+    keys = input_keys(penguins, spec)
+    smaller, larger = is_held_out(keys, share), is_held_out(keys, min(1.0, share + 0.05))
+    assert (smaller <= larger).all()
+    assert abs(smaller.mean() - share) < 0.12
+
+
+def test_equal_inputs_have_equal_keys_however_they_were_written(
+    penguins: pd.DataFrame, spec: DataSpec
+) -> None:
+    as_stored = penguins.astype(object).where(penguins.notna(), None)
+    assert (input_keys(penguins, spec) == input_keys(as_stored, spec)).all()
+
+
+def test_captures_that_break_the_contract_are_left_out_and_counted(
+    penguins: pd.DataFrame, spec: DataSpec
+) -> None:
+    captures = labelled(penguins[:40], spec)
+    captures.loc[0, "body_mass_g"] = -1.0
+    captures.loc[1, "island"] = "elsewhere"
+    captures.loc[2, "species"] = "Emperor"
+    found = joined(penguins, spec, captures)
+    assert found.breaches == 3
+    assert set(found.training["species"]) == set(spec.target.classes)
+
+
+def test_one_liar_among_three_sources_is_not_believed(
+    penguins: pd.DataFrame, spec: DataSpec
+) -> None:
+    parts = [
+        labelled(penguins[name::3], spec, source=f"source {name}", lies=name == 2)
+        for name in range(3)
+    ]
+    found = joined(penguins, spec, *parts)
+    assert [source.name for source in found.sources if not source.trusted] == ["source 2"]
+    assert found.distrusted == len(parts[2])
+    assert found.truth is Truth.HOLDS
+
+
+def test_many_small_liars_are_judged_together(penguins: pd.DataFrame, spec: DataSpec) -> None:
+    liars = [
+        labelled(penguins[n : n + 5], spec, source=f"liar {n}", lies=True) for n in range(0, 100, 5)
+    ]
+    found = joined(penguins, spec, labelled(penguins[100:], spec), *liars)
+    assert [s.name for s in found.sources if not s.trusted] == [SMALL_SOURCES]
+    assert found.distrusted == 100
+
+
+def test_who_labelled_another_hour_is_not_blamed_for_it(
+    penguins: pd.DataFrame, spec: DataSpec
+) -> None:
+    before = labelled(penguins, spec, source="before")
+    after = labelled(penguins, spec, source="after", window="2026-11-20-01:00", lies=True)
+    found = joined(penguins, spec, before, after)
+    assert all(source.trusted for source in found.sources)
+    assert found.truth is Truth.DOUBTFUL
+
+
+def test_a_new_truth_needs_two_witnesses_or_somebody_who_verified_it(
+    penguins: pd.DataFrame, spec: DataSpec
+) -> None:
+    before = labelled(penguins, spec)
+    window = "2026-11-20-01:00"
+    alone = labelled(penguins, spec, window=window, lies=True, start=1000)
+    assert joined(penguins, spec, before, alone).truth is Truth.DOUBTFUL
+    accepted = joined(penguins, spec, before, alone, accept_new_truth=True)
+    second = labelled(penguins, spec, window=window, source="other", lies=True, start=1000)
+    confirmed = joined(penguins, spec, before, alone[::2], second[1::2])
+    for found in (accepted, confirmed):
+        assert found.truth is Truth.CHANGED
+        assert found.base_rows == 0
+        assert found.outdated == len(before)
+        old = dict(zip(input_keys(penguins, spec), penguins["species"], strict=True))
+        truths = zip(input_keys(found.training, spec), found.training["species"], strict=True)
+        assert all(old[key] != truth for key, truth in truths)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.15])
+def test_ordinary_mistakes_are_no_new_truth(
+    penguins: pd.DataFrame, spec: DataSpec, share: float
+) -> None:
+    wrong = int(len(penguins) * share)
+    captures = [
+        labelled(penguins[:wrong], spec, lies=True),
+        labelled(penguins[wrong:], spec, start=1000),
+    ]
+    assert joined(penguins, spec, *captures).truth is Truth.HOLDS
