@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from mlschool_dagster.automation.promotion import LEDGER_JOB
@@ -17,8 +18,15 @@ from mlschool_dagster.monitoring.metrics import Metric, MetricName
 from mlschool_dagster.promotion.episode import Entry, Step
 from mlschool_dagster.targets.local import LocalTarget
 from mlschool_dagster_tests.assets.versions import register_again
-from mlschool_dagster_tests.automation.ticking import Sensor, append, last, move_clock
-from mlschool_dagster_tests.platform import Platform, metadata, traffic, truth
+from mlschool_dagster_tests.automation.ticking import (
+    Sensor,
+    append,
+    last,
+    move_clock,
+    serves,
+    steps,
+)
+from mlschool_dagster_tests.platform import Platform, metadata, sentence, traffic, truth
 from mlschool_dagster_tests.serving.tiny_model import ROW
 
 EPISODE = "20261120-120000-abcd"
@@ -76,6 +84,126 @@ def measured(platform: Platform, version: str, hours: int, accuracy: float) -> N
     history.close()
 
 
+@pytest.fixture
+def sensor(platform: Platform) -> Sensor:
+    """The sensor of a platform whose challenger, version 2, was compared with version 1."""
+    serves(platform, "1", hours_ago=24)
+    compared(platform, "2")
+    return Sensor(platform, "promotion_sensor")
+
+
+def moves(sensor: Sensor) -> list[dg.RunRequest]:
+    """What a tick requests besides showing the ledger."""
+    return [request for request in sensor.tick() if request.job_name != LEDGER_JOB]
+
+
+def deployed(sensor: Sensor, primary: str, canary: str = "") -> None:
+    """Have the sensor's one request carried out as a deployment of those versions."""
+    (request,) = moves(sensor)
+    wanted = request.run_config["ops"]["endpoint"]["config"]
+    assert (wanted["version"], wanted.get("canary", "")) == (primary, canary)
+    run = sensor.created(request, dg.DagsterRunStatus.SUCCESS)
+    serves(sensor.platform, primary, canary, by=run.run_id)
+
+
+def told(sensor: Sensor, step: Step) -> None:
+    """Have the episode come to `step`, by whomever."""
+    append(sensor.platform, Entry(EPISODE, utc_now(), step, "2", "somebody", "A reason."))
+
+
+def test_without_an_episode_there_is_nothing_to_do(platform: Platform) -> None:
+    sensor = Sensor(platform, "promotion_sensor")
+    assert sensor.tick() == []
+    assert sensor.told == "No episode is open."
+
+
+def test_a_challenger_that_is_not_better_is_rejected(platform: Platform) -> None:
+    compared(platform, "2", better=False)
+    serves(platform, "1")
+    assert moves(Sensor(platform, "promotion_sensor")) == []
+    assert last(platform).step is Step.REJECTED
+
+
+def test_a_training_is_not_its_to_request(platform: Platform) -> None:
+    asked = {"champion": "1", "windows": []}
+    entry = Entry(EPISODE, utc_now(), Step.REQUESTED, "", "sensor", "It got worse.", asked)
+    append(platform, entry)
+    sensor = Sensor(platform, "promotion_sensor")
+    assert moves(sensor) == []
+    assert sensor.tick() or sensor.told == "The training is another sensor's to request."
+
+
+def test_a_canary_that_fails_is_withdrawn(sensor: Sensor) -> None:
+    deployed(sensor, "1", canary="2")
+    (look,) = moves(sensor)
+    assert look.job_name == "canary_evidence_job"
+    told(sensor, Step.CANARY_FAILED)
+    deployed(sensor, "1")
+    assert moves(sensor) == []
+    assert last(sensor.platform).step is Step.ROLLED_BACK
+
+
+def test_a_primary_that_fails_its_probation_is_rolled_back(sensor: Sensor) -> None:
+    deployed(sensor, "1", canary="2")
+    moves(sensor)
+    told(sensor, Step.CANARY_PASSED)
+    deployed(sensor, "2")
+    assert moves(sensor) == []
+    assert last(sensor.platform).step is Step.PROMOTED
+    told(sensor, Step.PROBATION_FAILED)
+    (request,) = moves(sensor)
+    assert request.job_name == "rollback_job"
+    deployed(sensor, "1")
+    moves(sensor)
+    assert last(sensor.platform).step is Step.ROLLED_BACK
+
+
+def test_a_deployment_that_was_done_but_not_told_is_not_done_again(sensor: Sensor) -> None:
+    deployed(sensor, "1", canary="2")
+    sensor.cursor = None
+    assert [request.job_name for request in moves(sensor)] == ["canary_evidence_job"]
+    assert steps(sensor.platform)[-1] is Step.CANARY
+
+
+def test_a_deployment_by_hand_ends_the_episode(sensor: Sensor) -> None:
+    deployed(sensor, "1", canary="2")
+    moves(sensor)
+    serves(sensor.platform, "7")
+    assert moves(sensor) == []
+    ended = last(sensor.platform)
+    assert ended.step is Step.SUPERSEDED
+    assert ended.reason == "Somebody else let version 7 serve (a reason)."
+
+
+def test_an_endpoint_that_fails_requests_takes_the_canary_back(sensor: Sensor) -> None:
+    deployed(sensor, "1", canary="2")
+    moves(sensor)
+    for errors in (0.0, 90.0, 90.0):
+        look = dg.AssetObservation(
+            "endpoint_health", metadata={"canary": "2", "requests": 1000.0, "errors": errors}
+        )
+        sensor.platform.instance.report_runless_asset_event(look)
+    deployed(sensor, "1")
+    assert steps(sensor.platform)[-1] is Step.CANARY_FAILED
+    reason = "The endpoint failed to answer 180 of 2000 requests."
+    assert last(sensor.platform).reason == reason
+
+
+def test_the_ledger_is_shown_once_after_each_change(sensor: Sensor) -> None:
+    def shown() -> list[dg.RunRequest]:
+        return [request for request in sensor.tick() if request.job_name == LEDGER_JOB]
+
+    (first,) = shown()
+    assert shown() == []
+    told(sensor, Step.FAILED)
+    (second,) = shown()
+    assert first.run_key != second.run_key
+
+
+def test_evidence_is_gathered_only_while_a_canary_answers(platform: Platform) -> None:
+    assert "No canary of an open episode answers" in sentence(platform.run("canary_evidence_job"))
+
+
 @pytest.mark.slow
 def test_a_better_challenger_is_promoted_and_found_healthy(
     trained_platform: Platform,
@@ -125,9 +253,9 @@ def test_a_better_challenger_is_promoted_and_found_healthy(
     (shown,) = sensor.tick()
     assert last(platform).step is Step.HEALTHY
     result = sensor.carry_out(shown)
-    told = metadata(result, "promotion_ledger")
-    assert (told["episodes"], told["healthy"], told["open"]) == (1.0, 1.0, 0.0)
-    assert [row.data["step"] for row in told["steps"].records][::-1] == [
+    board = metadata(result, "promotion_ledger")
+    assert (board["episodes"], board["healthy"], board["open"]) == (1.0, 1.0, 0.0)
+    assert [row.data["step"] for row in board["steps"].records][::-1] == [
         *("requested", "compared", "canary", "canary passed", "promoted", "healthy")
     ]
     tags = platform.registry().resolve(challenger).tags

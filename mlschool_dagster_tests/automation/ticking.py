@@ -9,8 +9,10 @@ import dagster as dg
 import pytest
 
 from mlschool_dagster import clock
+from mlschool_dagster.clock import utc_now
 from mlschool_dagster.promotion.episode import Entry, Step
 from mlschool_dagster.promotion.ledger import PromotionLedger, open_ledger
+from mlschool_dagster.serving.deployment import Deployment, Plan, Release, record_deployment
 from mlschool_dagster_tests.platform import Platform
 
 
@@ -95,6 +97,18 @@ def last(platform: Platform) -> Entry:
     entries = kept.entries()
     kept.close()
     return entries[-1]
+
+
+def serves(
+    platform: Platform, primary: str, canary: str = "", by: str = "somebody", hours_ago: float = 0
+) -> None:
+    """Have it recorded that the endpoint is to serve those versions; none really does."""
+    home = platform.home / "endpoint"
+    release = Release(primary, home / primary)
+    beside = Release(canary, home / canary) if canary else None
+    plan = Plan(release, beside, 0.1 if canary else 0.0)
+    at = utc_now() - timedelta(hours=hours_ago)
+    record_deployment(home, Deployment(plan, by, "a reason", at=at))
 
 
 def move_clock(monkeypatch: pytest.MonkeyPatch, folder: Path, ahead: timedelta) -> None:

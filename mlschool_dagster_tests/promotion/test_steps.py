@@ -327,7 +327,7 @@ EVENTS = [
 ]
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     events=st.lists(st.sampled_from(EVENTS), max_size=60),
     approvals=st.frozensets(st.sampled_from(Gate)),
