@@ -91,7 +91,7 @@ def test_an_input_once_put_aside_stays_aside(
 def test_equal_inputs_have_equal_keys_however_they_were_written(
     penguins: pd.DataFrame, spec: DataSpec
 ) -> None:
-    as_stored = penguins.astype(object).where(penguins.notna(), None)
+    as_stored = penguins.astype(object).replace({np.nan: None})
     assert (input_keys(penguins, spec) == input_keys(as_stored, spec)).all()
 
 
