@@ -2,8 +2,8 @@
 
 The reference is small and fixed. How many values of a window lie on each of the reference's
 distinct values, and in each gap between them, is all that the order of the two samples amounts to:
-Kolmogorov-Smirnov, Anderson-Darling and Mann-Whitney statistics are exact functions of these
-counts. So a window is read once, in chunks, and never sorted.
+rank statistics are functions of these counts. So a window is read once, in chunks, and never
+sorted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -128,7 +128,9 @@ class QuantityCells:
         known = self.clipped(values)
         rows = known.size
         known = known[~np.isnan(known)]
-        cells = np.searchsorted(self.points, known) + np.searchsorted(self.points, known, "right")
+        points_below = np.searchsorted(self.points, known)
+        on_point = self.points.take(points_below, mode="clip") == known
+        cells = 2 * points_below + on_point
         return Quantity(
             rows - known.size,
             np.bincount(cells, minlength=self.cells),
@@ -138,9 +140,10 @@ class QuantityCells:
 
 
 def cells_at(values: "pd.Series[Any] | Floats", low: float, high: float) -> QuantityCells:
-    """Cells at the distinct `values`, with missing ones left out."""
+    """Cells at the distinct `values`, with missing ones left out; at `low` alone without any."""
     known = np.clip(np.asarray(values, dtype=float), low, high)
-    return QuantityCells(np.unique(known[~np.isnan(known)]), low, high)
+    points = np.unique(known[~np.isnan(known)])
+    return QuantityCells(points if points.size else np.array([low]), low, high)
 
 
 def codes(values: "pd.Series[Any]", categories: Sequence[str]) -> Counts:

@@ -39,8 +39,8 @@ def anderson_darling(current: Counts, reference: Counts) -> tuple[float, float]:
     """Whether two samples of a quantity share one distribution: statistic and p-value.
 
     Both are counted in the same cells, in ascending order; values of one cell count as tied. Where
-    the cells are the reference's distinct values and the gaps between them, nothing of the order of
-    the two samples is lost, so that no sample needs to be sorted.
+    the cells are the reference's distinct values and the gaps between them, this loses nothing of
+    how the two samples lie among one another, and no sample needs to be sorted.
 
     The statistic is that of Scholz and Stephens (1987) for midranks, equation 7. Its limit is
     the sum of chi-squares of weights 1/(j(j+1)), whose upper tail is the one used here: the leading

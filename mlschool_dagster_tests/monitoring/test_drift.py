@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlschool_dagster.errors import UserError
+from mlschool_dagster.monitoring.baseline import Baseline
 from mlschool_dagster.monitoring.config import DriftConfig
-from mlschool_dagster.monitoring.drift import DriftReport, DriftVerdict, drift
-from mlschool_dagster.monitoring.statistics import benjamini_hochberg, homogeneity, wilson_interval
+from mlschool_dagster.monitoring.drift import DriftReport, DriftVerdict, drift, drift_from
 from mlschool_dagster_tests.monitoring.samples import (
     SPEC,
     population,
@@ -32,7 +32,7 @@ def test_a_window_like_the_reference_shows_no_drift() -> None:
     assert judged(window(200)).verdict is DriftVerdict.STABLE
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(10))
 def test_the_default_simulated_drift_is_found_in_the_right_column(seed: int) -> None:
     report = judged(shifted(window(200, seed), "body_mass_g", seed))
     assert "body_mass_g" in report.drifted_columns
@@ -106,7 +106,7 @@ def test_senseless_settings_are_refused(setting: dict[str, float]) -> None:
         DriftConfig(**setting)  # type: ignore[arg-type]
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(
     rows=st.integers(0, 60),
     holes=st.dictionaries(st.sampled_from(SPEC.input_names), st.floats(0, 1), max_size=4),
@@ -122,39 +122,48 @@ def test_any_window_gets_a_verdict(rows: int, holes: dict[str, float], seed: int
     assert len(report.tests) == 2 * len(SPEC.columns) + len(SPEC.numeric) + 3
 
 
-@given(st.lists(st.floats(0, 1), max_size=20))
-def test_adjusting_never_lowers_a_p_value_nor_changes_the_order(p_values: list[float]) -> None:
-    given_values = np.array(p_values)
-    adjusted = benjamini_hochberg(given_values)
-    assert (adjusted >= given_values - 1e-12).all()
-    order = np.argsort(given_values, kind="stable")
-    assert (np.diff(adjusted[order]) >= -1e-12).all()
+def test_a_shift_far_below_a_column_s_spread_is_named_given_the_other_columns() -> None:
+    for seed in range(6):
+        current = resampled(REFERENCE, 1_000, seed)
+        current["culmen_depth_mm"] += 0.25 * REFERENCE["culmen_depth_mm"].std()
+        reference = resampled(REFERENCE, len(REFERENCE), 1_000 + seed)
+        found = drift(current, reference, SPEC)
+        assert "culmen_depth_mm" in found.drifted_columns
+        assert len(found.drifted_columns) <= 2
 
 
-def test_adjusted_p_values_of_the_textbook() -> None:
-    adjusted = benjamini_hochberg(np.array([0.01, 0.04, 0.03, 0.005]))
-    np.testing.assert_allclose(adjusted, [0.02, 0.04, 0.04, 0.02])
+def test_what_no_column_shows_by_itself_is_found_in_all_together() -> None:
+    current = window(200)
+    shuffled = current["body_mass_g"].sample(frac=1, random_state=3).to_numpy()
+    report = judged(current.assign(body_mass_g=shuffled))
+    assert report.verdict is DriftVerdict.DRIFTED
+    assert report.drifted_columns == []
+    assert "all columns together" in report.summary
 
 
-def test_small_counts_are_tested_by_random_tables() -> None:
-    fisher = homogeneity(np.array([3, 1]), np.array([1, 3]))
-    assert fisher.p_value == pytest.approx(34 / 70, abs=0.02)
+def test_a_wider_spread_is_found_where_the_mean_stays() -> None:
+    current = window(200)
+    mean = REFERENCE["body_mass_g"].mean()
+    report = judged(current.assign(body_mass_g=mean + 1.5 * (current["body_mass_g"] - mean)))
+    assert "body_mass_g" in report.drifted_columns
 
 
-@given(st.integers(0, 500), st.integers(0, 500))
-def test_the_interval_holds_the_share(successes: int, more: int) -> None:
-    trials = successes + more
-    low, high = wilson_interval(successes, trials)
-    assert 0 <= low <= high <= 1
-    if trials:
-        assert low <= successes / trials <= high
+def test_a_window_in_chunks_is_the_same_window() -> None:
+    current = shifted(window(500), "body_mass_g")
+    baseline = Baseline(REFERENCE, SPEC)
+    chunks = [current.iloc[start : start + 70] for start in range(0, 500, 70)]
+    report = drift_from(baseline, baseline.summary(chunks), DriftConfig())
+    for pieces, whole in zip(report.tests, judged(current).tests, strict=True):
+        assert (pieces.column, pieces.verdict) == (whole.column, whole.verdict)
+        assert pieces.p_value == pytest.approx(whole.p_value)
+        assert pieces.effect == pytest.approx(whole.effect)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rows", [50, 200, 1000])
+@pytest.mark.parametrize("rows", [50, 1000])
 @pytest.mark.parametrize("fixed", [True, False])
 def test_false_alarms_stay_within_their_rate(rows: int, fixed: bool) -> None:
-    """At most 5 % in truth; of 400 windows at most 27 with 97.5 % certainty."""
+    """At most 5 % in truth; of 200 windows at most 16 with 97.5 % certainty."""
     alarms = sum(
         drift(
             resampled(REFERENCE, rows, seed),
@@ -162,6 +171,6 @@ def test_false_alarms_stay_within_their_rate(rows: int, fixed: bool) -> None:
             SPEC,
         ).verdict
         is DriftVerdict.DRIFTED
-        for seed in range(400)
+        for seed in range(200)
     )
-    assert alarms <= 27
+    assert alarms <= 16

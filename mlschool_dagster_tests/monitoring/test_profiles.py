@@ -1,0 +1,89 @@
+"""A window's counts do not depend on how it was cut, and say what the rows would have said."""
+
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import wasserstein_distance
+
+from mlschool_dagster.monitoring.profiles import cells_at, reference_cells, transport
+from mlschool_dagster_tests.monitoring.samples import SPEC, population, window
+
+REFERENCE = population()
+CELLS = reference_cells(REFERENCE, SPEC)
+
+
+@settings(max_examples=15)
+@given(cuts=st.lists(st.integers(0, 120), max_size=4), seed=st.integers(0, 50))
+def test_chunks_add_up_to_the_whole(cuts: list[int], seed: int) -> None:
+    rows = window(120, seed)
+    bounds = [0, *sorted(cuts), 120]
+    parts = [CELLS.profile(rows.iloc[a:b]) for a, b in pairwise(bounds)]
+    total = parts[0]
+    for part in parts[1:]:
+        total += part
+    whole = CELLS.profile(rows)
+    assert total.rows == whole.rows == 120
+    for name in (*SPEC.input_names, "prediction", "confidence"):
+        added, counted = total.column(name), whole.column(name)
+        assert added.missing == counted.missing == int(rows[name].isna().sum())
+        assert (added.counts == counted.counts).all()
+        assert counted.present + counted.missing == 120
+
+
+def test_means_and_variances_are_those_of_the_rows() -> None:
+    rows = window(150)
+    told = CELLS.profile(rows).quantities["body_mass_g"]
+    assert told.mean == pytest.approx(rows["body_mass_g"].mean())
+    assert told.variance == pytest.approx(rows["body_mass_g"].var())
+
+
+def test_absurd_values_move_no_mean_beyond_the_plausible_range() -> None:
+    (column,) = (c for c in SPEC.numeric if c.name == "body_mass_g")
+    rows = window(10).assign(body_mass_g=[np.inf] * 9 + [-np.inf])
+    told = CELLS.profile(rows).quantities["body_mass_g"]
+    assert told.mean == pytest.approx(0.9 * column.maximum + 0.1 * column.minimum)
+
+
+@given(
+    st.lists(st.integers(0, 30), min_size=1, max_size=40),
+    st.lists(st.integers(0, 30), min_size=1, max_size=40),
+)
+def test_the_distance_is_what_values_have_to_move(first: list[int], second: list[int]) -> None:
+    current, reference = np.array(first, float), np.array(second, float)
+    cells = cells_at(reference, 0.0, 100.0)
+    told = transport(cells.count(current), cells.count(reference), cells)
+    exact = wasserstein_distance(current, reference)
+    gaps = np.diff(cells.points, prepend=cells.points[0])
+    assert told <= exact + 1e-9
+    assert told >= exact - gaps.max() - 1e-9
+
+
+def test_the_distance_of_a_shift_is_the_shift() -> None:
+    values = REFERENCE["body_mass_g"].dropna().to_numpy()
+    cells = cells_at(values, 0.0, 1e5)
+    told = transport(cells.count(values + 400), cells.count(values), cells)
+    assert told == pytest.approx(400)
+
+
+def test_segments_are_profiles_of_their_rows() -> None:
+    rows = window(90)
+    segments = CELLS.by_segment(rows, "island")
+    assert {name: profile.rows for name, profile in segments.items()} == dict(
+        rows["island"].value_counts()
+    )
+
+
+def test_a_reference_without_a_value_still_has_a_cell() -> None:
+    cells = reference_cells(REFERENCE.assign(body_mass_g=np.nan), SPEC)
+    told = cells.profile(window(40)).quantities["body_mass_g"]
+    assert told.present == int(window(40)["body_mass_g"].notna().sum())
+
+
+def test_an_unknown_value_is_neither_missing_nor_known() -> None:
+    rows = pd.concat([window(20).assign(island="Anvers"), window(5).assign(island=None)])
+    told = CELLS.profile(rows).categories["island"]
+    assert (told.missing, told.counts.tolist()) == (5, [0, 0, 0, 20])
