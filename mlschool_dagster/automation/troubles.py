@@ -158,7 +158,7 @@ def _cause(failure: dg.EventLogEntry) -> str:
         return failure.user_message
     step = data.first_step_failure_event
     error = data.error or (step.step_failure_data.error if step else None)
-    return _innermost(error) if error else failure.user_message
+    return _told(error) if error else failure.user_message
 
 
 def _of_tick(state: InstigatorState, tick: InstigatorTick, dagster_url: str) -> Observation:
@@ -167,7 +167,7 @@ def _of_tick(state: InstigatorState, tick: InstigatorTick, dagster_url: str) -> 
     failed = state.is_running and tick.status is TickStatus.FAILURE
     # A tick that is tried again keeps its time; to be turned off is later than the last tick.
     order = (tick.end_timestamp or tick.timestamp) + (0.0 if state.is_running else 1e-3)
-    cause = _innermost(tick.error) if tick.error else "see its ticks"
+    cause = _told(tick.error) if tick.error else "see its ticks"
     if failed:
         text = f"{subject} fails: {cause}"
     else:
@@ -182,7 +182,9 @@ def _of_tick(state: InstigatorState, tick: InstigatorTick, dagster_url: str) -> 
     )
 
 
-def _innermost(error: SerializableErrorInfo) -> str:
-    while error.cause is not None:
+def _told(error: SerializableErrorInfo) -> str:
+    """What the error says that Dagster has wrapped; of our own kind, the sentence alone."""
+    while error.cause is not None and str(error.cls_name).endswith("ExecutionError"):
         error = error.cause
-    return error.message.strip()
+    name, _, sentence = error.message.strip().partition(": ")
+    return sentence if name.startswith("mlschool_dagster.") else error.message.strip()

@@ -5,9 +5,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import dagster as dg
 import pandas as pd
@@ -39,16 +40,16 @@ def platform(trained: Path, tmp_path: Path) -> Iterator[Platform]:
 
 
 @contextmanager
-def daemon(platform: Platform) -> Iterator[None]:
+def daemon(
+    platform: Platform,
+    module: str = "mlschool_dagster_tests.automation.impatient",
+    settings: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[None]:
     """A Dagster daemon; what it started is killed with it at the end, without a warning."""
-    command = [
-        *(sys.executable, "-m", "dagster._daemon", "run"),
-        *("-m", "mlschool_dagster_tests.automation.impatient"),
-    ]
+    command = [sys.executable, "-m", "dagster._daemon", "run", "-m", module]
+    environment = {**platform.subprocess_environment(), **settings}
     with (platform.home / "daemon.log").open("ab") as log:
-        process = subprocess.Popen(
-            command, env=platform.subprocess_environment(), stdout=log, stderr=log
-        )
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         yield
     finally:

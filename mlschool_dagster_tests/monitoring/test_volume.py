@@ -44,9 +44,9 @@ class World:
         mean = mean * np.where((hour // 24) % 7 >= 5, 1 - 0.6 * self.season, 1)
         random = np.random.default_rng(seed)
         if self.dispersion == 1:
-            return random.poisson(mean).astype(float).tolist()
+            return [float(rows) for rows in random.poisson(mean)]
         size = mean / (self.dispersion - 1)
-        return random.negative_binomial(size, 1 / self.dispersion).astype(float).tolist()
+        return [float(rows) for rows in random.negative_binomial(size, 1 / self.dispersion)]
 
 
 WORLDS = [
