@@ -134,8 +134,7 @@ class Stage:
                     until = start.start + (labelled + 1) * LENGTH
                     label_captures(store, diary, spec, experts, seed=number, until=until)
                 self.clock.set(window.end)
-                # Nobody waits for the platform while nothing happens.
-                if number >= len(story.quiet) - 1:
+                if not hour.passes_by:
                     self._settle(store, instance)
                     self._look_around(number)
         store.close()

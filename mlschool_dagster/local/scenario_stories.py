@@ -76,7 +76,7 @@ STORIES: Mapping[str, Story] = {
     "outage": Story(
         tells="For an hour nothing comes in.",
         # What is usual is known after a day only.
-        quiet=[Hour(rows=40)] * 24,
+        quiet=[*[Hour(rows=40, passes_by=True)] * 23, Hour(rows=40)],
         changed=[Hour(rows=0)],
         delay=None,
         expected=[
@@ -107,7 +107,11 @@ STORIES: Mapping[str, Story] = {
     "closed_loop": Story(
         tells="A measurement drifts for good: retrain, compare, promote, healthy, unattended.",
         quiet=[Hour()],
-        changed=[Hour(rows, Drift.SHIFT) for rows in (400, 400, _MANY, 200, 200, 200)],
+        changed=[
+            *(Hour(rows, Drift.SHIFT) for rows in (400, 400, _MANY)),
+            *[Hour(200, Drift.SHIFT, passes_by=True)] * 2,
+            Hour(200, Drift.SHIFT),
+        ],
         expected=[
             Expected(MetricName.DRIFT_EFFECT, within=1, column=DRIFTED),
             Expected(MetricName.DRIFT_EVIDENCE, within=1),

@@ -21,7 +21,8 @@ HONEST = (Expert("expert", quality=1.0),)
 class Hour:
     """One window of traffic: ``rows`` requests, what is different about them, and who labels them.
 
-    ``share`` and ``strength`` belong to ``drift``, as in `TrafficConfig`.
+    ``share`` and ``strength`` belong to ``drift``, as in `TrafficConfig`. The next hour comes when
+    the platform has done all that it has to do about this one, unless it ``passes_by``.
     """
 
     rows: int = 300
@@ -29,6 +30,7 @@ class Hour:
     share: float | None = None
     strength: float | None = None
     experts: Sequence[Expert] = HONEST
+    passes_by: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Story:
     tells: str
     changed: Sequence[Hour]
     expected: Sequence[Expected]
-    quiet: Sequence[Hour] = (Hour(), Hour())
+    quiet: Sequence[Hour] = (Hour(passes_by=True), Hour())
     delay: int | None = 0
     is_replaced: bool = False
 
@@ -70,8 +72,8 @@ class Outcome:
     """What came of a story.
 
     ``first`` says in which hour (from 0) each happening was first known, by its column;
-    ``versions`` which version was the primary after each hour from the last quiet one on; ``unanswered`` the requests that
-    were neither answered nor refused for a reason.
+    ``versions`` which version was the primary after each hour that was waited for, from the last
+    quiet one on; ``unanswered`` the requests that were neither answered nor refused for a reason.
     """
 
     first: Mapping[tuple[str, str], int]
