@@ -13,6 +13,7 @@ from mlschool_dagster.settings import ROOT
 
 DEFINITIONS = build_definitions()
 JOBS = [
+    "approval_job",
     "training_job",
     "retraining_job",
     "deployment_job",
@@ -23,7 +24,13 @@ JOBS = [
     "labeling_job",
     "monitoring_job",
 ]
-SENSORS = ["new_captures_sensor", "new_labels_sensor", "failure_sensor"]
+SENSORS = [
+    "new_captures_sensor",
+    "new_labels_sensor",
+    "retraining_sensor",
+    "promotion_sensor",
+    "failure_sensor",
+]
 SCHEDULES = {
     "nightly_retraining": dg.DefaultScheduleStatus.STOPPED,
     "endpoint_health_schedule": dg.DefaultScheduleStatus.RUNNING,

@@ -26,7 +26,7 @@ from mlschool_dagster_tests.automation.ticking import (
     serves,
     steps,
 )
-from mlschool_dagster_tests.platform import Platform, metadata, sentence, traffic, truth
+from mlschool_dagster_tests.platform import Platform, metadata, traffic, truth
 from mlschool_dagster_tests.serving.tiny_model import ROW
 
 EPISODE = "20261120-120000-abcd"
@@ -198,10 +198,6 @@ def test_the_ledger_is_shown_once_after_each_change(sensor: Sensor) -> None:
     told(sensor, Step.FAILED)
     (second,) = shown()
     assert first.run_key != second.run_key
-
-
-def test_evidence_is_gathered_only_while_a_canary_answers(platform: Platform) -> None:
-    assert "No canary of an open episode answers" in sentence(platform.run("canary_evidence_job"))
 
 
 @pytest.mark.slow
