@@ -152,13 +152,13 @@ def _window(run: dg.DagsterRun) -> str:
 
 
 def _cause(failure: dg.EventLogEntry) -> str:
-    data = failure.get_dagster_event().event_specific_data
+    event = failure.get_dagster_event()
+    data = event.event_specific_data
     # A run that something else declared failed has no data, one that failed in a step no error.
-    if not isinstance(data, JobFailureData):
-        return failure.user_message
-    step = data.first_step_failure_event
-    error = data.error or (step.step_failure_data.error if step else None)
-    return _told(error) if error else failure.user_message
+    step = data.first_step_failure_event if isinstance(data, JobFailureData) else None
+    own = data.error if isinstance(data, JobFailureData) else None
+    error = own or (step.step_failure_data.error if step else None)
+    return _told(error) if error else str(event.message)
 
 
 def _of_tick(state: InstigatorState, tick: InstigatorTick, dagster_url: str) -> Observation:

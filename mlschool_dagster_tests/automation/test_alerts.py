@@ -17,6 +17,8 @@ from dagster_shared.error import SerializableErrorInfo
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.promotion.episode import Entry, Step
 from mlschool_dagster.promotion.ledger import open_ledger
+from mlschool_dagster.resources.alerts import Alerts
+from mlschool_dagster_tests.alerting.servers import SECRET
 from mlschool_dagster_tests.platform import LATER, WINDOW, Platform
 
 JOB = "__ephemeral_asset_job__"
@@ -55,18 +57,18 @@ class Ticks:
 
     def __init__(self, platform: Platform) -> None:
         self.platform = platform
+        self.resources = dict(platform.definitions.resources or {})
         self.cursor: str | None = None
         assert self.news() == NOTHING
 
     def news(self) -> str:
         """What one tick tells."""
         definitions = self.platform.definitions
-        resources = definitions.resources or {}
         with dg.build_sensor_context(
             instance=self.platform.instance,
             cursor=self.cursor,
             repository_def=definitions.get_repository_def(),
-            resources={name: resources[name] for name in ("alerts", "history")},
+            resources={name: self.resources[name] for name in ("alerts", "history")},
         ) as context:
             sensor = definitions.resolve_sensor_def("failure_sensor")
             data = sensor.evaluate_tick(context)
@@ -142,6 +144,24 @@ def test_a_user_error_is_told_by_its_sentence(ticks: Ticks) -> None:
     news = ticks.news()
     assert "There is no data at nowhere.csv" in news
     assert "Check contract on raw_penguins did not pass" in news
+
+
+def test_a_run_that_something_else_declared_failed_is_told(ticks: Ticks) -> None:
+    job = ticks.platform.definitions.resolve_job_def("health_job")
+    run = ticks.platform.instance.create_run_for_job(job)
+    ticks.platform.instance.report_run_failed(run, "Its machine is gone.")
+    assert ticks.news() == f"Run of health_job failed in run {run.run_id}: Its machine is gone."
+
+
+def test_a_channel_that_does_not_answer_is_told_without_its_address(ticks: Ticks) -> None:
+    history = ticks.platform.settings.history
+    ticks.resources["alerts"] = Alerts(uri=history, webhook=f"http://127.0.0.1:1/{SECRET}")
+    run = ticks.run(measured, fails=True)
+    news = ticks.news()
+    assert f"did not pass in run {run}" in news
+    assert "1 alerts wait for the channel webhook (the server cannot be reached" in news
+    assert SECRET not in news
+    assert "1 alerts wait for the channel webhook" in ticks.news()
 
 
 class Watched:
