@@ -30,7 +30,7 @@ from mlschool_dagster.monitoring.dashboard.frame import (
 from mlschool_dagster.monitoring.dashboard.segments import overall, worst_first
 from mlschool_dagster.monitoring.metrics import Metric, MetricName
 
-SHARE = (("tickformat", ".0%"),)
+SHARE = (("tickformat", ".0%"), ("hoverformat", ".3f"))
 EVIDENT_COLUMNS = 4
 """How many columns' evidence is drawn at once; the legend shows the others."""
 SEGMENTS_DRAWN = 16

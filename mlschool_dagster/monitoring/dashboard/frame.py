@@ -89,6 +89,8 @@ def line(
         "line": {"color": colour, "width": width},
         "marker": {"size": 3, "color": colour},
         "connectgaps": False,
+        "customdata": [_basis(metric) for _, metric in known],
+        "hovertemplate": "%{y}%{customdata}",
         **more,
     }
 
@@ -198,6 +200,16 @@ def told_of(event: Event) -> str:
         lines.append(f"by {event.by}")
     lines += textwrap.wrap(event.why, WRAPPED_AT)[:WRAPPED_LINES]
     return "<br>".join(text(part) for part in lines)
+
+
+def _basis(metric: Metric | None) -> str:
+    """The interval of a value, if it has one, and on how many rows it rests."""
+    if metric is None:
+        return ""
+    interval = ""
+    if metric.lower is not None and metric.upper is not None:
+        interval = f" ({metric.lower:.3f} to {metric.upper:.3f})"
+    return f"{interval}, {metric.rows:,} rows"
 
 
 def _positive(value: float | None) -> float | None:

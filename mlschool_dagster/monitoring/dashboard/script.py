@@ -15,7 +15,7 @@ function template() {
     font: {color: colour("--text"), family: "system-ui, sans-serif", size: 12},
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", xaxis: axis, yaxis: axis,
     hoverlabel: {bgcolor: colour("--card"), bordercolor: colour("--line"),
-                 font: {color: colour("--text")}, align: "left"},
+                 font: {color: colour("--text")}, align: "left", namelength: -1},
     annotationdefaults: {font: {color: colour("--quiet"), size: 11}},
   }};
 }
