@@ -28,6 +28,8 @@ CANARY_EVIDENCE = "canary_evidence"
 PROMOTION_LEDGER = "promotion_ledger"
 
 EPISODE = "episode"
+LINKS = 10
+"""How many challengers are linked to."""
 EVIDENCE = "evidence"
 
 
@@ -207,10 +209,12 @@ def _figures_table(entries: Sequence[Entry]) -> dg.MetadataValue:
 def _links(
     trained: Sequence[Episode], mlflow: MlflowTracking, spec: DataSpec
 ) -> dict[str, dg.MetadataValue]:
-    """A link to the newest challenger in MLflow, if there is one."""
-    if not trained:
-        return {}
-    return {"mlflow": mlflow.link(f"models/{spec.name}/versions/{trained[-1].challenger}")}
+    """The newest challengers in MLflow."""
+    versions = [episode.challenger for episode in reversed(trained)][:LINKS]
+    return {
+        f"version_{version}": mlflow.link(f"models/{spec.name}/versions/{version}")
+        for version in versions
+    }
 
 
 def _is_run(by: str) -> bool:

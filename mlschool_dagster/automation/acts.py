@@ -54,7 +54,7 @@ def move_on(
     if isinstance(move, Wait):
         return move.reason
     if move.act not in acts:
-        return f"The {move.act} is another sensor's to request."
+        return f"The {move.act} is not requested by this sensor."
     return run_request(episodes(ledger.entries())[-1], move.act, move.attempt, config)
 
 

@@ -62,8 +62,8 @@ class EpisodeWorld:
         if found is None or found.metadata[EPISODE].value != self.episode.id:
             return PairedEvidence()
         document: Any = found.metadata[EVIDENCE].value
-        confidence = {float(key): count for key, count in document.pop("confidence").items()}
-        return PairedEvidence(**document, confidence=confidence)
+        confidence = {float(key): count for key, count in document["confidence"].items()}
+        return PairedEvidence(**{**document, "confidence": confidence})
 
     def health(self) -> Health:
         """How the endpoint did since the challenger has its present role.

@@ -66,11 +66,14 @@ def retraining_sensor(job: "AssetJob") -> dg.SensorDefinition:
 def _begin(
     ledger: PromotionLedger, history: History, endpoint: LocalEndpoint, config: PromotionConfig
 ) -> str:
-    """Begin an episode if none is open and one is due; why not, if none is open then."""
+    """Begin an episode if none is open and one is due; why there is none to train for, if so."""
     entries = ledger.entries()
     told = episodes(entries)
     if told and told[-1].is_open:
-        return ""
+        newest = told[-1]
+        if newest.standing.step is Step.REQUESTED:
+            return ""
+        return f"Episode {newest.id} is under way: {newest.last.step}."
     decision = _decision(told, history, endpoint, config)
     if not decision.retrain:
         return decision.reason

@@ -36,7 +36,7 @@ def test_steps_are_shown_newest_first_with_who_and_why(trained_platform: Platfor
     assert episode["because"] == "Worse."
     (figure,) = (row.data for row in shown["figures"].records)
     assert (figure["figure"], figure["value"]) == ("difference", 0.25)
-    assert "versions/1" in shown["mlflow"]
+    assert "versions/1" in shown["version_1"]
     tags = trained_platform.registry().resolve("1").tags
     assert (tags["episode"], tags["decision"], tags["decision_by"]) == ("a", "rejected", "sensor")
 

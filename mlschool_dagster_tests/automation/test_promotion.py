@@ -130,7 +130,7 @@ def test_a_training_is_not_its_to_request(platform: Platform) -> None:
     append(platform, entry)
     sensor = Sensor(platform, "promotion_sensor")
     assert moves(sensor) == []
-    assert sensor.tick() or sensor.told == "The training is another sensor's to request."
+    assert sensor.tick() or sensor.told == "The training is not requested by this sensor."
 
 
 def test_a_canary_that_fails_is_withdrawn(sensor: Sensor) -> None:

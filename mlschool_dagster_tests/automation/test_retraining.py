@@ -14,7 +14,7 @@ from mlschool_dagster.monitoring.history import open_history
 from mlschool_dagster.monitoring.metrics import Metric, MetricName
 from mlschool_dagster.promotion.episode import Step
 from mlschool_dagster.resources.promotion import PromotionPolicy
-from mlschool_dagster_tests.automation.ticking import Sensor, last, serves, steps
+from mlschool_dagster_tests.automation.ticking import Sensor, append, last, serves, steps
 from mlschool_dagster_tests.platform import Platform, sentence
 
 APPROVAL = {"by": "Ada", "reason": "the figures hold"}
@@ -110,6 +110,17 @@ def test_a_training_waits_for_a_human_if_it_must(cautious: Sensor) -> None:
     assert told.details["gate"] == "retraining"
     (request,) = cautious.tick()
     assert request.job_name == "retraining_job"
+
+
+def test_while_a_challenger_is_led_on_no_other_is_trained(sensor: Sensor) -> None:
+    degrade(sensor.platform)
+    sensor.tick()
+    asked = last(sensor.platform)
+    found = {"better": True, "champion": "1"}
+    compared = replace(asked, step=Step.COMPARED, version="2", by="run", details=found)
+    append(sensor.platform, compared)
+    assert sensor.tick() == []
+    assert sensor.told == f"Episode {asked.episode} is under way: compared."
 
 
 def test_who_declines_ends_the_episode(cautious: Sensor) -> None:
