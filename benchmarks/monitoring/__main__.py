@@ -30,7 +30,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import yaml
 from histories import fill_history
 
 from mlschool_dagster.capture.store import open_store
@@ -39,6 +38,7 @@ from mlschool_dagster.clock import utc_now
 from mlschool_dagster.local.platform import prepare
 from mlschool_dagster.settings import Settings
 from mlschool_dagster_tests.serving.server import running_server
+from mlschool_dagster_tests.serving.tiny_model import ROW
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "monitoring.json"
@@ -160,15 +160,16 @@ def history(home: Home, rows: int) -> dict[str, float]:
 def labels(home: Home) -> dict[str, float]:
     """Labels while clients are answered."""
     fill_history(home.store, LABELS, utc_now() - timedelta(hours=10))
+    endpoint = home.folder / "endpoint"
+    endpoint.mkdir()
     ended = threading.Event()
     waits: list[float] = []
-    with running_server(home.folder / "endpoint", store=f"sqlite:///{home.store}") as server:
-        row = _a_row()
+    with running_server(endpoint, store=f"sqlite:///{home.store}") as server:
 
         def ask() -> None:
             while not ended.is_set():
                 started = time.perf_counter()
-                server.invoke([row]).raise_for_status()
+                server.invoke([ROW]).raise_for_status()
                 waits.append(time.perf_counter() - started)
 
         client = threading.Thread(target=ask)
@@ -186,15 +187,6 @@ def labels(home: Home) -> dict[str, float]:
         "p50 ms": waits[len(waits) // 2] * 1000,
         "p99 ms": waits[len(waits) * 99 // 100] * 1000,
         "slowest ms": waits[-1] * 1000,
-    }
-
-
-def _a_row() -> dict[str, Any]:
-    spec = yaml.safe_load(Settings.from_environment({}).spec.read_text(encoding="utf-8"))
-    columns = spec["columns"]
-    return {
-        name: column["categories"][0] if "categories" in column else column["minimum"]
-        for name, column in columns.items()
     }
 
 

@@ -188,7 +188,6 @@ def label() -> dict[str, Any]:
         store,
         Diary(SETTINGS.home / "none"),
         SPEC,
-        1.0,
         progress=lambda _: marks.append(time.monotonic()),
     )
     tenth = max(1, found.labelled // PROGRESS_EVERY // 10)
