@@ -11,6 +11,7 @@ from mlschool_dagster.assets.common import OWNERS, metadata_of, plain_errors, ta
 from mlschool_dagster.assets.data import raw_data_name
 from mlschool_dagster.atomic import replacing
 from mlschool_dagster.capture.store import CaptureStore
+from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.resources.captures import Captures
@@ -45,7 +46,7 @@ class TrainingDataConfig(dg.Config):
     maximum_captures: int = Field(
         default=50_000,
         ge=1,
-        description="No older window is taken once this many labelled captures are at hand.",
+        description="Most labelled captures that are taken, the newest first.",
     )
     held_out_share: float = Field(
         default=0.3,
@@ -171,41 +172,45 @@ def _labelled_captures(
     import pandas as pd
 
     from mlschool_dagster.capture.frames import captures_frame, labels_frame
-    from mlschool_dagster.monitoring.frames import current_frame
 
-    frames = [_joined(current_frame(captures_frame([]), spec), labels_frame([]), "", spec)]
+    frames: list[pd.DataFrame] = []
     windows: list[LabelledWindow] = []
     if config.captures == LABELLED:
         with captures.open() as store:
-            for frame, window in _newest_first(store, spec):
-                frames.append(frame)
-                windows.append(window)
-                enough = sum(read.labelled for read in windows) >= config.maximum_captures
-                if enough or len(windows) == config.windows:
+            for window in store.newest_windows():
+                room = config.maximum_captures - sum(read.labelled for read in windows)
+                if len(windows) == config.windows or room <= 0:
                     break
+                # The tokens are read first: what lands in between is used, but not claimed.
+                tokens = store.captures_token(window), store.labels_token(window)
+                frame = _of_window(store, window, room, spec)
+                if len(frame):
+                    frames.append(frame)
+                    windows.append(LabelledWindow(window.key, len(frame), *tokens))
     # An empty frame would decide the types of all: it is there for when nothing else is.
-    return pd.concat(frames[1:] or frames, ignore_index=True), windows
+    nothing = _joined(captures_frame([]), labels_frame([]), "", spec)
+    return pd.concat(frames or [nothing], ignore_index=True), windows
 
 
-def _newest_first(
-    store: CaptureStore, spec: DataSpec
-) -> "Iterator[tuple[pd.DataFrame, LabelledWindow]]":
-    from mlschool_dagster.monitoring.frames import current_frame
+def _of_window(store: CaptureStore, window: Window, maximum: int, spec: DataSpec) -> "pd.DataFrame":
+    """The labelled captures of a window, the `maximum` labelled last at most."""
+    import pandas as pd
 
-    for window in sorted(store.windows(), reverse=True):
-        # The tokens are read first: what lands in between is used, but not claimed.
-        revision = store.revision(window)
-        labels = store.read_labels(window)
-        if len(labels):
-            frame = _joined(current_frame(store.read(window), spec), labels, window.key, spec)
-            tokens = (revision.captures_token, revision.labels_token)
-            yield frame, LabelledWindow(window.key, len(frame), *tokens)
+    labels = store.read_labels(window).sort_values("labelled_at", kind="stable").tail(maximum)
+    if labels.empty:
+        return labels
+    # Piece by piece: a window may hold far more captures than labels.
+    pieces = [_joined(piece, labels, window.key, spec) for piece in store.stream(window)]
+    return pd.concat(pieces, ignore_index=True)
 
 
 def _joined(
     captures: "pd.DataFrame", labels: "pd.DataFrame", window: str, spec: DataSpec
 ) -> "pd.DataFrame":
-    joined = captures.merge(labels, on="event_id")
+    from mlschool_dagster.monitoring.frames import current_frame
+
+    labelled = captures[captures["event_id"].isin(labels["event_id"])]
+    joined = current_frame(labelled, spec).merge(labels, on="event_id")
     return joined.rename(columns={"label": spec.target.name}).assign(window=window)
 
 
