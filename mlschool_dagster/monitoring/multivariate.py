@@ -22,6 +22,9 @@ the greater one from a window of its size on, so that further rows would hardly 
 PERMUTATIONS = 1_999
 """The least p-value of the joint test is then 1/2,000."""
 
+PERMUTATIONS_AT_ONCE = 200
+"""Bounds the memory that they take."""
+
 ROWS_A_DIRECTION = 10
 """Rows that a direction of the joint test takes: in more directions, chance drowns the drift."""
 
@@ -190,18 +193,26 @@ def joint_test(current: Floats, reference: Floats) -> TestResult:
     """
     size, other = len(reference), len(current)
     features = _whitened(_with_products(np.vstack([reference, current])))
-    rng = np.random.default_rng(0)
-    sums = np.array([features[:size].sum(axis=0)] + [
-        features[rng.permutation(size + other)[:size]].sum(axis=0) for _ in range(PERMUTATIONS)
-    ])  # fmt: skip
+    own, permuted = features[:size].sum(axis=0), _permuted_sums(features, size)
     # The features sum to zero, so that one sample's sum says what the other's is.
-    distances = (sums * (1 / size + 1 / other)) ** 2
-    squared = distances.sum(axis=1)
-    as_extreme = int((squared[1:] >= squared[0] * (1 - 1e-9)).sum())
-    beyond_chance = float(squared[0] - squared[1:].mean())
-    statistic = float(squared[0] / (1 / size + 1 / other))
+    scale = (1 / size + 1 / other) ** 2
+    squared, by_chance = float(own @ own) * scale, (permuted**2).sum(axis=1) * scale
+    as_extreme = int((by_chance >= squared * (1 - 1e-9)).sum())
+    beyond_chance = squared - float(by_chance.mean())
+    statistic = squared / math.sqrt(scale)
     p_value = (as_extreme + 1) / (PERMUTATIONS + 1)
     return TestResult(statistic, p_value, math.sqrt(max(0.0, beyond_chance)))
+
+
+def _permuted_sums(features: Floats, size: int) -> Floats:
+    """The sums of the features of `size` rows drawn at random, `PERMUTATIONS` times."""
+    rng, sums = np.random.default_rng(0), []
+    for start in range(0, PERMUTATIONS, PERMUTATIONS_AT_ONCE):
+        count = min(PERMUTATIONS_AT_ONCE, PERMUTATIONS - start)
+        keys = rng.random((count, len(features)))
+        drawn = keys <= np.partition(keys, size - 1, axis=1)[:, size - 1 : size]
+        sums.append(drawn.astype(float) @ features)
+    return np.vstack(sums)
 
 
 def _with_products(variables: Floats) -> Floats:

@@ -85,12 +85,25 @@ class Region:
 
         That of `ALL` is about what each numeric column is given the others.
         """
-        told: dict[str, list[float]] = {}
+        return {name: float(told) for name, told in self.capital(self.logarithms(window)).items()}
+
+    def logarithms(self, window: Summary) -> dict[str, Floats]:
+        """The logarithms of what every bet on a column has won: (bets, stakes).
+
+        Those of several windows add up to those of all their rows.
+        """
+        won: dict[str, list[Floats]] = {}
         for (column, of), wins in self._wins.items():
             stream = ALL if of is _Of.UNEXPLAINED else column
-            capital = _capital(wins @ _counts(window, column, of))
-            told.setdefault(stream, []).extend(np.minimum(capital, LARGEST).tolist())
-        return {stream: math.fsum(values) / len(values) for stream, values in told.items()}
+            won.setdefault(stream, []).append(wins @ _counts(window, column, of))
+        return {stream: np.concatenate(parts) for stream, parts in won.items()}
+
+    def capital(self, logarithms: Mapping[str, Floats]) -> dict[str, Floats]:
+        """The e-values of bets that have won so much: (..., bets, stakes) becomes (...)."""
+        return {
+            stream: np.asarray(np.minimum(_capital(won), LARGEST).mean(axis=-1))
+            for stream, won in logarithms.items()
+        }
 
 
 def _capital(logarithms: Floats) -> Floats:

@@ -1,0 +1,244 @@
+"""What drift detection promises, measured: false alarms, power, and alarms over many windows.
+
+A world is the 344 rows of the data set as a population. References of 344 rows and windows are
+drawn from it; what differs is done to the windows only. Ours stands beside Evidently's default
+preset ("any column": at least one of the seven; "dataset": at least half of them), and beside Alibi
+Detect's tests of a table with its own correction for their number, which needs an environment of
+its own:
+
+    uv venv /tmp/alibi && uv pip install --python /tmp/alibi/bin/python alibi-detect
+    ALIBI_PYTHON=/tmp/alibi/bin/python python benchmarks/drift
+"""
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from worlds import DRIFTS, POPULATION, World, quiet, reference
+
+from mlschool_dagster.modeling.spec import PREDICTION
+from mlschool_dagster.monitoring.baseline import Baseline
+from mlschool_dagster.monitoring.config import DriftConfig
+from mlschool_dagster.monitoring.drift import DriftVerdict, drift_from
+from mlschool_dagster.monitoring.sequential import HORIZON, Region, evidence
+from mlschool_dagster.monitoring.statistics import wilson_interval
+from mlschool_dagster_tests.monitoring.samples import SPEC
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "drift.json"
+
+CONFIG = DriftConfig()
+QUIET_ROWS = (50, 200, 1_000, 10_000)
+DRIFT_ROWS = (200, 1_000)
+PEER_ROWS = {"evidently": (200,), "alibi": (200, 1_000)}
+QUIET_WINDOWS = int(os.environ.get("DRIFT_BENCH_QUIET", "400"))
+DRIFT_WINDOWS = int(os.environ.get("DRIFT_BENCH_DRIFT", "100"))
+PEER_WINDOWS = int(os.environ.get("DRIFT_BENCH_PEER", "100"))
+HISTORIES = int(os.environ.get("DRIFT_BENCH_HISTORIES", "200"))
+HISTORY_ROWS = 200
+MOST_WINDOWS = 30
+COLUMNS = [*SPEC.input_names, PREDICTION]
+
+Figures = dict[str, Any]
+
+
+def share(hits: int, of: int) -> Figures:
+    """A share with its 95 % interval."""
+    low, high = wilson_interval(hits, of)
+    return {"share": hits / of, "low": round(low, 4), "high": round(high, 4), "of": of}
+
+
+def false_alarms() -> Figures:
+    """Quiet windows that are flagged, with one reference and with another for each window."""
+    one = Baseline(POPULATION, SPEC)
+
+    def flagged(rows: int, seed: int, fixed: bool) -> bool:
+        baseline = one if fixed else Baseline(reference(seed), SPEC)
+        report = drift_from(baseline, baseline.summary([quiet(rows, seed)]), CONFIG)
+        return report.verdict is DriftVerdict.DRIFTED
+
+    return {
+        f"{rows} rows, {kind}": share(
+            sum(flagged(rows, seed, fixed) for seed in range(QUIET_WINDOWS)), QUIET_WINDOWS
+        )
+        for rows in QUIET_ROWS
+        for kind, fixed in (("one reference", True), ("another reference each", False))
+    }
+
+
+def power(rows: int) -> Figures:
+    """Windows of each kind of drift that are flagged, and in which the right column is named."""
+    figures: Figures = {}
+    for name, (world, column) in DRIFTS.items():
+        flagged = named = others = 0
+        for seed in range(DRIFT_WINDOWS):
+            baseline = Baseline(reference(seed), SPEC)
+            report = drift_from(baseline, baseline.summary([world(rows, seed)]), CONFIG)
+            flagged += report.verdict is DriftVerdict.DRIFTED
+            named += column in report.drifted_columns
+            others += bool({*report.drifted_columns} - {column})
+        figures[name] = {
+            "flagged": flagged / DRIFT_WINDOWS,
+            "named": named / DRIFT_WINDOWS if column else None,
+            "others named too": others / DRIFT_WINDOWS,
+        }
+    return figures
+
+
+def windows_until_confirmed() -> Figures:
+    """How many windows of 200 rows confirm each kind of drift: median, and share confirmed."""
+    figures: Figures = {}
+    for name, (world, _) in DRIFTS.items():
+        found = []
+        for seed in range(DRIFT_WINDOWS // 5):
+            baseline = Baseline(reference(seed), SPEC)
+            region, told = Region(baseline, CONFIG), []
+            for window in range(MOST_WINDOWS):
+                rows = world(HISTORY_ROWS, 1_000 * seed + window)
+                told.append(region.e_values(baseline.summary([rows])))
+                if evidence(told, CONFIG.alpha).confirmed:
+                    found.append(window + 1)
+                    break
+        figures[name] = {
+            "windows": float(np.median(found)) if found else None,
+            "confirmed": len(found) / (DRIFT_WINDOWS // 5),
+        }
+    return figures
+
+
+def alarms_over_windows() -> Figures:
+    """Histories of 1,000 quiet windows against one reference each, in which drift is confirmed.
+
+    What a window's bets win is the sum over its rows, so that each row is judged once a history.
+    """
+    alarms = 0
+    for seed in range(HISTORIES):
+        baseline = Baseline(reference(seed), SPEC)
+        region = Region(baseline, CONFIG)
+        rows = [
+            region.logarithms(baseline.summary([POPULATION.iloc[[row]]]))
+            for row in range(len(POPULATION))
+        ]
+        drawn = np.random.default_rng(seed).multinomial(
+            HISTORY_ROWS, np.full(len(rows), 1 / len(rows)), size=HORIZON
+        )
+        capital = region.capital(
+            {
+                name: np.tensordot(drawn, np.stack([row[name] for row in rows]), axes=1)
+                for name in rows[0]
+            }
+        )
+        told = [
+            {name: float(values[window]) for name, values in capital.items()}
+            for window in range(HORIZON)
+        ]
+        totals = evidence(told, CONFIG.alpha).totals
+        alarms += max(totals) >= evidence(told[:1], CONFIG.alpha).threshold
+    return share(alarms, HISTORIES)
+
+
+def cases(peer: str) -> dict[str, tuple[World, int]]:
+    """What a peer is asked: quiet windows, and each kind of drift."""
+    asked: dict[str, tuple[World, int]] = {
+        f"no drift, {rows} rows": (quiet, rows) for rows in QUIET_ROWS[:3]
+    }
+    for rows in PEER_ROWS[peer]:
+        asked |= {f"{name}, {rows} rows": (world, rows) for name, (world, _) in DRIFTS.items()}
+    return asked
+
+
+def evidently() -> Figures:
+    """Windows that Evidently's default preset flags: in any column, and as a data set."""
+    from evidently import DataDefinition, Dataset, Report
+    from evidently.presets import DataDriftPreset
+
+    numeric = [column.name for column in SPEC.numeric]
+    definition = DataDefinition(
+        numerical_columns=numeric,
+        categorical_columns=[name for name in COLUMNS if name not in numeric],
+    )
+
+    def drifted(world: World, rows: int, seed: int) -> int:
+        frames = [frame[COLUMNS] for frame in (world(rows, seed), reference(seed))]
+        current, known = (
+            Dataset.from_pandas(frame, data_definition=definition) for frame in frames
+        )
+        values = Report([DataDriftPreset()]).run(current, known).dict()["metrics"]
+        (counted,) = (v["value"]["count"] for v in values if "DriftedColumns" in v["metric_name"])
+        return int(counted)
+
+    def judged(world: World, rows: int) -> Figures:
+        counts = [drifted(world, rows, seed) for seed in range(PEER_WINDOWS)]
+        return {
+            "any column": float(np.mean([count > 0 for count in counts])),
+            "dataset": float(np.mean([count >= len(COLUMNS) / 2 for count in counts])),
+        }
+
+    return {name: judged(world, rows) for name, (world, rows) in cases("evidently").items()}
+
+
+def alibi() -> Figures | str:
+    """Windows that Alibi Detect flags, or why that is not known."""
+    python = os.environ.get("ALIBI_PYTHON", "")
+    if not python:
+        return "skipped: set ALIBI_PYTHON to a Python that has alibi-detect"
+    with tempfile.TemporaryDirectory() as folder:
+        known = {column.name: list(column.categories) for column in SPEC.categorical}
+        known[PREDICTION] = list(SPEC.target.classes)
+        (Path(folder) / "columns.json").write_text(json.dumps(known))
+        for name, (world, rows) in cases("alibi").items():
+            parts = [
+                frame[COLUMNS].assign(seed=seed, part=part)
+                for seed in range(PEER_WINDOWS)
+                for part, frame in (("window", world(rows, seed)), ("reference", reference(seed)))
+            ]
+            pd.concat(parts).to_csv(Path(folder) / f"{name}.csv", index=False)
+        script = Path(__file__).with_name("alibi.py")
+        told = subprocess.run(
+            [python, str(script), folder], capture_output=True, text=True, check=True
+        )
+    counts = json.loads(told.stdout.splitlines()[-1])
+    return {name: count / PEER_WINDOWS for name, count in counts.items()}
+
+
+PARTS: dict[str, Callable[[], Any]] = {
+    "false alarms": false_alarms,
+    "histories of 1,000 quiet windows with any alarm": alarms_over_windows,
+    "power at 200 rows": lambda: power(200),
+    "power at 1,000 rows": lambda: power(1_000),
+    "windows of 200 rows until confirmed": windows_until_confirmed,
+    "alibi-detect, flagged": alibi,
+    "evidently, default preset": evidently,
+}
+
+
+def show(title: str, figures: Any) -> None:
+    """One part as text."""
+    print(f"\n{title}")
+    if not isinstance(figures, dict) or "share" in figures:
+        print(f"  {figures}")
+        return
+    for name, value in figures.items():
+        print(f"  {name:40} {value}", flush=True)
+
+
+def main() -> None:
+    """Measure every part, print it, and keep it as JSON as soon as it is known."""
+    results: dict[str, Any] = {}
+    for title, measure in PARTS.items():
+        started = time.process_time()
+        results[title] = measure()
+        show(title, results[title])
+        print(f"  ({time.process_time() - started:.0f} CPU s)", flush=True)
+        RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
