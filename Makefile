@@ -1,6 +1,6 @@
 # Two commands do all the set-up: `make demo` and `make test`. `make help` lists the others.
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev scenario test test-all lint bench bench-serving soak stop clean distclean
+.PHONY: help install demo dev scenario test test-all lint bench bench-serving bench-drift soak stop clean distclean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -39,6 +39,9 @@ bench: $(VENV)/.installed-dev ## measure training against its peers, side by sid
 
 bench-serving: $(VENV)/.installed-dev ## measure the endpoint against its peers, side by side (needs wrk)
 	@$(BIN)/python benchmarks/serving
+
+bench-drift: $(VENV)/.installed-dev ## measure false alarms and power of drift detection, beside its peers
+	@$(BIN)/python benchmarks/drift
 
 soak: $(VENV)/.installed-dev ## ten minutes of load with swaps, labelling and monitoring
 	@SOAK_SECONDS=600 $(BIN)/python -m pytest -m slow -k soak -o timeout=900 -s
