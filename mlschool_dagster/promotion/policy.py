@@ -65,9 +65,10 @@ def decide(
     breached = {m.window for m in metrics if m.name is MetricName.QUALITY_FINDINGS and m.finding}
     sound = [m for m in metrics if m.window not in breached and _is_of(m, champion)]
     speaking = {m.window for m in metrics if _speaks_for_drift(m, champion)}
-    found = _degradations(sound, speaking, config)
+    suspected = _degradations(sound, speaking, config)
+    found = [signal for signal in suspected if len(signal.windows) >= config.confirmations]
     if not found:
-        return Decision(False, _no_degradation(breached))
+        return Decision(False, _no_degradation(suspected, breached, config))
     reason = "; ".join(degradation.sentence for degradation in found)
     labels = sum(m.rows for m in sound if m.name is MetricName.REALISED_ACCURACY)
     obstacle = _too_soon(told, now, config) or _unlabelled(labels, config)
@@ -102,7 +103,7 @@ def _speaks_for_drift(metric: Metric, champion: str) -> bool:
 def _degradations(
     metrics: Sequence[Metric], speaking: Set[Window], config: PromotionConfig
 ) -> list[Degradation]:
-    """The signals that enough windows confirm; `speaking` are those with own evidence of drift."""
+    """The signals found in recent windows; `speaking` are those with own evidence of drift."""
     found = []
     for signal in SIGNALS:
         judged = [m for m in metrics if m.name is signal and m.value is not None]
@@ -110,18 +111,26 @@ def _degradations(
         windows = tuple(metric.window for metric in recent if metric.finding)
         if signal is MetricName.DRIFT_EVIDENCE:
             windows = tuple(window for window in windows if window in speaking)
-        if len(windows) >= config.confirmations:
+        if windows:
             found.append(Degradation(signal, windows))
     return found
 
 
-def _no_degradation(breached: set[Window]) -> str:
-    if not breached:
-        return "No degradation is confirmed."
-    return (
-        f"No degradation is confirmed outside of windows with a breach of quality, the last of "
-        f"which is {max(breached).key}; mend the source of the data, which no training can."
-    )
+def _no_degradation(
+    suspected: Sequence[Degradation], breached: Set[Window], config: PromotionConfig
+) -> str:
+    told = "No degradation is confirmed."
+    if suspected:
+        signs = "; ".join(signal.sentence for signal in suspected)
+        told = (
+            f"No degradation is confirmed yet ({signs}): it takes {config.confirmations} windows."
+        )
+    if breached:
+        told += (
+            f" Window {max(breached).key} has a breach of quality and does not count; mend the "
+            "source of the data, which no training can."
+        )
+    return told
 
 
 def _too_soon(told: Sequence[Episode], now: datetime, config: PromotionConfig) -> str:

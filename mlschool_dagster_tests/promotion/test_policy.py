@@ -70,7 +70,13 @@ def test_a_signal_in_two_windows_retrains(signal: MetricName) -> None:
 @pytest.mark.parametrize("signal", SIGNALS)
 def test_a_signal_in_one_window_does_not(signal: MetricName) -> None:
     found = decision([*LABELLED, *sign(signal, 3), metric(signal, 2, finding=False)])
-    assert (found.retrain, found.reason) == (False, "No degradation is confirmed.")
+    told = f"{signal.replace('_', ' ')} in {Window.of(NOW - timedelta(hours=3)).key}"
+    reason = f"No degradation is confirmed yet ({told}): it takes 2 windows."
+    assert (found.retrain, found.reason) == (False, reason)
+
+
+def test_where_nothing_was_found_nothing_is_told() -> None:
+    assert decision(LABELLED).reason == "No degradation is confirmed."
 
 
 def test_what_was_found_long_ago_and_is_over_counts_no_more() -> None:
