@@ -124,7 +124,12 @@ def challenger_comparison(spec: DataSpec) -> dg.AssetsDefinition:
                 tags = {"comparison": summary, "comparison_champion": champion or "none"}
                 run.set_tags({**tags, "challenger": challenger})
             registry.tag(challenger, {**tags, "comparison_run_id": run.run_id})
-            details = {"better": better, "champion": champion, **figures}
+            details = {
+                "better": better,
+                "champion": champion,
+                "mlflow_run_id": run.run_id,
+                **figures,
+            }
             _tell_ledger(context, history, challenger, summary, details)
             return dg.MaterializeResult(
                 metadata={
