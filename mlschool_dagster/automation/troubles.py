@@ -74,18 +74,22 @@ def of_run(
 
 def of_instigators(
     instance: dg.DagsterInstance, names: Iterable[str], dagster_url: str
-) -> Iterator[Observation]:
+) -> Iterable[Observation]:
     """How the newest ticks of the sensors and schedules `names` fared.
 
     The others that Dagster remembers are of another place, or are no more.
     """
     known = set(names)
-    for state in instance.all_instigator_state():
-        if state.name in known:
-            ticks = instance.get_ticks(
-                state.instigator_origin_id, state.selector_id, limit=1, statuses=_FINISHED_TICKS
-            )
-            yield from (_of_tick(state, tick, dagster_url) for tick in ticks)
+    seen = [
+        _of_tick(state, tick, dagster_url)
+        for state in instance.all_instigator_state()
+        if state.name in known
+        for tick in instance.get_ticks(
+            state.instigator_origin_id, state.selector_id, limit=1, statuses=_FINISHED_TICKS
+        )
+    ]
+    # One whose code was loaded from another place before is remembered twice.
+    return {each.key: each for each in sorted(seen, key=attrgetter("order"))}.values()
 
 
 def of_promotion(entry: Entry) -> Observation:
