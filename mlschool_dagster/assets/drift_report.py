@@ -98,6 +98,7 @@ def drift_report(spec: DataSpec) -> dg.AssetsDefinition:
         from mlschool_dagster.monitoring.evidence_plot import evidence_plot
         from mlschool_dagster.monitoring.html import drift_html
         from mlschool_dagster.monitoring.plots import distributions
+        from mlschool_dagster.monitoring.segment_drift import drift_by_segment
         from mlschool_dagster.monitoring.sequential import Region, evidence
 
         with plain_errors():
@@ -135,6 +136,10 @@ def drift_report(spec: DataSpec) -> dg.AssetsDefinition:
                     ),
                     **_scores(found),
                     "tests": table(found.rows()),
+                    "drift_by_segment": table(
+                        segment.row()
+                        for segment in drift_by_segment(drawn, seen.reference, spec, settings)
+                    ),
                     "evidence": gathered.totals[-1],
                     "evidence_over_windows": picture(
                         evidence_plot([*earlier, seen.window], gathered),
