@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from mlschool_dagster.assets.dashboard import NAME, SHOWN
 
@@ -12,13 +13,6 @@ if TYPE_CHECKING:
     )
 
 INTERVAL_SECONDS = 60
-_UNDER_WAY = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 def dashboard_job() -> "AssetJob":
@@ -46,7 +40,7 @@ def dashboard_sensor(job: "AssetJob") -> dg.SensorDefinition:
         "the page, one run at a time.",
     )
     def newer(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        busy = dg.RunsFilter(job_name=job.name, statuses=_UNDER_WAY)
+        busy = dg.RunsFilter(job_name=job.name, statuses=NOT_FINISHED_STATUSES)
         if context.instance.get_run_records(busy, limit=1):
             return dg.SkipReason("The dashboard is being rebuilt.")
         # What lands while a run reads has a newer number than the one that the run was asked for.

@@ -191,6 +191,22 @@ def test_a_gap_between_windows_is_no_line() -> None:
     assert line["y"] == [0.9, None, None, 0.9]
 
 
+def test_a_single_window_is_drawn_an_hour_wide() -> None:
+    found = [
+        Metric(HOUR, MetricName.ROWS, 40.0, 40),
+        Metric(HOUR, MetricName.DRIFT_EFFECT, 0.1, 40, column="a"),
+        Metric(HOUR, MetricName.ESTIMATED_ACCURACY, 0.9, 40, threshold=0.8),
+    ]
+    drawn = {
+        trace["name"] if "name" in trace else trace["type"]: trace
+        for figure in figures(page(Board("m", HOUR.end, found)))
+        for trace in figure["data"]
+    }
+    assert 3_000_000 < drawn["captured rows"]["width"] <= 3_600_000
+    assert drawn["heatmap"]["z"] == [[None, 0.1, None]]
+    assert len(set(drawn["threshold"]["x"])) == 2
+
+
 TEXT = st.one_of(st.sampled_from(["", "a", HOSTILE, "x" * 256, "=", "ä=ö"]), st.text(max_size=8))
 NUMBERS = st.one_of(st.none(), st.floats(), st.floats(0, 1))
 METRICS = st.builds(

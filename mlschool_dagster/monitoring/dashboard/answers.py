@@ -53,6 +53,11 @@ def answers(board: Board) -> list[Answer]:
     ]
 
 
+def counted(number: int, thing: str) -> str:
+    """So many of a `thing`, which takes an s."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def _accuracy(board: Board) -> Answer:
     told = [
         (word, metric)
@@ -70,7 +75,8 @@ def _accuracy(board: Board) -> Answer:
     text = "; ".join(f"{word} accuracy {_interval(m)} in {m.window.key}" for word, m in told) + "."
     wrong, known = share_of_findings(board.series(metric.name))
     below = (
-        f"By its {word} accuracy, the model was below the threshold in {wrong} of {known} windows."
+        f"By its {word} accuracy, the model was below the threshold in {wrong} of "
+        f"{counted(known, 'window')}."
     )
     return Answer(
         key,
@@ -130,9 +136,9 @@ def _quality(board: Board) -> Answer:
         text = f"No fault in the {found.rows:,} rows of {found.window.key}."
         return Answer(key, question, "no fault", text, State.FINE)
     since = lasting_since(board.series(MetricName.QUALITY_FINDINGS)) or found.window
-    plural = "fault" if count == 1 else "faults"
-    text = f"{count} {plural} in {found.window.key}; there have been some since {since.key}."
-    return Answer(key, question, f"{count} {plural}", text, State.FINDING)
+    faults = counted(count, "fault")
+    text = f"{faults} in {found.window.key}; there have been some since {since.key}."
+    return Answer(key, question, faults, text, State.FINDING)
 
 
 def _segments(board: Board) -> Answer:

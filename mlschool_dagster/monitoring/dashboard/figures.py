@@ -1,6 +1,8 @@
 """The figures of the page, each as Plotly's own JSON, or None where there is nothing to draw."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 from mlschool_dagster.modeling.figures import COLOURS
 from mlschool_dagster.monitoring.dashboard.board import ALL_COLUMNS, PROMOTION, Board, Event
@@ -17,6 +19,7 @@ from mlschool_dagster.monitoring.dashboard.frame import (
     Panel,
     Trace,
     band,
+    bars,
     findings,
     line,
     named_rows,
@@ -34,6 +37,7 @@ SHARE = (("tickformat", ".0%"), ("hoverformat", ".3f"))
 EVIDENT_COLUMNS = 4
 """How many columns' evidence is drawn at once; the legend shows the others."""
 SEGMENTS_DRAWN = 16
+TICKS = 5
 LANES = (PROMOTION, "candidate", "shadow", "canary", "primary")
 
 
@@ -77,9 +81,9 @@ def evidence(board: Board) -> Figure | None:
         for index, column in enumerate(strongest)
     ]
     traces.append(findings(together, "confirmed", log=True))
-    traces.append(threshold(together or by_column[strongest[0]], "needed to confirm"))
-    axis = (("type", "log"), ("exponentformat", "power"), ("nticks", 6))
-    return over_windows(board, traces, [Panel("evidence for drift", axis=axis)])
+    needed = threshold(together or by_column[strongest[0]], "needed to confirm", log=True)
+    traces.append(needed)
+    return over_windows(board, traces, [Panel("evidence for drift", axis=_powers(traces))])
 
 
 def traffic(board: Board) -> Figure | None:
@@ -88,18 +92,12 @@ def traffic(board: Board) -> Figure | None:
     refused = board.series(MetricName.REFUSED_SHARE)
     if not rows and not refused:
         return None
-    counted: Trace = {
-        "type": "bar",
-        "name": "captured rows",
-        "x": [time(metric.window.start) for metric in rows],
-        "y": [metric.value for metric in rows],
-        "marker": {"color": [RED if metric.finding else BLUE for metric in rows], "opacity": 0.75},
-    }
+    colours = [RED if metric.finding else BLUE for metric in rows]
     return over_windows(
         board,
         [
             band(rows, "expected", EXPECTED),
-            counted,
+            bars(rows, "captured rows", colours),
             findings(rows, "not as expected"),
             line(refused, "refused share", COLOURS[5], yaxis="y2"),
             findings(refused, "too many refused", yaxis="y2"),
@@ -163,19 +161,12 @@ def segments(board: Board) -> Figure | None:
 def labels(board: Board) -> Figure | None:
     """Which share of each window is labelled by now, and how late the labels were."""
     coverage = board.series(MetricName.LABEL_COVERAGE)
-    if not coverage:
+    if not any(metric.value for metric in coverage):
         return None
-    shares: Trace = {
-        "type": "bar",
-        "name": "labelled share",
-        "x": [time(metric.window.start) for metric in coverage],
-        "y": [number(metric.value) for metric in coverage],
-        "marker": {"color": GREEN, "opacity": 0.75},
-    }
     delays = line(board.series(MetricName.LABEL_DELAY), "median delay", COLOURS[5], yaxis="y2")
     return over_windows(
         board,
-        [shares, delays],
+        [bars(coverage, "labelled share", GREEN), delays],
         [
             Panel("labelled", 0.46, 1.0, (*SHARE, ("range", [0, 1]))),
             Panel("delay in hours", 0.0, 0.32, (("rangemode", "tozero"), ("nticks", 4))),
@@ -223,6 +214,19 @@ def _happened(events: Sequence[Event]) -> Trace:
         "hovertemplate": "%{customdata}<extra></extra>",
         "showlegend": False,
     }
+
+
+def _powers(traces: Sequence[Trace]) -> tuple[tuple[str, Any], ...]:
+    """A logarithmic axis for all of `traces`, with a few powers of ten on it."""
+    values = [value for trace in traces for value in trace["y"] if value is not None]
+    low = min([-1, *(math.floor(math.log10(value)) for value in values)])
+    high = max([2, *(math.ceil(math.log10(value)) for value in values)])
+    return (
+        ("type", "log"),
+        ("range", [low - 0.2, high + 0.2]),
+        ("dtick", math.ceil((high - low) / TICKS)),
+        ("exponentformat", "power"),
+    )
 
 
 def _largest(series: Sequence[Metric]) -> float:

@@ -30,6 +30,9 @@ LEFT_MARGIN = 150
 MARKS = 40
 """Most deployments that are marked, the newest."""
 LABEL_LENGTH = 20
+LEAST_SPAN = timedelta(hours=12)
+MANY = 100
+"""More values than that are drawn with small points."""
 WRAPPED_AT, WRAPPED_LINES = 60, 6
 
 
@@ -56,8 +59,7 @@ def over_windows(
         "shapes": [*_tints(board), *_marks(board), *shapes],
         "annotations": _mark_labels(board),
     }
-    first, last = board.windows[0], board.windows[-1]
-    layout["xaxis"]["range"] = [time(first.start - LENGTH), time(last.end)]
+    layout["xaxis"]["range"] = [time(instant) for instant in span(board)]
     for number, panel in enumerate(panels, 1):
         layout["yaxis" if number == 1 else f"yaxis{number}"] = {
             "title": {"text": panel.title},
@@ -66,6 +68,24 @@ def over_windows(
             **dict(panel.axis),
         }
     return {"data": list(traces), "layout": layout}
+
+
+def span(board: Board) -> tuple[datetime, datetime]:
+    """From when to when figures over the windows of `board` go."""
+    end = board.windows[-1].end
+    return min(board.windows[0].start - LENGTH, end - LEAST_SPAN), end
+
+
+def bars(series: Sequence[Metric], name: str, colours: str | list[str]) -> Trace:
+    """A bar an hour wide for each value of `series`."""
+    return {
+        "type": "bar",
+        "name": name,
+        "x": [time(metric.window.start) for metric in series],
+        "y": [number(metric.value) for metric in series],
+        "width": 0.85 * LENGTH / timedelta(milliseconds=1),
+        "marker": {"color": colours, "opacity": 0.75},
+    }
 
 
 def line(
@@ -87,7 +107,7 @@ def line(
         "x": [time(instant) for instant, _ in known],
         "y": [_positive(value) if log else number(value) for value in values],
         "line": {"color": colour, "width": width},
-        "marker": {"size": 3, "color": colour},
+        "marker": {"size": 3 if len(known) > MANY else 6, "color": colour},
         "connectgaps": False,
         "customdata": [_basis(metric) for _, metric in known],
         "hovertemplate": "%{y}%{customdata}",
@@ -104,21 +124,23 @@ def findings(series: Sequence[Metric], name: str, *, log: bool = False, **more: 
         "name": text(name),
         "x": [time(metric.window.start) for metric in found],
         "y": [_positive(m.value) if log else number(m.value) for m in found],
-        "marker": {"size": 5, "color": RED},
+        "marker": {"size": 5 if len(series) > MANY else 8, "color": RED},
         "hoverinfo": "skip",
         **more,
     }
 
 
-def threshold(series: Sequence[Metric], name: str, **more: Any) -> Trace:
+def threshold(series: Sequence[Metric], name: str, *, log: bool = False, **more: Any) -> Trace:
     """What the values were held against, as a dashed step."""
     known = [metric for metric in series if metric.threshold is not None]
+    steps = [(metric.window.start, metric.threshold) for metric in known]
+    steps += [(metric.window.end, metric.threshold) for metric in known[-1:]]
     return {
         "type": "scatter",
         "mode": "lines",
         "name": name,
-        "x": [time(metric.window.start) for metric in known],
-        "y": [number(metric.threshold) for metric in known],
+        "x": [time(at) for at, _ in steps],
+        "y": [_positive(value) if log else number(value) for _, value in steps],
         "line": {"color": RED, "width": 1.2, "dash": "dash", "shape": "hv"},
         **more,
     }

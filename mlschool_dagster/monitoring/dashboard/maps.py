@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.capture.windows import LENGTH, Window
 from mlschool_dagster.monitoring.dashboard.board import ALL_COLUMNS, Board
 from mlschool_dagster.monitoring.dashboard.frame import (
     Figure,
@@ -69,7 +69,9 @@ def _map(
     told: Callable[[Metric], str],
 ) -> Figure:
     """A heat map of `rows` over the windows, with a dot on each value that is a finding."""
-    instants = with_gaps(board.windows)
+    # Plotly gathers from its neighbours how wide a column is, so the first and the last have some.
+    first, last = board.windows[0], board.windows[-1]
+    instants = [first.start - LENGTH, *with_gaps(board.windows), last.end]
     at = {instant: index for index, instant in enumerate(instants)}
     values: list[list[float | None]] = [[None] * len(instants) for _ in rows]
     texts = [[""] * len(instants) for _ in rows]

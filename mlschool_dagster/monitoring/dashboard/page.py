@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mlschool_dagster.atomic import replacing
-from mlschool_dagster.capture.windows import LENGTH
 from mlschool_dagster.monitoring.dashboard import figures, maps
-from mlschool_dagster.monitoring.dashboard.answers import Answer, State, answers
+from mlschool_dagster.monitoring.dashboard.answers import Answer, State, answers, counted
 from mlschool_dagster.monitoring.dashboard.board import Board, Event
-from mlschool_dagster.monitoring.dashboard.frame import Figure, time
+from mlschool_dagster.monitoring.dashboard.frame import Figure, span, time
 from mlschool_dagster.monitoring.dashboard.script import SCRIPT
 from mlschool_dagster.monitoring.dashboard.segments import (
     MINIMUM_ROWS,
@@ -161,7 +160,7 @@ def _extent(board: Board) -> str:
         return f"No window has been monitored yet, {made}."
     first, last = board.windows[0], board.windows[-1]
     return (
-        f"The newest {len(board.windows):,} monitored windows of an hour, {first.key} to "
+        f"The newest monitored windows, {counted(len(board.windows), 'hour')}: {first.key} to "
         f"{last.key} (UTC), {made}."
     )
 
@@ -169,7 +168,7 @@ def _extent(board: Board) -> str:
 def _ranges(board: Board) -> Iterator[str]:
     if not board.windows:
         return
-    end, start = board.windows[-1].end, board.windows[0].start - LENGTH
+    start, end = span(board)
     yield '<div class="ranges" role="group" aria-label="Windows shown">'
     yield '<span class="quiet">Show</span>'
     spans = {name: max(start, end - length) for name, length in RANGES.items()} | {"all": start}
