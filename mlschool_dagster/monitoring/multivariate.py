@@ -29,7 +29,7 @@ ROWS_A_DIRECTION = 10
 """Rows that a direction of the joint test takes: in more directions, chance drowns the drift."""
 
 DETERMINED = 1e-6
-"""The least share of a column's variance that others are taken to leave unexplained."""
+"""The least share of a column's variance that is taken for more than rounding."""
 
 
 class Design:
@@ -42,19 +42,22 @@ class Design:
 
     def __init__(self, reference: "pd.DataFrame", cells: Cells, spec: DataSpec) -> None:
         self._cells, self._spec = cells, spec
-        own = cells.profile(reference)
         self._centres: dict[str, tuple[Floats, float]] = {}
         variables: list[str] = []
         for column in spec.columns:
             if isinstance(column, NumericColumn):
-                values = own.quantities[column.name]
-                known = values.present > 1
-                centre = np.array([values.mean if values.present else 0.0])
-                spread = math.sqrt(values.variance) if known else 0.0
-                self._centres[column.name] = centre, spread or (column.maximum - column.minimum)
+                values = cells.quantities[column.name].clipped(reference[column.name])
+                known = values[~np.isnan(values)]
+                spread = float(known.std(ddof=1)) if known.size > 1 else 0.0
+                centre = known.mean() if known.size else 0.0
+                # Where nothing varies, or nothing is known, the plausible range is the unit.
+                reach = column.maximum - column.minimum
+                unit = spread if spread > DETERMINED * reach else reach
+                self._centres[column.name] = np.array([centre]), unit
                 variables.append(column.name)
             else:
-                counts = own.categories[column.name].counts[:-1]
+                positions = codes(reference[column.name], column.categories)
+                counts = np.bincount(positions[positions >= 0], minlength=len(column.categories))
                 self._centres[column.name] = counts[:-1] / max(1, counts.sum()), 1.0
                 variables.extend([column.name] * (len(column.categories) - 1))
         self.variables = np.array(variables)
@@ -224,7 +227,8 @@ def _whitened(features: Floats) -> Floats:
     """Uncorrelated directions of unit variance, the widest ones that the rows can carry."""
     centred = features - features.mean(axis=0)
     spread = centred.std(axis=0)
-    centred = centred[:, spread > 0] / spread[spread > 0]
+    varying = spread > DETERMINED
+    centred = centred[:, varying] / spread[varying]
     values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
     kept = (values > DETERMINED) & (
         np.arange(values.size) >= values.size - len(centred) // ROWS_A_DIRECTION

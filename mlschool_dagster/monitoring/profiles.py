@@ -177,12 +177,6 @@ class Cells:
             {name: count_categories(frame[name], of) for name, of in self.categories.items()},
         )
 
-    def by_segment(self, frame: "pd.DataFrame", column: str) -> dict[str, Profile]:
-        """The rows of each value of `column`, which has no missing values, as counts."""
-        return {
-            str(value): self.profile(rows) for value, rows in frame.groupby(column, observed=True)
-        }
-
 
 def reference_cells(reference: "pd.DataFrame", spec: DataSpec) -> Cells:
     """The cells in which a window is compared with `reference`."""

@@ -13,6 +13,7 @@ from mlschool_dagster.errors import UserError
 from mlschool_dagster.monitoring.baseline import Baseline
 from mlschool_dagster.monitoring.config import DriftConfig
 from mlschool_dagster.monitoring.drift import DriftReport, DriftVerdict, drift, drift_from
+from mlschool_dagster.monitoring.sequential import Region
 from mlschool_dagster_tests.monitoring.samples import (
     SPEC,
     population,
@@ -104,6 +105,16 @@ def test_an_old_reference_is_named() -> None:
 def test_senseless_settings_are_refused(setting: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(setting))):
         DriftConfig(**setting)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("values", [np.nan, 4_000.1, [3_000.0] + [np.nan] * 343])
+def test_odd_references_are_compared_as_far_as_they_go(values: Any) -> None:
+    baseline = Baseline(REFERENCE.assign(body_mass_g=values), SPEC)
+    summary = baseline.summary([window(200)])
+    report = drift_from(baseline, summary, DriftConfig())
+    json.dumps(report.to_dict(), allow_nan=False)
+    told = Region(baseline, DriftConfig()).e_values(summary)
+    assert all(np.isfinite(e_value) for e_value in told.values())
 
 
 @settings(max_examples=15)

@@ -69,14 +69,6 @@ def test_the_distance_of_a_shift_is_the_shift() -> None:
     assert told == pytest.approx(400)
 
 
-def test_segments_are_profiles_of_their_rows() -> None:
-    rows = window(90)
-    segments = CELLS.by_segment(rows, "island")
-    assert {name: profile.rows for name, profile in segments.items()} == dict(
-        rows["island"].value_counts()
-    )
-
-
 def test_a_reference_without_a_value_still_has_a_cell() -> None:
     cells = reference_cells(REFERENCE.assign(body_mass_g=np.nan), SPEC)
     told = cells.profile(window(40)).quantities["body_mass_g"]
