@@ -25,7 +25,9 @@ OBSERVATIONS = 500
 """How many looks at the endpoint's health are read: three days of them."""
 
 AGE_BETWEEN_LOOKS = 0.1
-"""Part of its age after which a canary is looked at again: some ninety times in a day."""
+"""Part of its age after which a canary is looked at again: some seventy times in a day."""
+
+SECONDS_BETWEEN_LOOKS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,8 @@ class EpisodeWorld:
         last = looks[0].end_time
         if last is None or not began:
             return None
-        if time.time() - last < AGE_BETWEEN_LOOKS * (last - began[0]):
+        pause = max(SECONDS_BETWEEN_LOOKS, AGE_BETWEEN_LOOKS * (last - began[0]))
+        if time.time() - last < pause:
             return None
         return len(looks) + 1
 
