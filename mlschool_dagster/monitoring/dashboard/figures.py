@@ -18,19 +18,15 @@ from mlschool_dagster.monitoring.dashboard.frame import (
     Figure,
     Panel,
     Trace,
-    band,
-    bars,
-    findings,
-    line,
     named_rows,
     number,
     over_windows,
     text,
-    threshold,
     time,
     told_of,
 )
 from mlschool_dagster.monitoring.dashboard.segments import overall, worst_first
+from mlschool_dagster.monitoring.dashboard.traces import band, bars, findings, line, threshold
 from mlschool_dagster.monitoring.metrics import Metric, MetricName
 
 SHARE = (("tickformat", ".0%"), ("hoverformat", ".3f"))
