@@ -91,7 +91,7 @@ def look(
     current = Window.of(now)
     span = [Window(current.start - LENGTH * back) for back in range(SPAN, 0, -1)]
     served = set(store.newest_windows(SPAN + 1))
-    known = _recorded(history, Window(current.start - config.horizon), span[-1])
+    known = _recorded(history, Window(span[0].start - config.horizon), span[-1])
     present = {window.key: store.captures_token(window) for window in span if window in served}
     beginning = min([*served, *known], default=current)
     news = []

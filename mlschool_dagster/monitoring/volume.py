@@ -38,7 +38,8 @@ class VolumeConfig:
 
     ``level`` is how often a usual window may be found below what is expected, and how often above;
     ``minimum_windows`` is how many windows must be known before anything is expected;
-    ``patience`` is how many times the longest usual silence traffic may pause.
+    ``patience`` is how many times the longest usual silence traffic may pause, and
+    ``shortest_pause`` what it may always; ``horizon`` is how far back one learns.
     """
 
     level: float = 0.001
