@@ -145,7 +145,8 @@ def history() -> dict[str, Any]:
             )
     job = next(job for job in asset_jobs(SPEC) if job.name == "monitoring_job")
     sensor = following_sensor(CAPTURES, job)
-    cursor = json.dumps({"version": 1, "cursor": store.captures_token(known[0]) if known else None})
+    read = store.captures_token(known[0])
+    cursor = json.dumps({"version": 1, "cursor": read, "pending": []})
     seconds: list[dict[str, float]] = []
     for number in range(NEW_WINDOWS):
         window = Window.of(utc_now() - timedelta(hours=NEW_WINDOWS - number))

@@ -23,6 +23,7 @@ JOBS = [
     "traffic_job",
     "labeling_job",
     "monitoring_job",
+    "retention_job",
 ]
 SENSORS = [
     "new_captures_sensor",
@@ -33,6 +34,7 @@ SENSORS = [
 ]
 SCHEDULES = {
     "nightly_retraining": dg.DefaultScheduleStatus.STOPPED,
+    "weekly_retention": dg.DefaultScheduleStatus.STOPPED,
     "endpoint_health_schedule": dg.DefaultScheduleStatus.RUNNING,
 }
 DOCUMENTED = sorted((ROOT / "docs" / "run_config").glob("*.yaml"))
