@@ -31,6 +31,7 @@ EPISODE = "episode"
 LINKS = 10
 """How many challengers are linked to."""
 EVIDENCE = "evidence"
+LANDED = "landed"
 
 
 def canary_evidence(spec: DataSpec) -> dg.AssetsDefinition:
@@ -57,7 +58,7 @@ def canary_evidence(spec: DataSpec) -> dg.AssetsDefinition:
         mlflow: MlflowTracking,
         promotion_policy: PromotionPolicy,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        from mlschool_dagster.promotion.pairing import pair
+        from mlschool_dagster.promotion.pairing import landed, pair
 
         with plain_errors():
             episode, canary = _trial(history)
@@ -66,8 +67,11 @@ def canary_evidence(spec: DataSpec) -> dg.AssetsDefinition:
             versions = (episode.champion, episode.challenger)
             chances = [_chances(registry, version, files) for version in versions]
             champion, challenger = zip(versions, chances, strict=True)
+            now = utc_now()
             with captures.open() as store:
-                found = pair(store, champion, challenger, canary.at, utc_now())
+                # Asked for first: what lands while the rest is read is looked at again.
+                token = landed(store, canary.at, now)
+                found = pair(store, champion, challenger, canary.at, now)
             context.log.info(f"{found.pairs} pairs, {found.labelled} of them labelled")
             return dg.MaterializeResult(
                 metadata={
@@ -77,6 +81,7 @@ def canary_evidence(spec: DataSpec) -> dg.AssetsDefinition:
                     **found.figures(config.margin),
                     "margin": config.margin,
                     EVIDENCE: dg.MetadataValue.json(asdict(found)),
+                    LANDED: token,
                 }
             )
 

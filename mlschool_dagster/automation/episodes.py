@@ -1,7 +1,7 @@
 """What Dagster, the endpoint and the history know of an episode."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,25 +9,26 @@ import dagster as dg
 
 from mlschool_dagster.assets.common import EPISODE_TAG
 from mlschool_dagster.assets.health import NAME as ENDPOINT_HEALTH
-from mlschool_dagster.assets.promotions import CANARY_EVIDENCE, EPISODE, EVIDENCE
+from mlschool_dagster.assets.promotions import CANARY_EVIDENCE, EPISODE, EVIDENCE, LANDED
 from mlschool_dagster.automation.acts import ACT_TAG, LOOK
 from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.clock import utc_now
 from mlschool_dagster.monitoring.following import RunStatus
 from mlschool_dagster.monitoring.metrics import Metric
 from mlschool_dagster.promotion.episode import Episode, Step
 from mlschool_dagster.promotion.evidence import Health, PairedEvidence
+from mlschool_dagster.promotion.pairing import landed
 from mlschool_dagster.promotion.probation import METRICS
 from mlschool_dagster.promotion.steps import Act, Served
+from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.endpoint import LocalEndpoint
 from mlschool_dagster.resources.history import History
 
 OBSERVATIONS = 500
 """How many looks at the endpoint's health are read: three days of them."""
 
-AGE_BETWEEN_LOOKS = 0.1
-"""Part of its age after which a canary is looked at again: some seventy times in a day."""
-
-SECONDS_BETWEEN_LOOKS = 30.0
+AGE_BETWEEN_LOOKS = 0.05
+"""Part of its age after which a canary may be looked at again: a hundred and fifty times a day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class EpisodeWorld:
     instance: dg.DagsterInstance
     endpoint: LocalEndpoint
     history: History
+    captures: Captures
 
     def attempts(self, act: Act) -> Sequence[RunStatus]:
         """The runs that were made for that act, newest first."""
@@ -59,11 +61,10 @@ class EpisodeWorld:
 
     def evidence(self) -> PairedEvidence:
         """Champion and challenger on the same requests, as it was last gathered."""
-        records = self.instance.fetch_materializations(dg.AssetKey(CANARY_EVIDENCE), 1).records
-        found = records[0].asset_materialization if records else None
-        if found is None or found.metadata[EPISODE].value != self.episode.id:
+        gathered = self._gathered()
+        if gathered is None:
             return PairedEvidence()
-        document: Any = found.metadata[EVIDENCE].value
+        document = gathered[EVIDENCE].value
         confidence = {float(key): count for key, count in document["confidence"].items()}
         return PairedEvidence(**{**document, "confidence": confidence})
 
@@ -95,21 +96,35 @@ class EpisodeWorld:
             return metrics.read(METRICS, since=Window.from_key(worse_since))
 
     def next_look(self) -> int | None:
-        """The number of the run that is to gather evidence now; None if it is not yet time.
+        """The number of the run that is to gather evidence now, if there is some and it is time.
 
         How long ago a run ended is measured by the clock that stamps runs.
         """
         looks = self._runs(LOOK)
-        began = [record.end_time for record in self._runs(Act.CANARY) if record.end_time]
-        if not looks:
-            return 1
-        last = looks[0].end_time
-        if last is None or not began:
-            return None
-        pause = max(SECONDS_BETWEEN_LOOKS, AGE_BETWEEN_LOOKS * (last - began[0]))
-        if time.time() - last < pause:
-            return None
+        if looks:
+            last = looks[0].end_time
+            began = self._runs(Act.CANARY)[0].end_time
+            if last is None or began is None:
+                return None
+            if time.time() - last < AGE_BETWEEN_LOOKS * (last - began) or self._is_up_to_date():
+                return None
         return len(looks) + 1
+
+    def _is_up_to_date(self) -> bool:
+        """Whether nothing has landed since evidence was gathered."""
+        gathered, canary = self._gathered(), self.episode.entry(Step.CANARY)
+        if gathered is None or canary is None:
+            return False
+        with self.captures.open() as store:
+            return bool(gathered[LANDED].value == landed(store, canary.at, utc_now()))
+
+    def _gathered(self) -> Mapping[str, Any] | None:
+        """What the newest look at this episode's canary told, if there was one."""
+        records = self.instance.fetch_materializations(dg.AssetKey(CANARY_EVIDENCE), 1).records
+        found = records[0].asset_materialization if records else None
+        if found is None or found.metadata[EPISODE].value != self.episode.id:
+            return None
+        return found.metadata
 
     def _runs(self, act: str) -> Sequence[dg.RunRecord]:
         tags = {EPISODE_TAG: self.episode.id, ACT_TAG: str(act)}

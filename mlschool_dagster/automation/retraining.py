@@ -16,6 +16,7 @@ from mlschool_dagster.promotion.episode import Entry, Episode, Step, episodes
 from mlschool_dagster.promotion.ledger import OutOfOrderError, PromotionLedger
 from mlschool_dagster.promotion.policy import METRICS, Decision, decide
 from mlschool_dagster.promotion.steps import Act
+from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.endpoint import LocalEndpoint
 from mlschool_dagster.resources.history import History
 from mlschool_dagster.resources.promotion import PromotionPolicy
@@ -46,12 +47,13 @@ def retraining_sensor(job: "AssetJob") -> dg.SensorDefinition:
         context: dg.SensorEvaluationContext,
         history: History,
         local_endpoint: LocalEndpoint,
+        captures: Captures,
         promotion_policy: PromotionPolicy,
     ) -> dg.SensorResult:
         config = promotion_policy.config()
 
         def world(episode: Episode) -> EpisodeWorld:
-            return EpisodeWorld(episode, context.instance, local_endpoint, history)
+            return EpisodeWorld(episode, context.instance, local_endpoint, history, captures)
 
         with history.promotions() as ledger:
             obstacle = _begin(ledger, history, local_endpoint, config)

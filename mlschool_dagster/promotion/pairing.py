@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from mlschool_dagster.capture.records import Role
@@ -52,6 +53,15 @@ def pair(
             chances = challenger[1](pairs["confidence_shadow"]) - champion[1](pairs["confidence"])
             confidence.update(chances.round(DECIMALS).tolist())
     return PairedEvidence(**total, confidence=dict(confidence))
+
+
+def landed(store: CaptureStore, since: datetime, until: datetime) -> str:
+    """A token of what `pair` would read; it changes when something lands there."""
+    tokens = [
+        f"{window.key} {store.captures_token(window)} {store.labels_token(window)}"
+        for window in _windows(since, until)
+    ]
+    return sha256("\n".join(tokens).encode()).hexdigest()
 
 
 def _windows(since: datetime, until: datetime) -> Iterator[Window]:

@@ -11,7 +11,7 @@ import pytest
 from mlschool_dagster.capture.records import Role
 from mlschool_dagster.capture.store import CaptureStore, open_store
 from mlschool_dagster.promotion.evidence import PairedEvidence
-from mlschool_dagster.promotion.pairing import pair
+from mlschool_dagster.promotion.pairing import landed, pair
 from mlschool_dagster_tests.capture.samples import NOON, capture, label
 from mlschool_dagster_tests.promotion.samples import CHALLENGER, CHAMPION
 
@@ -94,3 +94,17 @@ def test_another_version_is_no_part_of_it(store: CaptureStore) -> None:
     given = replace(capture("other", HOUR), model_version="7")
     store.append([given, replace(given, role=Role.SHADOW, model_version="8")])
     assert found(store).pairs == 0
+
+
+def test_the_token_changes_with_whatever_lands(store: CaptureStore) -> None:
+    def token() -> str:
+        return landed(store, NOON, NOON + 2 * HOUR)
+
+    empty = token()
+    told = answer(store, "a")
+    captured = token()
+    store.append_labels([replace(label("a"), label=told)])
+    labelled = token()
+    assert len({empty, captured, labelled}) == 3
+    answer(store, "outside", hours=3.5)
+    assert token() == labelled
