@@ -104,6 +104,6 @@ def _instigators(context: dg.SensorEvaluationContext) -> Iterator[str]:
 
 def _untold(ailing: "Ailing") -> str:
     return (
-        f"{ailing.waiting} alerts wait for the channel {ailing.channel} ({ailing.why}, attempt "
+        f"Not yet told by {ailing.channel}: {ailing.waiting} ({ailing.why}, attempt "
         f"{ailing.attempts}); it is tried again after {ailing.not_before:%Y-%m-%d %H:%M:%S} UTC."
     )
