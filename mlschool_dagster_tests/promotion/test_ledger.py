@@ -105,7 +105,7 @@ def test_of_many_writers_at_once_one_is_heard(ledger: PromotionLedger, uri: str)
     assert len(ledger.entries()) == 1
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     steps=st.lists(st.tuples(st.sampled_from(Step), st.sampled_from("abc")), max_size=25),
     number=st.integers(0, 10**9),

@@ -327,9 +327,9 @@ EVENTS = [
 ]
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(
-    events=st.lists(st.sampled_from(EVENTS), max_size=60),
+    events=st.lists(st.sampled_from(EVENTS), max_size=50),
     approvals=st.frozensets(st.sampled_from(Gate)),
 )
 def test_whatever_happens_in_whatever_order(events: list[str], approvals: frozenset[Gate]) -> None:
