@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -130,7 +129,7 @@ def covered_token(
     return tokens.pop() if len(tokens) == 1 else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class MonitoredWindow:
     """A window's frozen traffic beside the reference of the version that served it last."""
 
@@ -139,11 +138,6 @@ class MonitoredWindow:
     """The traffic, one row a capture, as `frames.current_frame` shapes it."""
     reference: "pd.DataFrame"
     subject: "Subject"
-
-    @cached_property
-    def current(self) -> "pd.DataFrame":
-        """The whole traffic in memory."""
-        return self.table.whole()
 
     @property
     def rows(self) -> int:
