@@ -77,6 +77,18 @@ class ConfidenceCalibration:
         odds = self.intercepts[:, None] + self.slopes[:, None] * BIN_LOGITS
         return np.asarray(0.5 * (1.0 + np.tanh(0.5 * odds)))
 
+    def of_another_model(self) -> "ConfidenceCalibration":
+        """What is known so of one more model of the same kind: twice as much is uncertain.
+
+        The model that serves is fitted on all rows and is none of those that the folds left. How
+        its own curve deviates from theirs is taken to be as uncertain as theirs is (their variances
+        add up), which is what covers its windows (``benchmarks/estimation``).
+        """
+        logarithms = np.log(self.slopes)
+        return ConfidenceCalibration(
+            _spread_out(self.intercepts), np.exp(_spread_out(logarithms)), self.rows, self.errors
+        )
+
     def save(self, folder: Path) -> None:
         """Write the calibration into the version `folder`."""
         document = {
@@ -146,6 +158,11 @@ def fit_calibration(confidence: Array, right: npt.NDArray[np.bool_]) -> Confiden
     return ConfidenceCalibration(
         intercepts, np.exp(logarithms), rows=right.size, errors=int((~right).sum())
     )
+
+
+def _spread_out(draws: Array) -> Array:
+    """The `draws` with twice their variance, and their mean."""
+    return np.asarray(draws.mean() + np.sqrt(2) * (draws - draws.mean()))
 
 
 def _posterior(grid: Array, hits: npt.NDArray[np.int64], misses: npt.NDArray[np.int64]) -> Array:

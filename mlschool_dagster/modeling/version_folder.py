@@ -58,4 +58,5 @@ def write_version(
     reference = reference_frame(result, frame, spec)
     reference.to_parquet(folder / REFERENCE_FILE)
     right = reference[PREDICTION] == reference[spec.target.name]
-    fit_calibration(reference[CONFIDENCE].to_numpy(), right.to_numpy()).save(folder)
+    calibration = fit_calibration(reference[CONFIDENCE].to_numpy(), right.to_numpy())
+    calibration.of_another_model().save(folder)

@@ -83,6 +83,15 @@ def test_draws_cover_the_truth_as_often_as_they_claim() -> None:
     assert np.mean(covered) > 0.9
 
 
+def test_another_model_is_twice_as_uncertain_and_no_better() -> None:
+    found = fit_calibration(*world(344, -0.4, 0.8))
+    other = found.of_another_model()
+    assert other.intercepts.var() == pytest.approx(2 * found.intercepts.var())
+    assert np.log(other.slopes).var() == pytest.approx(2 * np.log(found.slopes).var())
+    assert other.intercepts.mean() == pytest.approx(found.intercepts.mean())
+    assert (other.rows, other.errors) == (found.rows, found.errors)
+
+
 def test_it_is_written_and_read_as_plain_text(tmp_path: Path) -> None:
     found = fit_calibration(*world(344, 0.2, 0.9))
     found.save(tmp_path)
