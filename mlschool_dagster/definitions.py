@@ -31,8 +31,8 @@ from mlschool_dagster.automation.approvals import approval_job
 from mlschool_dagster.automation.dashboard import dashboard_job, dashboard_sensor
 from mlschool_dagster.automation.jobs import asset_jobs, health_schedule, retraining_schedule
 from mlschool_dagster.automation.outside_world import labeling_job, traffic_job
-from mlschool_dagster.automation.retention import retention_job, retention_schedule
 from mlschool_dagster.automation.promotion import promotion_jobs, promotion_sensor
+from mlschool_dagster.automation.retention import retention_job, retention_schedule
 from mlschool_dagster.automation.retraining import retraining_sensor
 from mlschool_dagster.automation.sensors import CAPTURES, LABELS, following_sensor
 from mlschool_dagster.automation.volume import volume_job, volume_sensor
