@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from plotly.graph_objects import Figure  # type: ignore[import-untyped]
+from plotly.graph_objects import Figure
 
 from mlschool_dagster.capture.windows import LENGTH, Window
 from mlschool_dagster.monitoring.dashboard.answers import Answer, State, answers

@@ -127,7 +127,7 @@ def dashboard_page(board: Board, program: str) -> str:
 
 def write_dashboard(path: Path, board: Board) -> None:
     """Write the page of `board` to `path`, whole or not at all."""
-    from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
+    from plotly.offline import get_plotlyjs
 
     with replacing(path) as temporary:
         temporary.write_text(dashboard_page(board, get_plotlyjs()), encoding="utf-8")
