@@ -41,6 +41,8 @@ def pages() -> dict[str, str]:
         "deployment_ledger": f"{DAGSTER}/assets/deployment_ledger?view=overview",
         "endpoint_health": f"{DAGSTER}/assets/endpoint_health?view=overview",
         "api": f"{ENDPOINT}/docs",
+        "promotion_ledger": f"{DAGSTER}/assets/promotion_ledger?view=overview",
+        "dashboard": f"{REPORTS}/dashboard.html",
         "drift_report": f"{REPORTS}/windows/{newest_window()}/drift_report.html",
     }
 

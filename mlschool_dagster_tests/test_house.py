@@ -36,7 +36,8 @@ ALLOWED: dict[str, set[str]] = {
 WITHOUT_DAGSTER = BELOW | MIDDLE | FOR_ALL | {"settings"}
 HEAVY = {
     "azure", "boto3", "dagster_mlflow", "duckdb", "evidently", "jax", "keras", "matplotlib",
-    "mlflow", "pandas", "pandera", "plotly", "sagemaker", "scipy", "skops", "sklearn", "numpy", "httpx",
+    "mlflow", "pandas", "pandera", "plotly", "sagemaker", "scipy", "skops", "sklearn", "numpy",
+    "httpx",
 }  # fmt: skip
 
 
