@@ -18,8 +18,9 @@ TOLERATED_DIFFERENCE = 0.05
 class DriftConfig:
     """When a difference counts as drift.
 
-    ``alpha`` is the chance that a window without drift is flagged, over all its tests together;
-    ``minimum_effect`` is the least difference that matters, in the unit of the test's effect;
+    ``alpha`` is the chance that a window without drift is flagged, over all its tests together, and
+    the chance that drift is ever confirmed in 1,000 such windows; ``minimum_effect`` is the least
+    difference that matters, as a share of rows or in standard deviations of a quantity;
     ``minimum_rows`` is the least number of values a verdict rests on, in window and reference each.
     """
 
