@@ -132,7 +132,7 @@ def advance(episode: Episode, world: World, now: datetime, config: PromotionConf
     if not _under_way(attempts) and (superseded := _superseded(episode, world)):
         return superseded
     if standing.step is Step.COMPARED and not standing.details["better"]:
-        return Tell(Step.REJECTED, f"The challenger is not better: {standing.reason}")
+        return Tell(Step.REJECTED, standing.reason)
     if standing.step is Step.CANARY:
         verdict = judge_canary(world.evidence(), world.health(), standing.at, now, config)
         return _judged(verdict, Step.CANARY_PASSED, Step.CANARY_FAILED)
