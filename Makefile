@@ -1,6 +1,6 @@
 # Two commands do all the set-up: `make demo` and `make test`. `make help` lists the others.
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev scenario test test-all lint bench bench-serving bench-drift bench-monitoring soak stop clean distclean
+.PHONY: help install demo dev scenario test test-all lint bench bench-serving bench-drift bench-estimation bench-monitoring soak stop clean distclean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -42,6 +42,9 @@ bench-serving: $(VENV)/.installed-dev ## measure the endpoint against its peers,
 
 bench-drift: $(VENV)/.installed-dev ## measure false alarms and power of drift detection, beside its peers
 	@$(BIN)/python benchmarks/drift
+
+bench-estimation: $(VENV)/.installed-dev ## measure accuracy estimated without labels against the truth of simulated worlds
+	@$(BIN)/python benchmarks/estimation
 
 bench-monitoring: $(VENV)/.installed-dev ## measure what a window costs to monitor, by its rows and by the history
 	@$(BIN)/python benchmarks/monitoring
