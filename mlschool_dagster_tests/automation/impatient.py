@@ -15,8 +15,8 @@ from mlschool_dagster.settings import Settings
 IMPATIENT = FollowingConfig(backoff=timedelta(seconds=5), stale_after=timedelta(seconds=90))
 
 
-def impatient_definitions() -> dg.Definitions:
-    """The real assets and monitoring job, with other sensors."""
+def following_definitions(config: FollowingConfig) -> dg.Definitions:
+    """The real assets and monitoring job, with sensors as patient as `config` says."""
     real = build_definitions()
     jobs = asset_jobs(load_spec(Settings.from_environment().spec))
     monitoring = next(job for job in jobs if job.name == "monitoring_job")
@@ -24,10 +24,10 @@ def impatient_definitions() -> dg.Definitions:
         assets=real.assets,
         asset_checks=real.asset_checks,
         jobs=[monitoring],
-        sensors=[following_sensor(stream, monitoring, IMPATIENT) for stream in (CAPTURES, LABELS)],
+        sensors=[following_sensor(stream, monitoring, config) for stream in (CAPTURES, LABELS)],
         resources=real.resources,
         executor=real.executor,
     )
 
 
-definitions = impatient_definitions()
+definitions = following_definitions(IMPATIENT)
