@@ -1,6 +1,7 @@
 """The command ``scenario``: a story on a platform of its own, and whether it ended as it should."""
 
 import os
+import random
 import shutil
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from mlschool_dagster.capture.windows import LENGTH, Window
 from mlschool_dagster.clock import CLOCK, utc_now
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.local.platform import Say, running_platform
+from mlschool_dagster.local.processes import free_port
 from mlschool_dagster.local.scenario_stage import Clock, Stage
 from mlschool_dagster.local.scenario_stories import STORIES
 from mlschool_dagster.local.scenario_story import Judged, Story, judge
@@ -22,6 +24,7 @@ from mlschool_dagster.simulation.drift import affected_column
 LEAD = timedelta(days=1)
 """How long ago a story ends: Dagster knows no windows of the future."""
 
+_PORTS = (20_000, 30_000)
 _KEPT = ("MLSCHOOL_SPEC", "MLSCHOOL_DATA")
 _OURS = ("MLSCHOOL_", "MLFLOW_", "DAGSTER_")
 
@@ -58,7 +61,9 @@ def stage_of_its_own(name: str) -> None:
         for variable, value in os.environ.items()
         if variable in _KEPT or not variable.startswith(_OURS)
     }
-    own = {"MLSCHOOL_HOME": str(home), CLOCK: str(clock)}
+    # Of two platforms that start side by side, both would be promised the usual port.
+    port = free_port(random.randrange(*_PORTS))
+    own = {"MLSCHOOL_HOME": str(home), CLOCK: str(clock), "MLSCHOOL_ENDPOINT_PORT": str(port)}
     command = [sys.executable, "-m", "mlschool_dagster.local", "scenario", name]
     os.execve(sys.executable, command, {**foreign, **own})  # noqa: S606 - no shell is meant
 
