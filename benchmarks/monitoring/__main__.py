@@ -5,7 +5,8 @@
   that imports can be told apart.
 - history: four new windows of 1,000 rows on top of 10^4 to 10^7 captures: the sensor's ticks,
   freezing, all reports, and the check of coverage. The first window pays for imports and is not
-  counted; of the others the cheapest of each counts. The history is small rows, 10^4 an hour.
+  counted; of the others the cheapest of each counts. The history is small rows, in at least
+  100 hours, because coverage is looked at for the newest 48 however many there are.
 - job: ``dagster job execute`` of monitoring_job on 200 rows, the whole process.
 - labels: 10^6 labels by the simulated expert while an endpoint serves; an answer that is not 200,
   or whose capture is not there, is an error.

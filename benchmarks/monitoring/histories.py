@@ -13,7 +13,9 @@ from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.modeling.spec import DataSpec, probability_column
 
 HISTORY_ROWS = 10_000
-"""Captures of each hour of a history."""
+"""Captures of each hour of a long history."""
+HISTORY_HOURS = 100
+"""Hours of the shortest history: more than the check of coverage looks at."""
 _MICROSECONDS = 3600 * 10**6
 
 
@@ -57,7 +59,8 @@ def fill_window(
 
 
 def fill_history(path: Path, rows: int, newest: datetime) -> None:
-    """Append `rows` small captures, `HISTORY_ROWS` in each of the hours up to `newest`."""
+    """Append `rows` small captures, in hours up to `newest` of `HISTORY_ROWS` each or fewer."""
+    an_hour = min(HISTORY_ROWS, rows // HISTORY_HOURS)
     last = number_of(Window.of(newest))
     with _filling(path) as connection:
         # Indices are made faster than they are kept.
@@ -66,7 +69,7 @@ def fill_history(path: Path, rows: int, newest: datetime) -> None:
         ).fetchall()
         for name, _ in indices:
             connection.execute(f"DROP INDEX {name}")
-        hour = f"{last} - ({rows} - numbers.n - 1) / {HISTORY_ROWS}"
+        hour = f"{last} - ({rows} - numbers.n - 1) / {an_hour}"
         _insert(
             connection,
             rows,
