@@ -136,7 +136,8 @@ class SqliteStore(SqlStore):
 
     def _bound_log(self) -> None:
         log, _ = self._paths_beside
-        size = log.stat().st_size
+        # Whoever closes the file last removes its log.
+        size = log.stat().st_size if log.exists() else 0
         if size < self._log_bound:
             return
         self._connection.execute(f"PRAGMA busy_timeout = {LOG_PATIENCE_MILLISECONDS}")
