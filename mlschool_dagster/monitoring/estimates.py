@@ -95,8 +95,8 @@ class EstimatesReport:
         windows = len(self.comparisons)
         if self.mean_absolute_error is None or self.verdict is EstimatesVerdict.NOT_ENOUGH_DATA:
             return (
-                f"Not enough data to judge the estimates: {windows} windows have {SMALL} labelled "
-                f"rows, a verdict needs {MINIMUM_WINDOWS}."
+                f"Not enough data to judge the estimates: windows with at least {SMALL} labelled "
+                f"rows so far: {windows}; a verdict needs {MINIMUM_WINDOWS}."
             )
         held = (
             f"the realised accuracy lay in the estimated interval in {self.covered} of {windows} "

@@ -16,6 +16,9 @@ from mlschool_dagster.monitoring.drift import drift
 if TYPE_CHECKING:
     import pandas as pd
 
+SEGMENT_ROWS = 20_000
+"""Rows of a window to be compared by segment: more would only find what is too small to matter."""
+
 
 @dataclass(frozen=True, slots=True)
 class SegmentDrift:
