@@ -31,7 +31,7 @@ def test_a_window_leaves_its_numbers_and_monitored_again_the_same(
     assert not told["accuracy"].passed
     assert told["estimated_accuracy"].passed
     assert not told["estimates_hold"].passed
-    assert "Not enough data to judge the estimates: 1 window" in str(
+    assert "rows so far: 1; a verdict" in str(
         told["estimates_hold"].description
     )
     (row,) = metadata(result, "accuracy_estimates")["windows"].records
