@@ -8,10 +8,27 @@ import hypothesis
 import pytest
 
 from mlschool_dagster_tests.platform import Platform, platform_at, trained_home, untouched_home
+from mlschool_dagster_tests.postgres import PostgresServer
 
 # How long an example takes says more about what else the machine does.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server that nobody stops; whoever uses it takes a schema of their own."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A place for the platform's own tables where nothing is yet, of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/folder/history.db"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.fresh_uri()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """The platform's own tables: made once, written by one at a time, and never telling a password."""
 
 import sqlite3
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,20 +15,6 @@ from mlschool_dagster_tests.postgres import PASSWORD, PostgresServer
 
 TABLES = MetaData()
 COUNTERS = Table("counters", TABLES, Column("id", Integer, primary_key=True), Column("n", Integer))
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    with PostgresServer() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/folder/history.db"
-    server: PostgresServer = request.getfixturevalue("postgres")
-    return server.fresh_uri()
 
 
 def count_up(uri: str, times: int) -> None:

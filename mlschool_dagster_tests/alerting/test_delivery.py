@@ -20,7 +20,6 @@ from mlschool_dagster.alerting.delivery import MESSAGE_NOTICES, deliver
 from mlschool_dagster.alerting.webhook import WebhookChannel
 from mlschool_dagster_tests.alerting.samples import DAY, NOW, fine, seen, trouble
 from mlschool_dagster_tests.alerting.servers import SECRET, Webhook, webhook
-from mlschool_dagster_tests.postgres import PostgresServer
 
 
 class Team:
@@ -41,15 +40,6 @@ class Team:
 def server() -> Iterator[Webhook]:
     with webhook() as server:
         yield server
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
-def uri(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/history.db"
-    else:
-        with PostgresServer() as postgres:
-            yield postgres.uri()
 
 
 @contextmanager

@@ -31,9 +31,7 @@ def test_a_window_leaves_its_numbers_and_monitored_again_the_same(
     assert not told["accuracy"].passed
     assert told["estimated_accuracy"].passed
     assert not told["estimates_hold"].passed
-    assert "rows so far: 1; a verdict" in str(
-        told["estimates_hold"].description
-    )
+    assert "rows so far: 1; a verdict" in str(told["estimates_hold"].description)
     (row,) = metadata(result, "accuracy_estimates")["windows"].records
     assert (row.data["window"], row.data["covered"]) == (WINDOW.key, False)
     assert platform.run("monitoring_job", window=WINDOW, assets=made).success

@@ -9,12 +9,6 @@ from mlschool_dagster.capture.store import CaptureStore, open_store
 from mlschool_dagster_tests.postgres import PostgresServer
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    with PostgresServer() as server:
-        yield server
-
-
 @pytest.fixture(params=["sqlite", "postgres"], scope="session")
 def fresh_uri(request: pytest.FixtureRequest) -> Callable[[Path], str]:
     """Gives the URI of a store that is not there yet, in a folder if it needs one."""

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.monitoring.history import open_history
 from mlschool_dagster.monitoring.metrics import Metric, MetricName, MetricsHistory
 from mlschool_dagster_tests.monitoring.samples import START
-from mlschool_dagster_tests.postgres import PostgresServer
 
 WINDOWS = [Window(START + timedelta(hours=hours)) for hours in range(4)]
 REPORT = "drift_report"
@@ -32,20 +30,6 @@ FULL = Metric(
     threshold=0.1,
     finding=True,
 )
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    with PostgresServer() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/history.db"
-    server: PostgresServer = request.getfixturevalue("postgres")
-    return server.fresh_uri()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,7 +9,6 @@ from hypothesis import strategies as st
 
 from mlschool_dagster.promotion.episode import Step, episodes
 from mlschool_dagster.promotion.ledger import OutOfOrderError, PromotionLedger, open_ledger
-from mlschool_dagster_tests.postgres import PostgresServer
 from mlschool_dagster_tests.promotion.samples import entry
 
 ENDS = {
@@ -21,20 +19,6 @@ ENDS = {
     Step.FAILED,
     Step.SUPERSEDED,
 }
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    with PostgresServer() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
-def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "postgresql":
-        server: PostgresServer = request.getfixturevalue("postgres")
-        return server.fresh_uri()
-    return f"sqlite:///{tmp_path}/history.db"
 
 
 @pytest.fixture
