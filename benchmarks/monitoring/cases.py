@@ -18,7 +18,12 @@ import pandas as pd
 from histories import fill_window
 
 from mlschool_dagster.assets.captures import REPORTS
-from mlschool_dagster.assets.windows import CAPTURES_TOKEN
+from mlschool_dagster.assets.windows import (
+    CAPTURES_TOKEN,
+    LABELS_FILE,
+    frozen,
+    monitored_window,
+)
 from mlschool_dagster.automation.jobs import MONITORED, asset_jobs
 from mlschool_dagster.automation.sensors import CAPTURES, following_sensor
 from mlschool_dagster.capture.store import open_store
@@ -26,7 +31,7 @@ from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.definitions import build_definitions
 from mlschool_dagster.modeling.registry import Registry
-from mlschool_dagster.modeling.spec import load_spec
+from mlschool_dagster.modeling.spec import CONFIDENCE, PREDICTION, load_spec
 from mlschool_dagster.settings import Settings
 
 SETTINGS = Settings.from_environment()
@@ -54,6 +59,34 @@ class Run:
             instance=self.instance,
             partition_key=window.key if window else None,
             asset_selection=[dg.AssetKey(asset) for asset in assets] or None,
+        )
+
+    def statistics(self, window: Window) -> None:
+        """What the three reports count and test, without the pages that they draw of it."""
+        from mlschool_dagster.modeling.calibration import load_calibration
+        from mlschool_dagster.monitoring import performance, quality, tally
+        from mlschool_dagster.monitoring.baseline import Baseline
+        from mlschool_dagster.monitoring.config import DriftConfig
+        from mlschool_dagster.monitoring.drift import drift_from
+        from mlschool_dagster.monitoring.sequential import Region
+
+        resources = self.definitions.resources
+        files = resources["files"]
+        seen = monitored_window(window, SPEC, files, resources["mlflow"])
+        quality.quality(
+            seen.table.chunks(quality.columns_read(SPEC)), seen.reference, SPEC, seen.refusals
+        )
+        baseline = Baseline(seen.reference, SPEC)
+        summary = baseline.summary(seen.table.chunks([*SPEC.input_names, PREDICTION, CONFIDENCE]))
+        drift_from(baseline, summary, DriftConfig())
+        Region(baseline, DriftConfig()).e_values(summary)
+        version = seen.subject.model_version
+        truth, _ = frozen(files, window, LABELS_FILE)
+        performance.performance(
+            seen.table.chunks(tally.columns_read(SPEC)),
+            truth,
+            SPEC,
+            {version: load_calibration(files.versions / version)},
         )
 
     def coverage(self) -> None:
@@ -85,12 +118,16 @@ def statistics(small: str, large: str) -> dict[str, Any]:
     imports = time.process_time()
     freezing = _cpu(lambda: run.job("monitoring_job", Window.from_key(large), FROZEN))
     after_freezing = peak_mb()
+    counting = _cpu(lambda: run.statistics(Window.from_key(large)))
+    after_counting = peak_mb()
     reporting = _cpu(lambda: run.job("monitoring_job", Window.from_key(large), reports))
     return {
         "first small window": imports,
         "freezing": freezing,
         "peak MB after freezing": after_freezing,
-        "statistics": reporting,
+        "statistics": counting,
+        "peak MB after statistics": after_counting,
+        "reports": reporting,
         "peak MB": peak_mb(),
     }
 
