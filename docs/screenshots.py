@@ -5,15 +5,24 @@
 
 import shutil
 import sys
+from datetime import timedelta
 from pathlib import Path
+from tempfile import mkdtemp
 
 from playwright.sync_api import FloatRect, Page, sync_playwright
+
+from mlschool_dagster.monitoring.dashboard.board import Board
+from mlschool_dagster.monitoring.dashboard.page import write_dashboard
+from mlschool_dagster_tests.monitoring import month
+from mlschool_dagster_tests.monitoring.samples import START
 
 IMAGES = Path(__file__).parent / "images"
 DAGSTER = "http://127.0.0.1:3000"
 REPORTS = "http://127.0.0.1:8090"
 ENDPOINT = "http://127.0.0.1:8080"
 SETTLED_MILLISECONDS = 4000
+MONTH = 720
+"""Windows in a month."""
 CLIPS: dict[str, FloatRect] = {"lineage": {"x": 565, "y": 215, "width": 890, "height": 560}}
 FLAGS = [
     "--no-sandbox",
@@ -31,6 +40,21 @@ def newest_window() -> str:
     return max(path.name for path in windows.iterdir())
 
 
+def month_page() -> str:
+    """The address of a dashboard of a simulated month, since a demonstration lasts an hour."""
+    shown = Board(
+        "penguins",
+        START + timedelta(hours=1),
+        month.all_metrics(MONTH),
+        month.terms(MONTH),
+        month.changes(MONTH),
+        month.promotions(MONTH),
+    )
+    path = Path(mkdtemp()) / "dashboard.html"
+    write_dashboard(path, shown)
+    return path.as_uri()
+
+
 def pages() -> dict[str, str]:
     """Address by picture name."""
     return {
@@ -41,8 +65,7 @@ def pages() -> dict[str, str]:
         "deployment_ledger": f"{DAGSTER}/assets/deployment_ledger?view=overview",
         "endpoint_health": f"{DAGSTER}/assets/endpoint_health?view=overview",
         "api": f"{ENDPOINT}/docs",
-        "promotion_ledger": f"{DAGSTER}/assets/promotion_ledger?view=overview",
-        "dashboard": f"{REPORTS}/dashboard.html",
+        "dashboard": month_page(),
         "drift_report": f"{REPORTS}/windows/{newest_window()}/drift_report.html",
     }
 
