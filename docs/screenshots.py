@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from tempfile import mkdtemp
 
-from playwright.sync_api import FloatRect, Page, sync_playwright
+from playwright.sync_api import FloatRect, Page, ViewportSize, sync_playwright
 
 from mlschool_dagster.monitoring.dashboard.board import Board
 from mlschool_dagster.monitoring.dashboard.page import write_dashboard
@@ -23,7 +23,8 @@ ENDPOINT = "http://127.0.0.1:8080"
 SETTLED_MILLISECONDS = 4000
 MONTH = 720
 """Windows in a month."""
-CLIPS: dict[str, FloatRect] = {"lineage": {"x": 565, "y": 215, "width": 890, "height": 560}}
+CLIPS: dict[str, FloatRect] = {"lineage": {"x": 575, "y": 105, "width": 1890, "height": 1320}}
+USUAL, LARGE = ViewportSize(width=1500, height=950), ViewportSize(width=2500, height=1500)
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -72,6 +73,8 @@ def pages() -> dict[str, str]:
 
 def take(page: Page, name: str, address: str) -> None:
     """Open `address`, wait until nothing loads any more, and keep a picture of it."""
+    # The graph does not move into view when its groups are opened.
+    page.set_viewport_size(LARGE if name == "lineage" else USUAL)
     page.goto(address, wait_until="networkidle")
     page.wait_for_timeout(SETTLED_MILLISECONDS)
     invitation = page.get_by_role("button", name="Skip")
@@ -93,7 +96,7 @@ def main() -> None:
     wanted = sys.argv[1:] or list(pages())
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1500, "height": 950}, device_scale_factor=1.5)
+        page = browser.new_page(device_scale_factor=1.5)
         for name in wanted:
             take(page, name, pages()[name])
         browser.close()

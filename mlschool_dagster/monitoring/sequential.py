@@ -237,12 +237,12 @@ class Evidence:
         over = f"{windows} window{'s' if windows > 1 else ''}"
         if not self.confirmed:
             return (
-                f"No drift is confirmed: the evidence of {over} is {total:.2g}; "
+                f"No drift is confirmed: the evidence of {over} is {total:.3g}; "
                 f"{self.threshold:g} would confirm it."
             )
         where = ", ".join(self.confirmed_columns) or TOGETHER
         return (
-            f"Drift is confirmed in {where}: the evidence of {over} is {total:.2g}, "
+            f"Drift is confirmed in {where}: the evidence of {over} is {total:.3g}, "
             f"at least {self.threshold:g}."
         )
 
