@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         UnresolvedAssetJobDefinition as AssetJob,
     )
 
-INTERVAL_SECONDS = 10
+INTERVAL_SECONDS = 5
 RUNS_LOOKED_AT = 25
 FOLLOWING = FollowingConfig(
     backoff=timedelta(seconds=30), stale_after=timedelta(seconds=MONITORING_SECONDS)
