@@ -1,14 +1,14 @@
 """The network: dense layers, and the weights they start from."""
 
-import gc
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from mlschool_dagster.garbage import no_garbage_collection
 
 if TYPE_CHECKING:
     import keras
@@ -29,21 +29,6 @@ def import_keras() -> Any:
     if keras.backend.backend() != "jax":
         raise RuntimeError(f"Keras runs on {keras.backend.backend()} here, not on JAX")
     return keras
-
-
-@contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """Importing and tracing make a million objects that live on.
-
-    Looking for garbage among them again and again would cost a third of a short training.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def build_network(features: int, hidden_layers: Sequence[int], classes: int) -> "keras.Sequential":

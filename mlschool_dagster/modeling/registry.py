@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from mlschool_dagster.errors import UserError
+from mlschool_dagster.garbage import no_garbage_collection
 from mlschool_dagster.modeling.version_folder import REFERENCE_FILE, VERSION_FOLDER
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ class Registry:
     """
 
     def __init__(self, tracking_uri: str, model_name: str) -> None:
-        from mlflow import MlflowClient
+        with no_garbage_collection():
+            from mlflow import MlflowClient
 
         self.tracking_uri = tracking_uri
         self.model_name = model_name

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mlschool_dagster.errors import UserError
+from mlschool_dagster.garbage import no_garbage_collection
 from mlschool_dagster.modeling.config import TrainingConfig
 from mlschool_dagster.modeling.features import input_frame, new_transformer
 from mlschool_dagster.modeling.network import (
     build_network,
     import_keras,
     initial_weights,
-    no_garbage_collection,
 )
 from mlschool_dagster.modeling.spec import DataSpec
 

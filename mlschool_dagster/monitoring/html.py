@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlschool_dagster.garbage import no_garbage_collection
 from mlschool_dagster.modeling.spec import MODEL_VERSION, PREDICTION, DataSpec
 from mlschool_dagster.monitoring.drift import DriftReport
 from mlschool_dagster.monitoring.page import Heading, Subject, write_page
@@ -212,12 +213,14 @@ def _drawn(
     return replace(drawn, notes=(*notes, lacking))
 
 
+@no_garbage_collection()
 def _summary(drawn: _Drawn, spec: DataSpec) -> str:
     from evidently.presets import DataSummaryPreset
 
     return _evidently(DataSummaryPreset(), drawn, _definition(drawn, spec))
 
 
+@no_garbage_collection()
 def _comparison(drawn: _Drawn, spec: DataSpec) -> str:
     from evidently.presets import DataDriftPreset
 
@@ -229,6 +232,7 @@ def _comparison(drawn: _Drawn, spec: DataSpec) -> str:
     return _evidently(preset, drawn, _definition(drawn, spec))
 
 
+@no_garbage_collection()
 def _classification(drawn: _Drawn, target: str) -> str:
     from evidently import BinaryClassification, DataDefinition, MulticlassClassification
     from evidently.presets import ClassificationPreset
