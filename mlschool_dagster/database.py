@@ -46,11 +46,6 @@ class Database:
             with self.transaction() as connection:
                 tables.create_all(connection)
 
-    @property
-    def dialect(self) -> str:
-        """``sqlite`` or ``postgresql``."""
-        return self._engine.dialect.name
-
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """A connection whose work is kept if the block ends well, and undone if it raises.

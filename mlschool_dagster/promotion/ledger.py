@@ -66,9 +66,6 @@ class PromotionLedger:
             UserError: the database cannot be used.
         """
         with self._database.transaction() as connection:
-            if self._database.dialect == "postgresql":
-                # Who reads first and writes then must not find that another one wrote in between.
-                connection.exec_driver_sql("LOCK TABLE promotions IN SHARE ROW EXCLUSIVE MODE")
             known = _read(connection)
             own = [found for found in known if found.episode == entry.episode]
             if own and (own[-1].step, own[-1].by) == (entry.step, entry.by):
@@ -94,7 +91,7 @@ class PromotionLedger:
         Raises:
             UserError: the database cannot be used.
         """
-        with self._database.transaction() as connection:
+        with self._database.reading() as connection:
             known = _read(connection)
         return [entry for entry in known if episode in (None, entry.episode)]
 

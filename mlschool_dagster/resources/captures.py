@@ -1,7 +1,7 @@
 """The capture store, opened for as long as it is used."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import dagster as dg
 from pydantic import Field
@@ -23,8 +23,5 @@ class Captures(dg.ConfigurableResource):  # type: ignore[type-arg]
         Raises:
             UserError: the store cannot be opened.
         """
-        store = open_store(self.uri)
-        try:
+        with closing(open_store(self.uri)) as store:
             yield store
-        finally:
-            store.close()

@@ -1,7 +1,7 @@
 """What monitoring found and what was done about it, opened for as long as it is used."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -29,11 +29,8 @@ class History(dg.ConfigurableResource):  # type: ignore[type-arg]
         """
         from mlschool_dagster.monitoring.history import open_history
 
-        history = open_history(self.uri)
-        try:
+        with closing(open_history(self.uri)) as history:
             yield history
-        finally:
-            history.close()
 
     @contextmanager
     def promotions(self) -> "Iterator[PromotionLedger]":
@@ -44,8 +41,5 @@ class History(dg.ConfigurableResource):  # type: ignore[type-arg]
         """
         from mlschool_dagster.promotion.ledger import open_ledger
 
-        ledger = open_ledger(self.uri)
-        try:
+        with closing(open_ledger(self.uri)) as ledger:
             yield ledger
-        finally:
-            ledger.close()
