@@ -7,6 +7,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from mlschool_dagster import clock
 from mlschool_dagster_tests.platform import Platform, platform_at, trained_home, untouched_home
 from mlschool_dagster_tests.postgres import PostgresServer
 
@@ -20,6 +21,15 @@ def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL server that nobody stops; whoever uses it takes a schema of their own."""
     with PostgresServer() as server:
         yield server
+
+
+@pytest.fixture
+def clock_offset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that moves this process' clock by the seconds written to it."""
+    path = tmp_path / "clock"
+    path.write_text("0")
+    monkeypatch.setattr(clock, "_OFFSET_FILE", path)
+    return path
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

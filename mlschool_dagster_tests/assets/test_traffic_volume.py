@@ -1,6 +1,8 @@
 """The volume of the traffic: outages and refusals are found, late captures heal, once is enough."""
 
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -13,12 +15,11 @@ from mlschool_dagster.monitoring.metrics import Metric, MetricName
 from mlschool_dagster_tests.platform import SPEC, Platform, checks, materialized, metadata
 
 ROWS = 12
-NOW = Window.of(utc_now())
 
 
 def back(hours: int) -> Window:
     """The window that began so many hours before the present one."""
-    return Window(NOW.start - hours * LENGTH)
+    return Window(Window.of(utc_now()).start - hours * LENGTH)
 
 
 def captures(window: Window, rows: int = ROWS, share: float = 1.0) -> list[Capture]:
@@ -65,7 +66,9 @@ class Traffic:
 
 
 @pytest.fixture
-def traffic(platform: Platform) -> Traffic:
+def traffic(platform: Platform, clock_offset: Path) -> Traffic:
+    # The hour has just begun, so that it does not end within a test.
+    clock_offset.write_text(str(60 - time.time() % 3600))
     return Traffic(platform)
 
 

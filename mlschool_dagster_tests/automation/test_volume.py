@@ -4,29 +4,19 @@ import time
 from pathlib import Path
 
 import dagster as dg
-import pytest
 
-from mlschool_dagster import clock
 from mlschool_dagster.automation.volume import volume_job, volume_sensor
 
 MINUTE = 60.0
 
 
-@pytest.fixture
-def offset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file that moves the clock."""
-    path = tmp_path / "clock"
-    monkeypatch.setattr(clock, "_OFFSET_FILE", path)
-    return path
-
-
-def test_it_looks_every_ten_minutes_even_of_a_simulated_day(offset: Path) -> None:
+def test_it_looks_every_ten_minutes_even_of_a_simulated_day(clock_offset: Path) -> None:
     sensor = volume_sensor(volume_job())
     cursor: str | None = None
     keys = []
     until_the_hour = 3600 - time.time() % 3600
     for minute in (1, 4, 9, 11, 19, 21, 24 * 60):
-        offset.write_text(str(until_the_hour + minute * MINUTE))
+        clock_offset.write_text(str(until_the_hour + minute * MINUTE))
         with dg.build_sensor_context(cursor=cursor) as context:
             tick = sensor.evaluate_tick(context)
         cursor = tick.cursor
