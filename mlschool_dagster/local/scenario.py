@@ -14,11 +14,12 @@ from mlschool_dagster.clock import CLOCK, utc_now
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.local.platform import Say, running_platform
 from mlschool_dagster.local.processes import free_port
+from mlschool_dagster.local.scenario_inbox import inbox
 from mlschool_dagster.local.scenario_stage import Clock, Stage
 from mlschool_dagster.local.scenario_stories import STORIES
 from mlschool_dagster.local.scenario_story import Judged, Story, judge
 from mlschool_dagster.modeling.spec import load_spec
-from mlschool_dagster.settings import Settings
+from mlschool_dagster.settings import ALERT_WEBHOOK, Settings
 from mlschool_dagster.simulation.drift import affected_column
 
 LEAD = timedelta(days=1)
@@ -78,9 +79,11 @@ def play(name: str, settings: Settings, say: Say) -> None:
     say(f"{name}: {story.tells}")
     clock = Clock(Path(os.environ[CLOCK]))
     start = Window.of(utc_now() - LEAD - len(story.hours) * LENGTH)
-    with running_platform(settings, say) as platform:
-        os.environ.update(platform.environment)
-        outcome = Stage(Settings.from_environment(), clock, say).play(story, start)
+    with inbox() as alerts:
+        os.environ[ALERT_WEBHOOK] = alerts.url
+        with running_platform(settings, say) as platform:
+            os.environ.update(platform.environment)
+            outcome = Stage(Settings.from_environment(), clock, alerts, say).play(story, start)
     spec = load_spec(settings.spec)
     judged = judge(story, outcome, affected_column(spec, story.changed[0].drift))
     for line in table(judged):

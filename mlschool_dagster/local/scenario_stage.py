@@ -21,6 +21,7 @@ from mlschool_dagster.capture.windows import LENGTH, Window
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.local.jobs import run_config, run_job
 from mlschool_dagster.local.platform import Say, local_endpoint
+from mlschool_dagster.local.scenario_inbox import Inbox
 from mlschool_dagster.local.scenario_story import Hour, Outcome, Story
 from mlschool_dagster.modeling.data import read_data
 from mlschool_dagster.modeling.spec import DataSpec, load_spec
@@ -99,12 +100,17 @@ def pulse(client: EndpointClient, frame: "pd.DataFrame", spec: DataSpec) -> Iter
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A running platform on which a story is played; `settings` and the environment are its own."""
+    """A running platform on which a story is played; `settings` and the environment are its own.
+
+    It tells its alerts to the `inbox`.
+    """
 
     settings: Settings
     clock: Clock
+    inbox: Inbox
     say: Say
     first: dict[tuple[str, str], int] = field(default_factory=dict)
+    told: list[tuple[int, str]] = field(default_factory=list)
     versions: list[str] = field(default_factory=list)
 
     def play(self, story: Story, start: Window) -> Outcome:
@@ -139,7 +145,11 @@ class Stage:
                     self._look_around(number)
         store.close()
         return Outcome(
-            self.first, self.versions, requests + heartbeat.requests, heartbeat.unanswered
+            self.first,
+            self.told,
+            self.versions,
+            requests + heartbeat.requests,
+            heartbeat.unanswered,
         )
 
     def _client(self, spec: DataSpec) -> EndpointClient:
@@ -208,6 +218,9 @@ class Stage:
                 of_column = f" of {column}" if column else ""
                 reason = f": {told[what]}" if what in told else ""  # type: ignore[index]
                 self.say(f"  {what}{of_column}{reason}")
+        for sentence in self.inbox.take():
+            self.told.append((number, sentence))
+            self.say(f"  told: {sentence}")
         status = local_endpoint(self.settings).status()
         self.versions.append(status.version if status else "none")
 

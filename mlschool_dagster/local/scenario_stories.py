@@ -5,7 +5,7 @@ Each is as short as what it shows allows: a window costs half a minute on two co
 
 from collections.abc import Mapping
 
-from mlschool_dagster.local.scenario_story import DRIFTED, Expected, Hour, Story
+from mlschool_dagster.local.scenario_story import DRIFTED, Alert, Expected, Hour, Story
 from mlschool_dagster.monitoring.metrics import MetricName
 from mlschool_dagster.promotion.episode import Step
 from mlschool_dagster.simulation.config import Drift
@@ -17,6 +17,22 @@ _LIAR = Expert("stranger", quality=1.0, lies=True)
 _MANY = 1300
 """Enough rows for a canary that answers a tenth of them."""
 
+
+def _fails(check: str, asset: str) -> Alert:
+    return Alert(f"Check {check} on {asset}", "did not pass")
+
+
+def _recovers(check: str, asset: str) -> Alert:
+    return Alert(f"Check {check} on {asset}", "passes again")
+
+
+_ACCURACY = ("accuracy", "performance_report")
+_CONFIRMED_DRIFT = ("no_confirmed_drift", "drift_report")
+_DRIFT = ("no_drift", "drift_report")
+_FRESHNESS = ("traffic_is_fresh", "traffic_volume")
+_QUALITY = ("data_quality", "data_quality_report")
+_VOLUME = ("volume_as_expected", "traffic_volume")
+
 STORIES: Mapping[str, Story] = {
     "gradual_drift": Story(
         tells="A measurement drifts, each hour by a quarter of a deviation more; no labels.",
@@ -25,6 +41,8 @@ STORIES: Mapping[str, Story] = {
         expected=[
             Expected(MetricName.DRIFT_EFFECT, within=3, column=DRIFTED),
             Expected(MetricName.DRIFT_EVIDENCE, within=3),
+            Expected(_fails(*_DRIFT), within=3),
+            Expected(_fails(*_CONFIRMED_DRIFT), within=3),
             Expected(Step.REQUESTED, within=None),
         ],
     ),
@@ -35,15 +53,20 @@ STORIES: Mapping[str, Story] = {
         expected=[
             Expected(MetricName.DRIFT_EFFECT, within=1, column=DRIFTED),
             Expected(MetricName.DRIFT_EVIDENCE, within=1),
+            Expected(_fails(*_DRIFT), within=1),
+            Expected(_fails(*_CONFIRMED_DRIFT), within=1),
             Expected(Step.REQUESTED, within=None),
         ],
     ),
     "sensor_failure": Story(
-        tells="An instrument fails: a column comes without values. Training would mend nothing.",
-        changed=[Hour(drift=Drift.MISSING, share=1.0), Hour(drift=Drift.MISSING, share=1.0)],
+        tells="An instrument fails, and is mended: a column comes without values for two hours. "
+        "Training would mend nothing.",
+        changed=[*[Hour(drift=Drift.MISSING, share=1.0)] * 2, Hour()],
         expected=[
             Expected(MetricName.QUALITY_FINDINGS, within=1),
             Expected(MetricName.MISSING_SHARE, within=1, column=DRIFTED),
+            Expected(_fails(*_QUALITY), within=1),
+            Expected(_recovers(*_QUALITY), within=3),
             Expected(Step.REQUESTED, within=None),
         ],
     ),
@@ -53,7 +76,9 @@ STORIES: Mapping[str, Story] = {
         delay=2,
         expected=[
             Expected(MetricName.REALISED_ACCURACY, within=3),
+            Expected(_fails(*_ACCURACY), within=3),
             Expected(MetricName.DRIFT_EVIDENCE, within=None),
+            Expected(_fails(*_CONFIRMED_DRIFT), within=None),
             Expected(Step.REQUESTED, within=None),
         ],
     ),
@@ -62,25 +87,31 @@ STORIES: Mapping[str, Story] = {
         quiet=[Hour(experts=(_EXPERT, _LABORATORY))],
         changed=[
             Hour(rows, Drift.CONCEPT, share=1.0, experts=(_EXPERT, _LABORATORY))
-            for rows in (300, 300, _MANY)
+            for rows in (300, 300, _MANY, 300)
         ],
         expected=[
             Expected(MetricName.REALISED_ACCURACY, within=1),
+            Expected(_fails(*_ACCURACY), within=1),
             Expected(Step.REQUESTED, within=2),
             Expected(Step.COMPARED, within=2),
             Expected(Step.PROMOTED, within=3),
+            Expected(_recovers(*_ACCURACY), within=4),
             Expected(Step.ROLLED_BACK, within=None),
         ],
         is_replaced=True,
     ),
     "outage": Story(
-        tells="For an hour nothing comes in.",
+        tells="For an hour nothing comes in; then traffic is back.",
         # What is usual is known after a day only.
         quiet=[*[Hour(rows=40, passes_by=True)] * 23, Hour(rows=40)],
-        changed=[Hour(rows=0)],
+        changed=[Hour(rows=0), Hour(rows=40)],
         delay=None,
         expected=[
             Expected(MetricName.ROWS, within=1),
+            Expected(_fails(*_VOLUME), within=1),
+            Expected(_fails(*_FRESHNESS), within=1),
+            Expected(_recovers(*_VOLUME), within=2),
+            Expected(_recovers(*_FRESHNESS), within=2),
             Expected(Step.REQUESTED, within=None),
         ],
     ),
@@ -91,6 +122,7 @@ STORIES: Mapping[str, Story] = {
         expected=[
             Expected(MetricName.QUALITY_FINDINGS, within=1),
             Expected(MetricName.REFUSED_SHARE, within=1),
+            Expected(_fails(*_QUALITY), within=1),
             Expected(Step.REQUESTED, within=None),
         ],
     ),
@@ -99,8 +131,10 @@ STORIES: Mapping[str, Story] = {
         changed=[Hour(experts=(_EXPERT, _LIAR))] * 2,
         expected=[
             Expected(MetricName.REALISED_ACCURACY, within=1),
+            Expected(_fails(*_ACCURACY), within=1),
             Expected(Step.REQUESTED, within=2),
             Expected(Step.REJECTED, within=2),
+            Expected(Alert("Promotion of", "rejected"), within=2),
             Expected(Step.CANARY, within=None),
         ],
     ),
@@ -115,11 +149,13 @@ STORIES: Mapping[str, Story] = {
         expected=[
             Expected(MetricName.DRIFT_EFFECT, within=1, column=DRIFTED),
             Expected(MetricName.DRIFT_EVIDENCE, within=1),
+            Expected(_fails(*_CONFIRMED_DRIFT), within=1),
             Expected(Step.REQUESTED, within=2),
             Expected(Step.COMPARED, within=2),
             Expected(Step.CANARY, within=2),
             Expected(Step.PROMOTED, within=3),
             Expected(Step.HEALTHY, within=6),
+            Expected(_recovers(*_CONFIRMED_DRIFT), within=6),
             Expected(Step.ROLLED_BACK, within=None),
         ],
         is_replaced=True,

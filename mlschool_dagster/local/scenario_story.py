@@ -8,8 +8,24 @@ from mlschool_dagster.promotion.episode import Step
 from mlschool_dagster.simulation.config import Drift
 from mlschool_dagster.simulation.labels import Expert
 
-Happening = MetricName | Step
-"""What the platform can conclude (a finding of a metric) or do (a step of an episode)."""
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A sentence that people are told: it begins with ``subject`` and has ``news`` of it."""
+
+    subject: str
+    news: str
+
+    def __str__(self) -> str:
+        return f"alert: {self.subject} {self.news}"
+
+    def is_told_by(self, sentence: str) -> bool:
+        """Whether `sentence` is this alert."""
+        return sentence.startswith(self.subject) and self.news in sentence
+
+
+Happening = MetricName | Step | Alert
+"""What the platform can conclude (a finding of a metric), do (a step of an episode), or tell."""
 
 DRIFTED = "*"
 """The column that the story lets drift, whatever it is called in this data set."""
@@ -37,7 +53,7 @@ class Hour:
 class Expected:
     """That something happens within so many windows from the change on; None: it never happens.
 
-    A finding is one about ``column``, or about all columns together.
+    A finding is one about ``column``, or about all columns together; nothing else has a column.
     """
 
     what: Happening
@@ -71,15 +87,23 @@ class Story:
 class Outcome:
     """What came of a story.
 
-    ``first`` says in which hour (from 0) each happening was first known, by its column;
-    ``versions`` which version was the primary after each hour that was waited for, from the last
-    quiet one on; ``unanswered`` the requests that were neither answered nor refused for a reason.
+    ``first`` says in which hour (from 0) each finding, by its column, and each step was first
+    known; ``told`` holds the sentences of all alerts, each behind its hour; ``versions`` says which
+    version was the primary after each hour that was waited for, from the last quiet one on;
+    ``unanswered`` counts the requests that were neither answered nor refused for a reason.
     """
 
     first: Mapping[tuple[str, str], int]
+    told: Sequence[tuple[int, str]]
     versions: Sequence[str]
     requests: int
     unanswered: int
+
+    def hour_of(self, what: Happening, column: str) -> int | None:
+        """The hour in which it first happened; None if it did not."""
+        if isinstance(what, Alert):
+            return next((hour for hour, sentence in self.told if what.is_told_by(sentence)), None)
+        return self.first.get((what, column))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +137,7 @@ def judge(story: Story, outcome: Outcome, drifted: str) -> list[Judged]:
 def _judged(story: Story, expected: Expected, outcome: Outcome, drifted: str) -> Judged:
     column = drifted if expected.column == DRIFTED else expected.column
     what = f"{expected.what}{f' of {column}' if column else ''}"
-    hour = outcome.first.get((expected.what, column))
+    hour = outcome.hour_of(expected.what, column)
     change = len(story.quiet)
     if hour is None:
         return Judged(_told(what, expected), "did not happen", expected.within is None)

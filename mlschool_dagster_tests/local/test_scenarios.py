@@ -2,15 +2,20 @@
 
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
+from mlschool_dagster.alerting.alert import Kind
+from mlschool_dagster.alerting.webhook import WebhookChannel
+from mlschool_dagster.definitions import build_definitions
 from mlschool_dagster.local.scenario import table
+from mlschool_dagster.local.scenario_inbox import inbox
 from mlschool_dagster.local.scenario_stories import STORIES
 from mlschool_dagster.local.scenario_story import (
     DRIFTED,
+    Alert,
     Expected,
     Hour,
     Judged,
@@ -20,6 +25,7 @@ from mlschool_dagster.local.scenario_story import (
 )
 from mlschool_dagster.monitoring.metrics import MetricName
 from mlschool_dagster.promotion.episode import Step
+from mlschool_dagster_tests.alerting.samples import notice
 from mlschool_dagster_tests.platform import foreign_environment
 
 STORY = Story(
@@ -31,11 +37,26 @@ STORY = Story(
         Expected(Step.REQUESTED, within=None),
     ],
 )
+ALERTS = Story(
+    tells="Something fails and is mended.",
+    quiet=[Hour(), Hour()],
+    changed=[Hour(), Hour()],
+    expected=[
+        Expected(Alert("Check a on b", "did not pass"), within=1),
+        Expected(Alert("Check a on b", "passes again"), within=2),
+    ],
+)
 
 
-def judged(first: Mapping[tuple[str, str], int], *versions: str, unanswered: int = 0) -> list[bool]:
-    outcome = Outcome(first, versions or ("1", "1"), requests=10, unanswered=unanswered)
-    return [found.holds for found in judge(STORY, outcome, "mass")]
+def judged(
+    first: Mapping[tuple[str, str], int],
+    *versions: str,
+    unanswered: int = 0,
+    story: Story = STORY,
+    told: Sequence[tuple[int, str]] = (),
+) -> list[bool]:
+    outcome = Outcome(first, told, versions or ("1", "1"), requests=10, unanswered=unanswered)
+    return [found.holds for found in judge(story, outcome, "mass")]
 
 
 @pytest.mark.parametrize(
@@ -59,6 +80,47 @@ def test_another_version_or_a_request_without_answer_is_noticed() -> None:
     found = {("drift_effect", "mass"): 2}
     assert judged(found, "1", "2") == [True, True, False, True]
     assert judged(found, unanswered=1) == [True, True, True, False]
+
+
+FAILS, RECOVERS = "Check a on b of 01:00 did not pass: 1.", "Check a on b of 02:00 passes again."
+
+
+@pytest.mark.parametrize(
+    ("told", "holds"),
+    [
+        ([(2, FAILS), (3, RECOVERS)], [True, True]),
+        ([(2, "Check a on c did not pass."), (2, FAILS)], [True, False]),
+        ([(1, FAILS), (2, FAILS), (3, RECOVERS)], [False, True]),
+        ([(3, f"Still, since 01:00: {FAILS}")], [False, False]),
+        ([], [False, False]),
+    ],
+)
+def test_what_is_told_must_be_told_in_time_and_not_before_the_change(
+    told: Sequence[tuple[int, str]], holds: list[bool]
+) -> None:
+    assert judged({}, story=ALERTS, told=told) == [*holds, True, True]
+
+
+def test_the_inbox_holds_what_people_read() -> None:
+    hostile = notice("Check <a> & b did not pass.", link="http://127.0.0.1:3000/runs/1?a=1&b=2")
+    with inbox() as alerts:
+        WebhookChannel(alerts.url).send([hostile, notice("All is well.", Kind.RECOVERY)])
+        assert alerts.take() == ["Check <a> & b did not pass.", "All is well."]
+        assert alerts.take() == []
+
+
+def test_stories_expect_alerts_of_checks_that_there_are() -> None:
+    graph = build_definitions().resolve_asset_graph()
+    subjects = {
+        f"Check {key.name} on {key.asset_key.to_user_string()}" for key in graph.asset_check_keys
+    }
+    expected = {
+        expected.what.subject
+        for story in STORIES.values()
+        for expected in story.expected
+        if isinstance(expected.what, Alert)
+    }
+    assert {subject for subject in expected if subject.startswith("Check")} <= subjects
 
 
 def test_no_story_expects_anything_after_its_end() -> None:
