@@ -14,6 +14,8 @@ class Condition(StrEnum):
     TROUBLE = "trouble"
     """It is in trouble, until it is found fine."""
     FINE = "fine"
+    UNKNOWN = "unknown"
+    """It cannot be told: that begins no trouble and ends none."""
     EVENT = "event"
     """Something happened to it that somebody should know and nothing undoes."""
 

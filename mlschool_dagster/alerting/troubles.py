@@ -3,7 +3,8 @@
 A trouble is told when it begins and when it ends, and in between less and less often. It is about a
 thing, such as a check: when several windows are judged, the newest that was in trouble counts. So a
 later window that is fine ends it, and so does that very window once it is judged anew; an earlier
-one says nothing of how things are now.
+one says nothing of how things are now. Nor does one of which nothing can be told: after it things
+stand as they stood.
 """
 
 from dataclasses import dataclass, replace
@@ -16,8 +17,9 @@ from mlschool_dagster.alerting.alert import Condition, Kind, Notice, Observation
 class Trouble:
     """What is known of the thing ``key``, which is or was in trouble.
 
-    ``order`` is that of its newest observation, ``window`` the newest window in trouble (empty if
-    none was judged), ``told`` when it was told last, after ``reminders`` reminders.
+    ``order`` is that of its newest observation that told something, ``window`` the newest window in
+    trouble (empty if none was judged), ``told`` when it was told last, after ``reminders``
+    reminders.
     """
 
     key: str
@@ -39,6 +41,8 @@ def judge(
 
     Judging the same observations again, in the same order, tells nothing more.
     """
+    if seen.condition is Condition.UNKNOWN:
+        return known, None
     if known is not None and seen.order <= known.order:
         return known, None
     if seen.condition is Condition.FINE:

@@ -5,6 +5,7 @@ from pydantic import Field
 
 from mlschool_dagster.assets.common import OWNERS, picture, plain_errors, table
 from mlschool_dagster.assets.performance_report import NAME as PERFORMANCE_REPORT
+from mlschool_dagster.assets.verdicts import undecided
 from mlschool_dagster.assets.windows import GROUP
 from mlschool_dagster.resources.history import History
 
@@ -78,7 +79,10 @@ def accuracy_estimates() -> dg.AssetsDefinition:
                     passed=found.verdict is EstimatesVerdict.HOLD,
                     severity=dg.AssetCheckSeverity.WARN,
                     description=found.summary,
-                    metadata=known,
+                    metadata={
+                        **known,
+                        **undecided(found.verdict is EstimatesVerdict.NOT_ENOUGH_DATA),
+                    },
                 )
             ],
         )

@@ -19,6 +19,7 @@ from mlschool_dagster.assets.common import (
 from mlschool_dagster.assets.data import raw_data_name
 from mlschool_dagster.assets.training_data import HELD_OUT
 from mlschool_dagster.assets.training_data import NAME as TRAINING_DATA
+from mlschool_dagster.assets.verdicts import undecided
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.spec import DataSpec
@@ -112,11 +113,12 @@ def challenger_comparison(spec: DataSpec) -> dg.AssetsDefinition:
                     f"Version {challenger} is the champion already; train a challenger first."
                 )
             if champion is None:
-                found, better = None, True
+                found, better, unknown = None, True, False
                 summary = "There is no champion yet to compare with; the challenger may serve."
             else:
                 found = _compared(context, champion, challenger, registry, files, spec, config)
                 better, summary = found.verdict == "better", found.summary
+                unknown = found.verdict == "not enough data"
             context.log.info(summary)
             figures = _figures(found)
             with mlflow.asset_run(context, NAME) as run:
@@ -147,7 +149,7 @@ def challenger_comparison(spec: DataSpec) -> dg.AssetsDefinition:
                         passed=better,
                         severity=dg.AssetCheckSeverity.WARN,
                         description=summary,
-                        metadata=figures,
+                        metadata={**figures, **undecided(unknown)},
                     )
                 ],
             )

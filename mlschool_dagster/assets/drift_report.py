@@ -6,6 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from mlschool_dagster.assets.common import picture, plain_errors, table
+from mlschool_dagster.assets.verdicts import undecided
 from mlschool_dagster.assets.windows import (
     ReportConfig,
     chosen_window,
@@ -172,7 +173,11 @@ def _no_drift(found: "DriftReport") -> dg.AssetCheckResult:
         passed=found.verdict is DriftVerdict.STABLE,
         severity=dg.AssetCheckSeverity.WARN,
         description=found.summary,
-        metadata={"drifted": float(len(found.drifted_columns)), **_scores(found)},
+        metadata={
+            "drifted": float(len(found.drifted_columns)),
+            **_scores(found),
+            **undecided(found.verdict is DriftVerdict.NOT_ENOUGH_DATA),
+        },
     )
 
 

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from mlschool_dagster.assets.common import OWNERS, plain_errors
 from mlschool_dagster.assets.serving import GROUP
+from mlschool_dagster.assets.verdicts import undecided
 from mlschool_dagster.resources.endpoint import LocalEndpoint
 
 if TYPE_CHECKING:
@@ -153,7 +154,8 @@ def _absent(wanted: bool) -> Iterator[dg.AssetCheckResult]:
     told = "does not answer; materialize endpoint." if wanted else "has not been deployed yet."
     yield _result("up", not wanted, f"The endpoint {told}")
     for name in ("error_share", "latency"):
-        yield _result(name, True, "Nothing is known while the endpoint is not up.")
+        told = "Nothing is known while the endpoint is not up."
+        yield _result(name, True, told, undecided(True))
 
 
 def _error_share(recent: "Traffic", config: HealthConfig) -> dg.AssetCheckResult:
@@ -161,14 +163,14 @@ def _error_share(recent: "Traffic", config: HealthConfig) -> dg.AssetCheckResult
         "error_share",
         recent.error_share <= config.maximum_error_share,
         f"{recent.errors:g} of {recent.requests:g} requests were answered 5xx.",
-        {"error_share": recent.error_share},
+        {"error_share": recent.error_share, **undecided(not recent.requests)},
     )
 
 
 def _p99(latency: Mapping[str, float], config: HealthConfig) -> dg.AssetCheckResult:
     p99 = latency.get("latency_p99")
     if p99 is None:
-        return _result("latency", True, "There was no request.")
+        return _result("latency", True, "There was no request.", undecided(True))
     return _result(
         "latency",
         p99 <= config.maximum_p99_seconds,

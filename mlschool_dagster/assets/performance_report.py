@@ -7,6 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from mlschool_dagster.assets.common import picture, plain_errors, table
+from mlschool_dagster.assets.verdicts import undecided
 from mlschool_dagster.assets.windows import (
     LABELS_FILE,
     LABELS_TOKEN,
@@ -177,34 +178,44 @@ def _results(found: "PerformanceReport") -> Iterator[dg.AssetCheckResult]:
     from mlschool_dagster.monitoring.fairness import FairnessVerdict
     from mlschool_dagster.monitoring.performance import PerformanceVerdict
 
-    degraded = PerformanceVerdict.DEGRADED
+    degraded, unknown = PerformanceVerdict.DEGRADED, PerformanceVerdict.NOT_ENOUGH_DATA
     yield dg.AssetCheckResult(
         check_name="accuracy",
         passed=found.verdict is not degraded,
         description=found.summary,
-        metadata=_accuracies(found),
+        metadata={**_accuracies(found), **undecided(found.verdict is unknown)},
     )
     yield _warning(
-        "estimated_accuracy", found.estimated_verdict is not degraded, found.estimate_summary
+        "estimated_accuracy",
+        found.estimated_verdict is not degraded,
+        found.estimate_summary,
+        is_undecided=found.estimated_verdict is unknown,
     )
     worst = found.worst
     yield _warning(
         "segments",
         worst is None or not worst.is_worse,
         worst.summary if worst else "There are not two segments with enough rows to compare.",
+        is_undecided=worst is None,
     )
     if found.fairness:
+        verdicts = {column.verdict for column in found.fairness}
+        is_fair = FairnessVerdict.UNEQUAL not in verdicts
         yield _warning(
             "fairness",
-            all(column.verdict is not FairnessVerdict.UNEQUAL for column in found.fairness),
+            is_fair,
             " ".join(column.summary for column in found.fairness),
+            is_undecided=is_fair and FairnessVerdict.NOT_ENOUGH_DATA in verdicts,
         )
 
 
-def _warning(name: str, passed: bool, description: str) -> dg.AssetCheckResult:
+def _warning(
+    name: str, passed: bool, description: str, *, is_undecided: bool
+) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         check_name=name,
         passed=passed,
         severity=dg.AssetCheckSeverity.WARN,
         description=description,
+        metadata=undecided(is_undecided),
     )

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from mlschool_dagster.assets.captures import LIVE_TRAFFIC
 from mlschool_dagster.assets.common import OWNERS, picture, plain_errors, table
+from mlschool_dagster.assets.verdicts import undecided
 from mlschool_dagster.assets.windows import GROUP
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.monitoring.traffic import REPORT as NAME
@@ -189,6 +190,7 @@ def _freshness_check(seen: "Look") -> dg.AssetCheckResult:
         passed=seen.is_fresh,
         severity=dg.AssetCheckSeverity.ERROR,
         description=told,
+        metadata=undecided(seen.silence is None or seen.pause is None),
     )
 
 

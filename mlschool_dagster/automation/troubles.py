@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
 
 import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
 from dagster._core.event_api import EventLogCursor
 from dagster._core.events import JobFailureData
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick, TickStatus
 from dagster_shared.error import SerializableErrorInfo
 
 from mlschool_dagster.alerting.alert import Condition, Observation
+from mlschool_dagster.assets.verdicts import UNDECIDED
 from mlschool_dagster.promotion.episode import Entry, Step
 
 RunLink = Callable[[str], str]
@@ -25,6 +27,9 @@ ENDINGS = (
     dg.DagsterEventType.RUN_CANCELED,
 )
 _FINISHED_TICKS = [TickStatus.SUCCESS, TickStatus.SKIPPED, TickStatus.FAILURE]
+RUNS_LOOKED_AT = 25
+"""How many runs of the same work are looked back at, the newest."""
+_PARTITION = "dagster/partition"
 _AD_HOC = "__ASSET_JOB"
 """What Dagster calls the job of assets that somebody selects by hand."""
 
@@ -69,7 +74,7 @@ def of_run(
     for position, entry in enumerate(evaluated):
         # Runs overlap and are read as they end: so it is their ends that put checks in order.
         yield _of_check(run, entry, ending.timestamp + position * 1e-6, link)
-    yield from _of_work(run, ending.event_log_entry, link)
+    yield from _of_work(instance, run, ending.event_log_entry, link)
 
 
 def of_instigators(
@@ -122,7 +127,7 @@ def _of_check(
     return Observation(
         key=subject,
         order=order,
-        condition=Condition.FINE if check.passed else Condition.TROUBLE,
+        condition=_condition(check),
         text=f"{subject}{of_window} {outcome} in run {run.run_id}: {told}",
         severe=check.severity == dg.AssetCheckSeverity.ERROR,
         link=link(run.run_id),
@@ -130,29 +135,75 @@ def _of_check(
     )
 
 
-def _of_work(run: dg.DagsterRun, ending: dg.EventLogEntry, link: RunLink) -> Iterator[Observation]:
-    subject = run.job_name
-    if subject == _AD_HOC:
-        chosen = sorted(key.to_user_string() for key in run.asset_selection or ())
-        subject = f"materializing {', '.join(chosen)}"
-    window = _window(run)
-    key = f"Run of {subject}{f' of {window}' if window else ''}"
+def _condition(check: AssetCheckEvaluation) -> Condition:
+    if UNDECIDED in check.metadata:
+        return Condition.UNKNOWN
+    return Condition.FINE if check.passed else Condition.TROUBLE
+
+
+def _of_work(
+    instance: dg.DagsterInstance, run: dg.DagsterRun, ending: dg.EventLogEntry, link: RunLink
+) -> Iterator[Observation]:
+    key = _work(run)
     match ending.get_dagster_event().event_type:
         case dg.DagsterEventType.RUN_FAILURE:
             condition, text = (
                 Condition.TROUBLE,
                 f"{key} failed in run {run.run_id}: {_cause(ending)}",
             )
-        case dg.DagsterEventType.RUN_SUCCESS:
+        case dg.DagsterEventType.RUN_SUCCESS if _is_made_up_for(instance, run):
             condition, text = Condition.FINE, f"{key} succeeds again, in run {run.run_id}."
         case _:
-            # Whoever cancelled it knows.
+            # Whoever cancelled it knows, and a success of other assets says nothing.
             return
     yield Observation(key, ending.timestamp, condition, text, severe=True, link=link(run.run_id))
 
 
+def _work(run: dg.DagsterRun) -> str:
+    """What the work of the run is called."""
+    subject = run.job_name
+    if subject == _AD_HOC:
+        chosen = sorted(key.to_user_string() for key in run.asset_selection or ())
+        subject = f"materializing {', '.join(chosen)}"
+    window = _window(run)
+    return f"Run of {subject}{f' of {window}' if window else ''}"
+
+
+def _is_made_up_for(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether each failed run of the work of `run` was followed by success with all its assets.
+
+    Runs of a job may be of some of its assets only: then they make up for no others.
+    """
+    filters = dg.RunsFilter(
+        job_name=run.job_name,
+        statuses=[dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE],
+        tags={_PARTITION: _window(run)} if _window(run) else {},
+    )
+    records = instance.get_run_records(filters, RUNS_LOOKED_AT)
+    same = [record for record in records if _work(record.dagster_run) == _work(run)]
+    if all(record.dagster_run.is_success for record in same):
+        return True
+    made: set[dg.AssetKey] = set()
+    for record in sorted(same, key=lambda each: each.end_time or 0.0, reverse=True):
+        planned = _planned(instance, record.dagster_run)
+        if record.dagster_run.is_success:
+            made |= planned
+        elif not planned <= made:
+            return False
+    return True
+
+
+def _planned(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[dg.AssetKey]:
+    """The assets that the run was to make."""
+    planned = dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
+    events = instance.all_logs(run.run_id, of_type=planned)
+    return {
+        event.get_dagster_event().asset_materialization_planned_data.asset_key for event in events
+    }
+
+
 def _window(run: dg.DagsterRun) -> str:
-    return run.tags.get("dagster/partition", "")
+    return run.tags.get(_PARTITION, "")
 
 
 def _cause(failure: dg.EventLogEntry) -> str:

@@ -23,5 +23,9 @@ def fine(order: float, key: str = "check", window: str = "") -> Observation:
     return seen(Condition.FINE, order, key, window)
 
 
+def unknown(order: float, key: str = "check", window: str = "") -> Observation:
+    return seen(Condition.UNKNOWN, order, key, window)
+
+
 def notice(text: str = "Something broke.", kind: Kind = Kind.TROUBLE, link: str = "") -> Notice:
     return Notice("key", kind, text, severe=True, link=link, at=NOW)

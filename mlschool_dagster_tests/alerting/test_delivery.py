@@ -18,7 +18,7 @@ from mlschool_dagster.alerting.book import FIRST_PAUSE, KEPT, LONGEST_PAUSE, Boo
 from mlschool_dagster.alerting.channels import Channel, DeliveryError, LogChannel
 from mlschool_dagster.alerting.delivery import MESSAGE_NOTICES, deliver
 from mlschool_dagster.alerting.webhook import WebhookChannel
-from mlschool_dagster_tests.alerting.samples import DAY, NOW, fine, seen, trouble
+from mlschool_dagster_tests.alerting.samples import DAY, NOW, fine, seen, trouble, unknown
 from mlschool_dagster_tests.alerting.servers import SECRET, Webhook, webhook
 
 
@@ -70,6 +70,17 @@ def test_each_channel_is_told_once_what_begins_what_lasts_and_what_ends(uri: str
         ["check fine"],
     ]
     assert boss.messages == team.messages
+
+
+def test_what_cannot_be_told_leaves_a_trouble_open_and_it_is_reminded_of(uri: str) -> None:
+    team = Team()
+    tick(uri, [team], NOW, unknown(1), unknown(1, "other"))
+    tick(uri, [team], NOW, trouble(2))
+    tick(uri, [team], NOW + DAY, unknown(3))
+    still = "Still, since 2026-11-21 08:00 UTC: check trouble"
+    assert team.messages == [["check trouble"], [still]]
+    with open_book(uri, team) as book:
+        assert [found.key for found in book.open_troubles()] == ["check"]
 
 
 def test_a_channel_that_is_down_keeps_no_other_waiting_and_catches_up(uri: str) -> None:

@@ -16,7 +16,7 @@ from mlschool_dagster.alerting.alert import (
     one_line,
 )
 from mlschool_dagster.alerting.troubles import Trouble, judge, reminder
-from mlschool_dagster_tests.alerting.samples import DAY, NOW, fine, seen, trouble
+from mlschool_dagster_tests.alerting.samples import DAY, NOW, fine, seen, trouble, unknown
 
 OLD, NEW, NEWEST = "2026-11-20-10:00", "2026-11-20-11:00", "2026-11-20-12:00"
 
@@ -71,6 +71,17 @@ def test_a_warning_that_becomes_severe_is_told_again() -> None:
 def test_an_event_is_told_and_nothing_recovers_from_it() -> None:
     event = seen(Condition.EVENT, 2)
     assert kinds(trouble(1), event, fine(3)) == [Kind.TROUBLE, Kind.EVENT]
+
+
+def test_quiet_nights_in_which_nothing_can_be_told_neither_alarm_nor_calm() -> None:
+    nights = [unknown(1), trouble(2), unknown(3), trouble(4), unknown(5), fine(6), unknown(7)]
+    assert kinds(*nights) == [Kind.TROUBLE, Kind.RECOVERY]
+
+
+@given(histories)
+def test_what_cannot_be_told_changes_nothing(observations: list[Observation]) -> None:
+    decided = [seen for seen in observations if seen.condition is not Condition.UNKNOWN]
+    assert told(observations) == told(decided)
 
 
 @pytest.mark.parametrize(("passing", "recovers"), [(OLD, False), (NEW, True), (NEWEST, True)])

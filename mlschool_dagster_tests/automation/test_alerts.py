@@ -14,6 +14,7 @@ from dagster._core.scheduler.instigation import (
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster_shared.error import SerializableErrorInfo
 
+from mlschool_dagster.assets.verdicts import undecided
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.promotion.episode import Entry, Step
 from mlschool_dagster.promotion.ledger import open_ledger
@@ -28,13 +29,19 @@ WINDOWS = dg.HourlyPartitionsDefinition("2026-01-01-00:00", fmt="%Y-%m-%d-%H:%M"
 
 class Mood(dg.Config):
     fails: bool = True
+    unsure: bool = False
 
 
 @dg.asset(check_specs=[dg.AssetCheckSpec("plausible", asset="measured")])
 def measured(config: Mood) -> dg.MaterializeResult:  # type: ignore[type-arg]
     passed = not config.fails
     told = "As ever." if passed else "Too warm."
-    check = dg.AssetCheckResult(check_name="plausible", passed=passed, description=told)
+    check = dg.AssetCheckResult(
+        check_name="plausible",
+        passed=passed,
+        description=told,
+        metadata=undecided(config.unsure),
+    )
     return dg.MaterializeResult(check_results=[check])
 
 
@@ -50,6 +57,16 @@ def judged(config: Mood) -> dg.MaterializeResult:  # type: ignore[type-arg]
 def broken(config: Mood) -> None:
     if config.fails:
         raise ValueError("the sky fell")
+
+
+@dg.asset(partitions_def=WINDOWS)
+def frozen(config: Mood) -> None:
+    if config.fails:
+        raise ValueError("the disk is full")
+
+
+@dg.asset(partitions_def=WINDOWS, deps=[frozen])
+def told() -> None: ...
 
 
 class Ticks:
@@ -75,15 +92,39 @@ class Ticks:
         self.cursor = data.cursor
         return str(data.skip_message)
 
-    def run(self, asset: dg.AssetsDefinition, *, fails: bool, window: str | None = None) -> str:
+    def run(
+        self,
+        asset: dg.AssetsDefinition,
+        *,
+        fails: bool,
+        window: str | None = None,
+        unsure: bool = False,
+    ) -> str:
         """Materialize `asset`; the run's id."""
         return dg.materialize(
             [asset],
             instance=self.platform.instance,
-            run_config=dg.RunConfig({asset.op.name: Mood(fails=fails)}),
+            run_config=dg.RunConfig({asset.op.name: Mood(fails=fails, unsure=unsure)}),
             partition_key=window,
             raise_on_error=False,
         ).run_id
+
+    def run_some(self, *assets: str, fails: bool, window: str = WINDOW.key) -> str:
+        """Run the job of `frozen` and `told`, or only `assets` of it; the run's id."""
+        job = dg.define_asset_job("windows_job", [frozen, told])
+        definitions = dg.Definitions([frozen, told], jobs=[job])
+        moods = {"ops": {"frozen": {"config": {"fails": fails}}}}
+        return (
+            definitions.resolve_job_def("windows_job")
+            .execute_in_process(
+                run_config=moods if "frozen" in assets or not assets else {},
+                instance=self.platform.instance,
+                partition_key=window,
+                asset_selection=[dg.AssetKey(name) for name in assets] or None,
+                raise_on_error=False,
+            )
+            .run_id
+        )
 
     def declare_failed(self, why: str) -> str:
         """A run of health_job that ends without having run; its id."""
@@ -123,6 +164,37 @@ def test_a_failed_check_of_a_run_that_succeeded_is_told_with_its_end(ticks: Tick
     assert ticks.news() == NOTHING
     last = ticks.run(measured, fails=False)
     assert ticks.news() == f"Check plausible on measured passes again in run {last}: As ever."
+
+
+@pytest.mark.parametrize("passes", [False, True], ids=["as failed", "as passed"])
+def test_a_check_that_cannot_tell_is_no_news_however_it_shows(ticks: Ticks, passes: bool) -> None:
+    ticks.run(measured, fails=not passes, unsure=True)
+    assert ticks.news() == NOTHING
+    ticks.run(measured, fails=True)
+    assert "Check plausible on measured did not pass" in ticks.news()
+    ticks.run(measured, fails=not passes, unsure=True)
+    assert ticks.news() == NOTHING
+    ticks.run(measured, fails=False)
+    assert "Check plausible on measured passes again" in ticks.news()
+
+
+def test_a_run_of_some_assets_does_not_make_up_for_the_others(ticks: Ticks) -> None:
+    key = f"Run of windows_job of {WINDOW.key}"
+    first = ticks.run_some(fails=True)
+    assert ticks.news() == f"{key} failed in run {first}: ValueError: the disk is full"
+    ticks.run_some("told", fails=False)
+    assert ticks.news() == NOTHING
+    last = ticks.run_some("frozen", fails=False)
+    assert ticks.news() == f"{key} succeeds again, in run {last}."
+
+
+def test_a_run_of_all_assets_makes_up_for_one_of_some(ticks: Ticks) -> None:
+    ticks.run_some("frozen", fails=True)
+    ticks.news()
+    ticks.run_some(fails=False, window=LATER.key)
+    assert ticks.news() == NOTHING
+    last = ticks.run_some(fails=False)
+    assert ticks.news() == f"Run of windows_job of {WINDOW.key} succeeds again, in run {last}."
 
 
 def test_a_check_is_well_again_when_its_newest_window_in_trouble_or_a_later_one_passes(
