@@ -18,6 +18,7 @@ from mlschool_dagster.automation.sensors import CAPTURES, LABELS, FollowedStream
 from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX
 from mlschool_dagster.capture.store import CaptureStore, open_store
 from mlschool_dagster.capture.windows import LENGTH, Window
+from mlschool_dagster.clock import utc_now
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.local.jobs import run_config, run_job
 from mlschool_dagster.local.platform import Say, local_endpoint
@@ -37,8 +38,8 @@ from mlschool_dagster.targets.client import EndpointClient
 if TYPE_CHECKING:
     import pandas as pd
 
-PATIENCE_SECONDS = 800.0
-"""How long the platform may take to settle after an hour."""
+PATIENCE_SECONDS = 2400.0
+"""How long the platform may take to settle, be it after a day that passed by: less than an hour."""
 POLL_SECONDS = 2.0
 PULSE_SECONDS = 0.2
 ONLOOKERS = ("dashboard_sensor", "dashboard_job", "health_job")
@@ -46,7 +47,7 @@ ONLOOKERS = ("dashboard_sensor", "dashboard_job", "health_job")
 MARGIN = timedelta(minutes=15)
 """How long after its beginning an hour's traffic comes, and its labels before its end.
 
-It is longer than the platform may take to settle: time never goes back.
+The traffic is later if the hour before took longer to settle: time never goes back.
 """
 
 
@@ -61,6 +62,10 @@ class Clock:
         with replacing(self._path) as temporary:
             ahead = instant.timestamp() - time.time()
             temporary.write_text(str(ahead), encoding="ascii")
+
+    def advance(self, instant: datetime) -> None:
+        """Make `instant` the present time, unless that is later already."""
+        self.set(max(instant, utc_now()))
 
 
 @dataclass
@@ -131,15 +136,15 @@ class Stage:
         with dg.DagsterInstance.get() as instance, pulse(client, frame, spec) as heartbeat:
             for number, hour in enumerate(story.hours):
                 window = Window(start.start + number * LENGTH)
-                self.clock.set(window.start + MARGIN)
+                self.clock.advance(window.start + MARGIN)
                 requests += self._send(hour, number, frame, spec, client, diary)
-                self.clock.set(window.end - MARGIN)
+                self.clock.advance(window.end - MARGIN)
                 labelled = number - story.delay if story.delay is not None else -1
                 if labelled >= 0:
                     experts = story.hours[labelled].experts
                     until = start.start + (labelled + 1) * LENGTH
                     label_captures(store, diary, spec, experts, seed=number, until=until)
-                self.clock.set(window.end)
+                self.clock.advance(window.end)
                 if not hour.passes_by:
                     self._settle(store, instance)
                     self._look_around(number)
