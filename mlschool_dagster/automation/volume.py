@@ -23,7 +23,8 @@ def volume_job() -> "AssetJob":
         "volume_job",
         [REPORT],
         description="See how much traffic comes, against what usually comes.",
-        tags={"stage": "monitoring", "dagster/max_runtime": "300"},
+        # An outage is told whatever many windows wait for their reports.
+        tags={"stage": "monitoring", "dagster/max_runtime": "300", "dagster/priority": "1"},
     )
 
 
