@@ -155,7 +155,6 @@ STORIES: Mapping[str, Story] = {
             Expected(Step.CANARY, within=2),
             Expected(Step.PROMOTED, within=3),
             Expected(Step.HEALTHY, within=6),
-            Expected(_recovers(*_CONFIRMED_DRIFT), within=6),
             Expected(Step.ROLLED_BACK, within=None),
         ],
         is_replaced=True,
