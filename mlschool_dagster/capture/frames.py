@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from mlschool_dagster.capture.records import Capture, Label
-from mlschool_dagster.capture.rows import CAPTURE_FIELDS
+from mlschool_dagster.capture.rows import ANSWER_FIELDS, CAPTURE_FIELDS, SHADOW_FIELDS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-_NUMBERS = {"confidence", "sampling_share"}
+_NUMBERS = {"confidence", "sampling_share", "shadow_confidence"}
 
 
 def captures_frame(captures: Iterable[Capture]) -> "pd.DataFrame":
@@ -27,23 +27,38 @@ def rows_frame(rows: Sequence[Sequence[Any]]) -> "pd.DataFrame":
 
     It makes no capture of them on the way, which would take most of the time.
     """
-    import numpy as np
-    import pandas as pd
-
     # A row may be longer than its fields.
     columns: dict[str, Any] = dict(
         zip(CAPTURE_FIELDS.split(", "), zip(*rows, strict=True), strict=False)
     )
     for name in ("inputs", "probabilities"):
         columns[name] = orjson.loads(f"[{','.join(columns[name])}]")
-    microseconds = np.array(columns["captured_at"], dtype=np.int64)
-    columns["captured_at"] = pd.to_datetime(microseconds, unit="us", utc=True)
+    columns["captured_at"] = _instants(columns["captured_at"])
+    return _frame(columns)
+
+
+def answers_frame(rows: Sequence[Sequence[Any]]) -> "pd.DataFrame":
+    """One row per answer, from `rows` of the fields of an answer, its shadow's and its label."""
+    names = [
+        *ANSWER_FIELDS.split(", "),
+        *(f"shadow_{f}" for f in SHADOW_FIELDS.split(", ")),
+        "label",
+    ]
+    columns: dict[str, Any] = dict(zip(names, zip(*rows, strict=True), strict=False))
+    columns["captured_at"] = _instants(columns["captured_at"])
     return _frame(columns)
 
 
 def labels_frame(labels: Iterable[Label]) -> "pd.DataFrame":
     """One row per label, one column per field; ``labelled_at`` is datetime64, UTC."""
     return _frame(_columns(Label, labels))
+
+
+def _instants(microseconds: Sequence[int]) -> "pd.DatetimeIndex":
+    import numpy as np
+    import pandas as pd
+
+    return pd.to_datetime(np.array(microseconds, dtype=np.int64), unit="us", utc=True)
 
 
 def _columns(record: type[Capture] | type[Label], records: Iterable[Any]) -> dict[str, Any]:

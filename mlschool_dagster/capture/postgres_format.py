@@ -7,8 +7,8 @@ held until the transaction's end: numbers become visible in their order, and a c
 
 from uuid import uuid4
 
+from mlschool_dagster.capture.queries import SHADOWS, TRAFFIC, WINDOW_NUMBER
 from mlschool_dagster.capture.rows import CAPTURE_COLUMNS, CAPTURE_FIELDS, LABEL_COLUMNS
-from mlschool_dagster.capture.sql import SHADOWS, TRAFFIC, WINDOW_NUMBER
 
 SCHEMA_VERSION = 3
 

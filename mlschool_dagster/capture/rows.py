@@ -18,6 +18,8 @@ CAPTURE_FIELDS = (
     "event_id, captured_at, endpoint, model_version, inputs, prediction, confidence, "
     "probabilities, role, sampling_share"
 )
+ANSWER_FIELDS = "event_id, captured_at, model_version, role, prediction, confidence"
+SHADOW_FIELDS = "model_version, prediction, confidence"
 CAPTURE_COLUMNS = f"{CAPTURE_FIELDS}, probe"
 LABEL_COLUMNS = "event_id, label, labelled_at, source"
 
@@ -47,7 +49,7 @@ def capture_of(row: Sequence[Any]) -> Capture:
     """The capture in a row that begins with `CAPTURE_FIELDS`."""
     return Capture(
         event_id=row[0],
-        captured_at=_instant(row[1]),
+        captured_at=instant_of(row[1]),
         endpoint=row[2],
         model_version=row[3],
         inputs=orjson.loads(row[4]),
@@ -66,7 +68,7 @@ def label_row(label: Label) -> tuple[Any, ...]:
 
 def label_of(row: Sequence[Any]) -> Label:
     """The label in a row of `LABEL_COLUMNS`."""
-    return Label(row[0], row[1], _instant(row[2]), row[3])
+    return Label(row[0], row[1], instant_of(row[2]), row[3])
 
 
 def window_of(number: int) -> Window:
@@ -87,5 +89,6 @@ def _microseconds(instant: datetime) -> int:
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
-def _instant(microseconds: int) -> datetime:
+def instant_of(microseconds: int) -> datetime:
+    """The instant so many microseconds after 1970 began."""
     return _EPOCH + microseconds * _MICROSECOND

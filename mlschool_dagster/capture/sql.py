@@ -1,20 +1,36 @@
-"""What the stores in SQL databases have in common: everything that is read, and the queries for it.
+"""What the stores in SQL databases have in common: everything that is read.
 
-A query names its parameters as ``:name``. It is plain SQL that every database understands; what is
-particular to one, its connections, transactions and bulk inserts, is in that store's own module.
+What is particular to one, its connections, transactions and bulk inserts, is in that store's own
+module.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
-from mlschool_dagster.capture.frames import captures_frame, labels_frame, rows_frame
+from mlschool_dagster.capture.frames import (
+    answers_frame,
+    captures_frame,
+    labels_frame,
+    rows_frame,
+)
+from mlschool_dagster.capture.queries import (
+    ANSWERS,
+    LABELS,
+    NEWEST_WINDOWS,
+    PAGE,
+    SHADOWS,
+    TRAFFIC,
+    WINDOW_NUMBER,
+    page_of,
+)
 from mlschool_dagster.capture.records import Capture, Label
 from mlschool_dagster.capture.rows import (
     CAPTURE_FIELDS,
-    WINDOW_MICROSECONDS,
     capture_of,
+    instant_of,
     label_of,
     label_row,
     number_of,
@@ -31,24 +47,11 @@ Row = Sequence[Any]
 LABEL_BATCH = 500
 """Labels per transaction: few enough that captures waiting for their turn get it within
 milliseconds."""
-PAGE = 1000
-"""Captures per query, and per transaction that deletes them.
-
-A query's snapshot keeps the database from letting go of what is old, so that one must be short
-however much is read: its pages are queries of their own. As captures never change and the last one
-to read is fixed at the start, they amount to one snapshot.
-"""
 CHUNK = 20 * PAGE
 """Captures per frame of a stream."""
 LOOK = 200_000
 """Sequence numbers that are looked through at once for what has landed; the rest waits for the next
 time, so that a tick stays short even when a long history is new to it."""
-
-TRAFFIC = "probe = 0 AND role <> 'shadow'"
-"""What counts as traffic. The index over it has this very condition."""
-SHADOWS = "probe = 0 AND role = 'shadow'"
-WINDOW_NUMBER = f"captured_at / {WINDOW_MICROSECONDS}"
-"""The window of a capture. The indices have this very expression."""
 
 _MOST_WINDOWS = 10**9
 _ANSWER_OF_LABEL = "captures.event_id = labels.event_id AND role <> 'shadow'"
@@ -119,21 +122,13 @@ class SqlStore(ABC):
         """See `CaptureStore.read_shadow`."""
         return _whole(self._frames(window, SHADOWS), captures_frame)
 
+    def stream_answers(self, window: Window) -> "Iterator[pd.DataFrame]":
+        """See `CaptureStore.stream_answers`."""
+        return map(answers_frame, _chunks(self._newest_of_each(ANSWERS, window)))
+
     def stream_labels(self, window: Window) -> "Iterator[pd.DataFrame]":
         """See `CaptureStore.stream_labels`."""
-        query = (
-            "SELECT labels.event_id, label, labelled_at, source, page.sequence "  # noqa: S608
-            f"FROM {_page('event_id', TRAFFIC)} "
-            "LEFT JOIN labels ON labels.event_id = page.event_id "
-            "ORDER BY page.sequence, labelled_at, labels.sequence"
-        )
-        # A page holds all labels of its captures.
-        newest = (
-            {row[0]: row for row in page if row[0] is not None}.values()
-            for page in self._pages(query, window, TRAFFIC)
-        )
-        rows = chain.from_iterable(newest)
-        while chunk := list(islice(rows, CHUNK)):
+        for chunk in _chunks(self._newest_of_each(LABELS, window)):
             yield labels_frame(map(label_of, chunk))
 
     def read_labels(self, window: Window) -> "pd.DataFrame":
@@ -167,14 +162,8 @@ class SqlStore(ABC):
 
     def newest_windows(self, count: int | None = None) -> list[Window]:
         """See `CaptureStore.newest_windows`."""
-        # Each step is one look into the index, which neither database would do for a DISTINCT.
         rows = self._fetch(
-            "WITH RECURSIVE newest (number) AS ("  # noqa: S608
-            f"SELECT MAX({WINDOW_NUMBER}) FROM captures WHERE {TRAFFIC} UNION ALL "
-            f"SELECT (SELECT MAX({WINDOW_NUMBER}) FROM captures "
-            f"WHERE {TRAFFIC} AND {WINDOW_NUMBER} < newest.number) "
-            "FROM newest WHERE number IS NOT NULL) "
-            "SELECT number FROM newest WHERE number IS NOT NULL LIMIT :count",
+            NEWEST_WINDOWS,
             {"count": _MOST_WINDOWS if count is None else count},
         )
         return [window_of(number) for (number,) in rows]
@@ -186,6 +175,14 @@ class SqlStore(ABC):
             {"number": number_of(window)},
         )
         return int(captures)
+
+    def last_captured(self, window: Window) -> datetime | None:
+        """See `CaptureStore.last_captured`."""
+        ((last,),) = self._fetch(
+            f"SELECT MAX(captured_at) FROM captures WHERE {TRAFFIC} AND {WINDOW_NUMBER} = :number",  # noqa: S608
+            {"number": number_of(window)},
+        )
+        return None if last is None else instant_of(last)
 
     def forget(self, window: Window) -> int:
         """See `CaptureStore.forget`."""
@@ -199,7 +196,7 @@ class SqlStore(ABC):
         identity = self._identity()
         query = (
             "SELECT COUNT(DISTINCT page.sequence), COUNT(DISTINCT labels.event_id), "  # noqa: S608
-            f"MAX(labels.sequence), MAX(page.sequence) FROM {_page('event_id', TRAFFIC)} "
+            f"MAX(labels.sequence), MAX(page.sequence) FROM {page_of('event_id', TRAFFIC)} "
             "LEFT JOIN labels ON labels.event_id = page.event_id"
         )
         captures = labels = last_label = last_capture = 0
@@ -232,8 +229,8 @@ class SqlStore(ABC):
         )
 
     def _forget(self, window: Window, kind: str) -> int:
-        page = f"(SELECT sequence FROM {_page('event_id', kind)})"  # noqa: S608
-        events = f"(SELECT event_id FROM {_page('event_id', kind)})"  # noqa: S608
+        page = f"(SELECT sequence FROM {page_of('event_id', kind)})"  # noqa: S608
+        events = f"(SELECT event_id FROM {page_of('event_id', kind)})"  # noqa: S608
         statements = [f"DELETE FROM captures WHERE sequence IN {page}"]  # noqa: S608
         if kind is TRAFFIC:
             statements.insert(0, f"DELETE FROM labels WHERE event_id IN {events}")  # noqa: S608
@@ -246,15 +243,22 @@ class SqlStore(ABC):
 
     def _frames(self, window: Window, kind: str) -> "Iterator[pd.DataFrame]":
         query = (
-            f"SELECT {CAPTURE_FIELDS}, sequence FROM {_page(CAPTURE_FIELDS, kind)} "  # noqa: S608
+            f"SELECT {CAPTURE_FIELDS}, sequence FROM {page_of(CAPTURE_FIELDS, kind)} "  # noqa: S608
             "ORDER BY sequence"
         )
         rows = chain.from_iterable(self._pages(query, window, kind))
-        while chunk := list(islice(rows, CHUNK)):
-            yield rows_frame(chunk)
+        return map(rows_frame, _chunks(rows))
+
+    def _newest_of_each(self, query: str, window: Window) -> Iterator[Row]:
+        """The last row that `query` (see `_pages`) has of each event, which is in its first field.
+
+        A page holds all labels of its captures.
+        """
+        for page in self._pages(query, window, TRAFFIC):
+            yield from {row[0]: row for row in page if row[0] is not None}.values()
 
     def _pages(self, query: str, window: Window, kind: str) -> Iterator[list[Row]]:
-        """The rows of `query`, which reads a `_page` and ends each row with its `sequence`."""
+        """The rows of `query`, which reads a `page_of` and ends each row with its `sequence`."""
         first, last = self._window_span(window, kind)
         position = first - 1
         while position < last:
@@ -303,13 +307,9 @@ class SqlStore(ABC):
         return str(identity)
 
 
-def _page(fields: str, kind: str) -> str:
-    """A table of the next captures of a window."""
-    return (
-        f"(SELECT {fields}, sequence FROM captures "  # noqa: S608
-        f"WHERE {kind} AND {WINDOW_NUMBER} = :number "
-        f"AND sequence > :position AND sequence <= :last ORDER BY sequence LIMIT {PAGE}) AS page"
-    )
+def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    while chunk := list(islice(rows, CHUNK)):
+        yield chunk
 
 
 def _whole(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -105,6 +106,15 @@ class CaptureStore(Protocol):
     def read_shadow(self, window: Window) -> "pd.DataFrame":
         """The shadows' captures of the window, shaped like those of `read`."""
 
+    def stream_answers(self, window: Window) -> "Iterator[pd.DataFrame]":
+        """What `stream` gives without inputs and probabilities, beside a shadow's words and truth.
+
+        In the same order, in frames of bounded size. Columns: ``event_id``, ``captured_at``
+        (datetime64, UTC), ``model_version``, ``role``, ``prediction``, ``confidence``; the shadow's
+        ``shadow_model_version``, ``shadow_prediction``, ``shadow_confidence``; and ``label``, the
+        newest. What there is not is missing.
+        """
+
     def stream_labels(self, window: Window) -> "Iterator[pd.DataFrame]":
         """The newest label (by ``labelled_at``) of each of the window's captures that has one.
 
@@ -144,6 +154,9 @@ class CaptureStore(Protocol):
 
     def count(self, window: Window) -> int:
         """How many captures the window holds."""
+
+    def last_captured(self, window: Window) -> datetime | None:
+        """When the last of the window's captures was made, None without any."""
 
     def forget(self, window: Window) -> int:
         """Delete the window's captures with their labels and shadows, and its refusals.

@@ -26,7 +26,7 @@ SPAN = 48
 """How many finished windows are looked at; captures that land in older ones change nothing here."""
 
 _HOUR = timedelta(hours=1)
-_NO_TRAFFIC = Pace(rows=0, rate=0.0, silence=LENGTH, last=None)
+_NO_TRAFFIC = Pace(rows=0, rate=0.0, silence=LENGTH)
 
 Recorded = dict[MetricName, Metric]
 """What is recorded of one window, by name."""
@@ -109,13 +109,13 @@ def look(
             history.record(window, REPORT, found.values())
             known[window] = found
             news.append(window)
-    newest = pace(max(served), store.stream(max(served))) if served else _NO_TRAFFIC
+    last = store.last_captured(max(served)) if served else None
     usual = usual_silence(_silences(known), now, config)
     return Look(
         windows={window: known[window] for window in span if window in known},
         news=tuple(news),
-        rows_now=newest.rows if current in served else 0,
-        silence=None if newest.last is None else now - newest.last,
+        rows_now=store.count(current),
+        silence=None if last is None else now - last,
         pause=None if usual is None else longest_pause(usual, config),
         tokens=present,
     )

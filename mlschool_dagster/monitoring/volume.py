@@ -54,14 +54,12 @@ class Pace:
     """The traffic of a window.
 
     ``rows`` were captured; ``rate`` is rows per hour with those that sampling left out; ``silence``
-    is the longest time without a capture within the window; ``last`` the time of the last capture,
-    None without any.
+    is the longest time without a capture within the window.
     """
 
     rows: int
     rate: float
     silence: timedelta
-    last: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +87,6 @@ def pace(window: Window, frames: "Iterable[pd.DataFrame]") -> Pace:
         rows=moments.size,
         rate=float((1 / np.concatenate(shares)).sum()) / (LENGTH / timedelta(hours=1)),
         silence=timedelta(microseconds=int(silence)),
-        last=_EPOCH + timedelta(microseconds=int(moments[-1])) if moments.size else None,
     )
 
 

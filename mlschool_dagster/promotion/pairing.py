@@ -20,8 +20,6 @@ Chances = Callable[[Any], Any]
 DECIMALS = 2
 """To which differences of confidence are counted."""
 
-_TOLD = ["event_id", "prediction", "confidence"]
-
 
 def pair(
     store: CaptureStore,
@@ -38,19 +36,13 @@ def pair(
     total: Counter[str] = Counter()
     confidence: Counter[float] = Counter()
     for window in _windows(since, until):
-        shadows = store.read_shadow(window)
-        shadows = shadows.loc[shadows["model_version"] == challenger[0], _TOLD]
-        labels = store.read_labels(window)[["event_id", "label"]]
-        for answers in store.stream(window):
+        for answers in store.stream_answers(window):
             fresh = answers[answers["captured_at"] >= since]
             of_canary = (fresh["role"] == Role.CANARY) & (fresh["model_version"] == challenger[0])
             of_primary = (fresh["role"] == Role.PRIMARY) & (fresh["model_version"] == champion[0])
-            pairs = fresh.loc[of_primary, _TOLD].merge(
-                shadows, on="event_id", suffixes=("", "_shadow")
-            )
-            pairs = pairs.merge(labels, on="event_id", how="left")
+            pairs = fresh[of_primary & (fresh["shadow_model_version"] == challenger[0])]
             total.update(canary_rows=int(of_canary.sum()), **_counts(pairs))
-            chances = challenger[1](pairs["confidence_shadow"]) - champion[1](pairs["confidence"])
+            chances = challenger[1](pairs["shadow_confidence"]) - champion[1](pairs["confidence"])
             confidence.update(chances.round(DECIMALS).tolist())
     return PairedEvidence(**total, confidence=dict(confidence))
 
@@ -72,9 +64,9 @@ def _windows(since: datetime, until: datetime) -> Iterator[Window]:
 
 
 def _counts(pairs: "pd.DataFrame") -> dict[str, int]:
-    agree = pairs["prediction"] == pairs["prediction_shadow"]
+    agree = pairs["prediction"] == pairs["shadow_prediction"]
     champion = pairs["prediction"] == pairs["label"]
-    challenger = pairs["prediction_shadow"] == pairs["label"]
+    challenger = pairs["shadow_prediction"] == pairs["label"]
     return {
         "pairs": len(pairs),
         "agreeing": int(agree.sum()),
