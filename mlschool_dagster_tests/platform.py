@@ -17,6 +17,7 @@ import pytest
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
 from dagster_shared.error import SerializableErrorInfo
 
+from mlschool_dagster.assets.verdicts import UNDECIDED
 from mlschool_dagster.capture.records import Capture, Label
 from mlschool_dagster.capture.store import CaptureStore, open_store
 from mlschool_dagster.capture.windows import Window
@@ -159,6 +160,11 @@ def sentence(result: dg.ExecuteInProcessResult) -> str:
 def checks(result: dg.ExecuteInProcessResult) -> dict[str, AssetCheckEvaluation]:
     """The outcome of each asset check, by name."""
     return {found.check_name: found for found in result.get_asset_check_evaluations()}
+
+
+def undecided(result: dg.ExecuteInProcessResult) -> set[str]:
+    """The asset checks that could not tell."""
+    return {name for name, found in checks(result).items() if UNDECIDED in found.metadata}
 
 
 def materialized(result: dg.ExecuteInProcessResult) -> set[str]:

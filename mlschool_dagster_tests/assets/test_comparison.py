@@ -30,6 +30,7 @@ from mlschool_dagster_tests.platform import (
     metadata,
     run_config,
     sentence,
+    undecided,
 )
 
 BASE = read_data(str(DATA), SPEC)
@@ -192,4 +193,5 @@ def test_without_held_out_captures_nothing_is_claimed(champion: Platform) -> Non
     assert result.success
     check = checks(result)["challenger_is_better"]
     assert not check.passed
+    assert "challenger_is_better" in undecided(result)
     assert "0 labelled captures were put aside, 50 are needed" in str(check.description)

@@ -2,7 +2,15 @@
 
 from mlschool_dagster.monitoring.history import open_history
 from mlschool_dagster.monitoring.metrics import ALL, Metric, MetricName
-from mlschool_dagster_tests.platform import WINDOW, Platform, checks, metadata, traffic, truth
+from mlschool_dagster_tests.platform import (
+    WINDOW,
+    Platform,
+    checks,
+    metadata,
+    traffic,
+    truth,
+    undecided,
+)
 
 
 def test_a_window_leaves_its_numbers_and_monitored_again_the_same(
@@ -31,6 +39,7 @@ def test_a_window_leaves_its_numbers_and_monitored_again_the_same(
     assert not told["accuracy"].passed
     assert told["estimated_accuracy"].passed
     assert not told["estimates_hold"].passed
+    assert undecided(result) & {"accuracy", "estimates_hold"} == {"estimates_hold"}
     assert "rows so far: 1; a verdict" in str(told["estimates_hold"].description)
     (row,) = metadata(result, "accuracy_estimates")["windows"].records
     assert (row.data["window"], row.data["covered"]) == (WINDOW.key, False)

@@ -7,7 +7,7 @@ import pytest
 
 from mlschool_dagster.errors import RefusedError
 from mlschool_dagster.targets.local import LocalTarget
-from mlschool_dagster_tests.platform import Platform, checks
+from mlschool_dagster_tests.platform import Platform, checks, undecided
 from mlschool_dagster_tests.serving.tiny_model import ROW
 
 
@@ -25,6 +25,7 @@ def test_an_endpoint_that_was_never_deployed_is_neither_up_nor_missed(platform: 
     assert seen["up"] == 0.0
     assert checks(result)["up"].passed
     assert checks(result)["up"].description == "The endpoint has not been deployed yet."
+    assert undecided(result) == {"error_share", "latency"}
 
 
 def test_what_happened_since_the_last_look_is_seen(
@@ -43,10 +44,12 @@ def test_what_happened_since_the_last_look_is_seen(
     assert 10e6 < seen["memory_bytes"] < 1e9
     assert (seen["spill_bytes"], seen["error_share"]) == (0.0, 0.0)
     assert all(check.passed for check in checks(result).values())
+    assert undecided(result) == set()
     result, idle = look(trained_platform)
     assert idle["requests"] == 0.0
     assert "latency_p99" not in idle
     assert checks(result)["latency"].description == "There was no request."
+    assert undecided(result) == {"error_share", "latency"}
     target.invoke([ROW])
     result, _ = look(trained_platform, maximum_p99_seconds=1e-6)
     assert not checks(result)["latency"].passed

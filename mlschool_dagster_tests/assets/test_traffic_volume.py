@@ -12,7 +12,14 @@ from mlschool_dagster.capture.windows import LENGTH, Window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.monitoring.history import open_history
 from mlschool_dagster.monitoring.metrics import Metric, MetricName
-from mlschool_dagster_tests.platform import SPEC, Platform, checks, materialized, metadata
+from mlschool_dagster_tests.platform import (
+    SPEC,
+    Platform,
+    checks,
+    materialized,
+    metadata,
+    undecided,
+)
 
 ROWS = 12
 
@@ -73,8 +80,10 @@ def traffic(platform: Platform, clock_offset: Path) -> Traffic:
 
 
 def test_without_traffic_nothing_is_claimed(traffic: Traffic) -> None:
-    found = checks(traffic.look())
+    result = traffic.look()
+    found = checks(result)
     assert all(check.passed for check in found.values())
+    assert undecided(result) == {"traffic_is_fresh"}
     assert found["traffic_is_fresh"].description == "There has been no traffic yet."
     assert traffic.recorded() == {}
 
