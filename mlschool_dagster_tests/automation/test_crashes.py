@@ -39,25 +39,39 @@ def platform(trained: Path, tmp_path: Path) -> Iterator[Platform]:
         yield platform
 
 
-@contextmanager
-def daemon(
-    platform: Platform,
-    module: str = "mlschool_dagster_tests.automation.impatient",
-    settings: Mapping[str, str] = MappingProxyType({}),
-) -> Iterator[None]:
-    """A Dagster daemon; what it started is killed with it at the end, without a warning."""
+IMPATIENT = "mlschool_dagster_tests.automation.impatient"
+NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
+
+
+def start_daemon(
+    platform: Platform, module: str, settings: Mapping[str, str] = NO_SETTINGS
+) -> subprocess.Popen[bytes]:
+    """A Dagster daemon of `platform` with the code location `module`."""
     command = [sys.executable, "-m", "dagster._daemon", "run", "-m", module]
     environment = {**platform.subprocess_environment(), **settings}
     with (platform.home / "daemon.log").open("ab") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+
+def kill_processes(platform: Platform) -> None:
+    """Kill whatever runs for `platform`, without a warning."""
+    while family := processes(platform.home):
+        for member in family:
+            member.kill()
+        psutil.wait_procs(family)
+
+
+@contextmanager
+def daemon(
+    platform: Platform, module: str = IMPATIENT, settings: Mapping[str, str] = NO_SETTINGS
+) -> Iterator[None]:
+    """A Dagster daemon; what it started is killed with it at the end, without a warning."""
+    process = start_daemon(platform, module, settings)
     try:
         yield
     finally:
-        while family := processes(platform.home):
-            for member in family:
-                member.kill()
-            psutil.wait_procs(family)
-            process.wait()
+        kill_processes(platform)
+        process.wait()
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
