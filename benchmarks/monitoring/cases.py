@@ -21,7 +21,7 @@ from mlschool_dagster.assets.captures import REPORTS
 from mlschool_dagster.assets.windows import (
     CAPTURES_TOKEN,
     LABELS_FILE,
-    frozen,
+    frozen_table,
     monitored_window,
 )
 from mlschool_dagster.automation.jobs import MONITORED, asset_jobs
@@ -81,10 +81,10 @@ class Run:
         drift_from(baseline, summary, DriftConfig())
         Region(baseline, DriftConfig()).e_values(summary)
         version = seen.subject.model_version
-        truth, _ = frozen(files, window, LABELS_FILE)
+        labels = frozen_table(files, window, LABELS_FILE)
         performance.performance(
             seen.table.chunks(tally.columns_read(SPEC)),
-            truth,
+            labels.chunks(tally.LABELS_READ),
             SPEC,
             {version: load_calibration(files.versions / version)},
         )

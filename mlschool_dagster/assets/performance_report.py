@@ -11,10 +11,11 @@ from mlschool_dagster.assets.verdicts import undecided
 from mlschool_dagster.assets.windows import (
     LABELS_FILE,
     LABELS_TOKEN,
+    TOKEN,
     MonitoredWindow,
     ReportConfig,
     chosen_window,
-    frozen,
+    frozen_table,
     monitored_window,
     windowed_asset,
 )
@@ -79,14 +80,14 @@ def performance_report(spec: DataSpec) -> dg.AssetsDefinition:
         from mlschool_dagster.monitoring.performance import performance
         from mlschool_dagster.monitoring.plots import accuracy
         from mlschool_dagster.monitoring.recorded import performance_metrics
-        from mlschool_dagster.monitoring.tally import columns_read
+        from mlschool_dagster.monitoring.tally import LABELS_READ, columns_read
 
         with plain_errors():
             seen = monitored_window(chosen_window(context, captures), spec, files, mlflow)
-            truth, labels_token = frozen(files, seen.window, LABELS_FILE)
+            labels = frozen_table(files, seen.window, LABELS_FILE)
             found = performance(
                 seen.table.chunks(columns_read(spec)),
-                truth,
+                labels.chunks(LABELS_READ),
                 spec,
                 _calibrations(seen, spec, files, mlflow),
                 config.accuracy_threshold,
@@ -101,7 +102,7 @@ def performance_report(spec: DataSpec) -> dg.AssetsDefinition:
                 metadata={
                     "report": files.link(page),
                     **seen.metadata(),
-                    LABELS_TOKEN: labels_token,
+                    LABELS_TOKEN: labels.facts[TOKEN],
                     "labelled": found.overall.labelled,
                     "label_coverage": found.overall.coverage,
                     "verdict": str(found.verdict),
@@ -153,7 +154,7 @@ def _calibrations(
     registry = mlflow.registry(spec.name)
     versions: set[str] = set()
     for chunk in seen.table.chunks([MODEL_VERSION]):
-        versions.update(chunk[MODEL_VERSION].astype(str).unique())
+        versions.update(chunk[MODEL_VERSION].unique())
     return {
         version: load_calibration(registry.fetch(version, files.versions)) for version in versions
     }

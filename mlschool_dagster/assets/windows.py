@@ -100,16 +100,6 @@ def frozen_table(files: PlatformFiles, window: Window, name: str) -> "FrozenTabl
     return FrozenTable(path)
 
 
-def frozen(files: PlatformFiles, window: Window, name: str) -> "tuple[pd.DataFrame, str]":
-    """The rows of the window's file `name`, and the store's token when it was frozen.
-
-    Raises:
-        UserError: the window has not been frozen.
-    """
-    table = frozen_table(files, window, name)
-    return table.whole(), str(table.facts[TOKEN])
-
-
 def covered_token(
     instance: dg.DagsterInstance, window: Window, reports: Sequence[str], token_name: str
 ) -> str | None:

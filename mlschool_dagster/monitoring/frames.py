@@ -6,6 +6,9 @@ column a class; the reference also has the target.
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from mlschool_dagster.modeling.spec import (
     CONFIDENCE,
     PREDICTION,
@@ -48,6 +51,15 @@ def current_frame(captures: "pd.DataFrame", spec: DataSpec) -> "pd.DataFrame":
     for label in spec.target.classes:
         columns[probability_column(label)] = probabilities[label].astype(float)
     return pd.DataFrame(columns)
+
+
+def event_hashes(events: "pd.Series[Any]") -> npt.NDArray[np.int64]:
+    """A number for each event id, the same for the same id within a process.
+
+    No two of a million hashes of 64 bits are equal by chance, but for one time in 10^7; and no
+    client can make them so, because Python draws the key of its hashes anew for each process.
+    """
+    return np.fromiter(map(hash, events), dtype=np.int64, count=len(events))
 
 
 def _text(values: "pd.Series[Any]") -> "pd.Series[Any]":

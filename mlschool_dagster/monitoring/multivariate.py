@@ -78,8 +78,9 @@ class Design:
                 values = self._cells.quantities[column.name].clipped(frame[column.name])
                 part = np.nan_to_num((values - centre[0]) / spread)[:, None]
             else:
-                known = codes(frame[column.name], column.categories)[:, None]
-                part = np.where(known < 0, 0.0, (known == np.arange(centre.size)) - centre)
+                # What is unknown has the position -1: the last row.
+                by_category = np.vstack([np.eye(centre.size + 1, centre.size) - centre, 0 * centre])
+                part = by_category[codes(frame[column.name], column.categories)]
             parts.append(part)
         return np.hstack(parts)
 
@@ -123,7 +124,9 @@ class Explanation:
 
     def residuals(self, matrix: Floats) -> Floats:
         """What the others leave unexplained, row by row (or of one row of means)."""
-        return np.asarray(matrix[..., self.own] - matrix[..., self.given] @ self.weights)
+        contrast = np.zeros(matrix.shape[-1])
+        contrast[self.own], contrast[self.given] = 1.0, -self.weights
+        return np.asarray(matrix @ contrast)
 
     def left_out_residuals(self, matrix: Floats) -> Floats:
         """The residuals of the rows of the fit, each as if its own row had not been in it.

@@ -146,20 +146,21 @@ class PerformanceReport:
 
 def performance(
     chunks: "Iterable[pd.DataFrame]",
-    labels: "pd.DataFrame",
+    labels: "Iterable[pd.DataFrame]",
     spec: DataSpec,
     calibrations: Mapping[str, ConfidenceCalibration],
     accuracy_threshold: float = DEFAULT_ACCURACY_THRESHOLD,
     tolerated_difference: float = TOLERATED_DIFFERENCE,
 ) -> PerformanceReport:
-    """Judges a window's predictions by its labels (as a store reads them).
+    """Judges a window's predictions by its labels.
 
     The window comes as `chunks` of its rows (`frames.current_frame`), each of which is seen once,
-    with at least `tally.columns_read`. `calibrations` are those of the versions that answered, by
+    with at least `tally.columns_read`; the labels as chunks of what a store reads, at least one,
+    with at least `tally.LABELS_READ`. `calibrations` are those of the versions that answered, by
     version: the accuracy is estimated from them (see `estimation`) over every row, labelled or not.
     The interval of the measured accuracy is Wilson's.
     """
-    tally = Tally(spec, Truth(labels))
+    tally = Tally(spec, Truth(labels, spec.target.classes))
     for chunk in chunks:
         tally.add(chunk)
     judged = Accuracies(tally, calibrations)

@@ -7,7 +7,7 @@ sorted.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -113,6 +113,12 @@ class QuantityCells:
     points: Floats
     low: float
     high: float
+    _edges: Floats = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Find where the cells begin: at each point, and at the number that comes after it."""
+        edges = np.column_stack([self.points, np.nextafter(self.points, np.inf)]).ravel()
+        object.__setattr__(self, "_edges", edges)
 
     @property
     def cells(self) -> int:
@@ -128,9 +134,7 @@ class QuantityCells:
         known = self.clipped(values)
         rows = known.size
         known = known[~np.isnan(known)]
-        points_below = np.searchsorted(self.points, known)
-        on_point = self.points.take(points_below, mode="clip") == known
-        cells = 2 * points_below + on_point
+        cells = np.searchsorted(self._edges, known, side="right")
         return Quantity(
             rows - known.size,
             np.bincount(cells, minlength=self.cells),

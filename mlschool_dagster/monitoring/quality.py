@@ -6,7 +6,7 @@ together. Rows come in chunks; what is kept of each is counts, and two hashes to
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from mlschool_dagster.modeling.spec import (
     NumericColumn,
 )
 from mlschool_dagster.monitoring.config import MAXIMUM_REFUSED_SHARE
+from mlschool_dagster.monitoring.frames import event_hashes
 from mlschool_dagster.monitoring.statistics import wilson_interval
 
 if TYPE_CHECKING:
@@ -172,10 +173,8 @@ class _Counted:
 
         self.rows += len(chunk)
         self.answered += float((1.0 / chunk[SAMPLING_SHARE]).sum())
-        self.versions.update(map(str, chunk[MODEL_VERSION]))
-        # No two of a million hashes of 64 bits are equal by chance, but for one time in 10^7.
-        events = hash_pandas_object(chunk["event_id"], index=False, categorize=False)
-        self.events.append(events.to_numpy())
+        self.versions.update(_counts(chunk[MODEL_VERSION]))
+        self.events.append(event_hashes(chunk["event_id"]))
         self.inputs.append(hash_pandas_object(chunk[self._names], index=False).to_numpy())
         for column in self.columns:
             column.add(chunk[column.column.name])
@@ -191,19 +190,24 @@ class _CountedColumn:
         self.distinct: set[Any] = set()
 
     def add(self, values: "pd.Series[Any]") -> None:
-        known = values.dropna()
-        self.missing += len(values) - len(known)
-        if len(self.distinct) < DISTINCT_COUNTED:
-            self.distinct.update(known.unique()[:DISTINCT_COUNTED])
+        self.missing += int(values.isna().sum())
         if isinstance(self.column, NumericColumn):
-            outside = (known < self.column.minimum) | (known > self.column.maximum)
+            outside = (values < self.column.minimum) | (values > self.column.maximum)
             self.out_of_range += int(outside.sum())
+            self._see(values.dropna().unique().tolist())
             return
-        new = known[~known.isin(self.column.categories)]
-        self.new_category += len(new)
-        for value, rows in new.value_counts().items():
-            if str(value) in self.new or len(self.new) < NEW_COUNTED:
-                self.new[str(value)] += int(rows)
+        counts = _counts(values)
+        self._see(list(counts))
+        for value in self.column.categories:
+            counts.pop(value, None)
+        for value, rows in counts.items():
+            self.new_category += rows
+            if value in self.new or len(self.new) < NEW_COUNTED:
+                self.new[value] += rows
+
+    def _see(self, values: Sequence[Any]) -> None:
+        if len(self.distinct) < DISTINCT_COUNTED:
+            self.distinct.update(values[:DISTINCT_COUNTED])
 
     def measured(self, rows: int, reference_share: float | None, spec: DataSpec) -> ColumnQuality:
         # The share must exceed the contract beyond chance, or a window of few rows would always
@@ -220,6 +224,11 @@ class _CountedColumn:
             new_categories=dict(self.new.most_common()),
             distinct=min(len(self.distinct), DISTINCT_COUNTED),
         )
+
+
+def _counts(values: "pd.Series[Any]") -> dict[str, int]:
+    """How often each value is there, the most frequent first."""
+    return {str(value): int(rows) for value, rows in values.value_counts().items() if rows}
 
 
 def _repetitions(hashes: "list[np.ndarray[Any, Any]]") -> int:

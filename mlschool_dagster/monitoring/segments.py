@@ -17,6 +17,7 @@ from mlschool_dagster.modeling.spec import ROLE, DataSpec
 from mlschool_dagster.monitoring.estimation import interval
 from mlschool_dagster.monitoring.intervals import corrected_z, difference_interval
 from mlschool_dagster.monitoring.metrics import ALL
+from mlschool_dagster.monitoring.profiles import codes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,16 +59,14 @@ class Segments:
 
     def positions(self, frame: "pd.DataFrame") -> Codes:
         """The segments in which each row of `frame` is, shape (1 + columns, rows)."""
-        import pandas as pd
-
         found = np.zeros((1 + len(self._values), len(frame)), dtype=np.intp)
         for row, (name, segments) in enumerate(self.columns(), start=1):
             values = self._values[name]
-            codes = pd.Categorical(frame[name], categories=list(values)).codes.astype(np.intp)
-            codes[codes < 0] = values.index(OTHER)
+            places = codes(frame[name], values)
+            places[places < 0] = values.index(OTHER)
             if MISSING in values:
-                codes[frame[name].isna().to_numpy()] = values.index(MISSING)
-            found[row] = codes + segments.start
+                places[frame[name].isna().to_numpy()] = values.index(MISSING)
+            found[row] = places + segments.start
         return found
 
     def pooled(self, rows: Counts) -> Codes:

@@ -1,9 +1,10 @@
 """Predictions counted chunk by chunk: by version, segment and confidence, beside their labels.
 
 Whatever the number of rows, what is kept of them is a table of fixed size for each version; of the
-labels, which are read whole, a lookup by event id.
+labels, which come in chunks too, three numbers each.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mlschool_dagster.modeling.calibration import BINS, confidence_bins
-from mlschool_dagster.modeling.scores import confusion_counts
 from mlschool_dagster.modeling.spec import CONFIDENCE, MODEL_VERSION, PREDICTION, ROLE, DataSpec
+from mlschool_dagster.monitoring.frames import event_hashes
+from mlschool_dagster.monitoring.profiles import codes
 from mlschool_dagster.monitoring.segments import Segments
 
 if TYPE_CHECKING:
@@ -22,38 +24,54 @@ Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 
+FOREIGN, UNLABELLED = -1, -2
+"""What stands for a label that is none of the classes, and for none at all."""
+
+LABELS_READ = ["event_id", "label", "labelled_at"]
+"""The columns of labels that a tally looks at."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Told:
     """What labels say of some answers.
 
-    ``labels`` has each one's label, None without one; ``delays`` the hours that the labelled ones
-    waited for it.
+    ``labels`` has the position of each one's label among the classes, or `FOREIGN`, or
+    `UNLABELLED`; ``delays`` the hours that the labelled ones waited for it.
     """
 
-    labels: npt.NDArray[np.object_]
+    labels: Counts
     delays: Floats
 
 
 class Truth:
-    """The newest label of each event, from labels as a store reads them."""
+    """The newest label of each event, from frames of labels as a store reads them, at least one."""
 
-    def __init__(self, labels: "pd.DataFrame") -> None:
+    def __init__(self, labels: "Iterable[pd.DataFrame]", classes: Sequence[str]) -> None:
         import pandas as pd
 
-        if not labels["event_id"].is_unique:
-            newest_last = labels.sort_values("labelled_at", kind="stable")
-            labels = newest_last.drop_duplicates("event_id", keep="last")
-        self._events = pd.Index(labels["event_id"], dtype=object)
-        # Where an event has no label its place is -1, which is None.
-        self._labels = np.full(len(labels) + 1, None, dtype=object)
-        self._labels[:-1] = labels["label"]
-        self._told_at = _instants(labels["labelled_at"])
+        parts = (
+            (
+                event_hashes(frame["event_id"]),
+                codes(frame["label"], classes),
+                _instants(frame["labelled_at"]),
+            )
+            for frame in labels
+        )
+        events, found, told_at = map(np.concatenate, zip(*parts, strict=True))
+        self._events = pd.Index(events)
+        if not self._events.is_unique:
+            order = np.argsort(told_at, kind="stable")
+            newest = order[~self._events[order].duplicated(keep="last")]
+            self._events, found, told_at = self._events[newest], found[newest], told_at[newest]
+        # Where an event has no label its place is -1: the last one.
+        self._labels = np.append(found, UNLABELLED)
+        self._told_at = told_at
 
     def of(self, answers: "pd.DataFrame") -> Told:
         """What is known of `answers` (``event_id``, ``captured_at``)."""
         import pandas as pd
 
-        places = self._events.get_indexer(pd.Index(answers["event_id"], dtype=object))
+        places = self._events.get_indexer(pd.Index(event_hashes(answers["event_id"])))
         known = places >= 0
         waited = self._told_at[places[known]] - _instants(answers["captured_at"])[known]
         return Told(self._labels[places], (waited / np.timedelta64(1, "h")).astype(np.float32))
@@ -75,14 +93,18 @@ class VersionTally:
         self,
         places: npt.NDArray[np.intp],
         bins: npt.NDArray[np.intp],
-        labelled: npt.NDArray[np.bool_],
-        right: npt.NDArray[np.bool_],
+        outcomes: npt.NDArray[np.intp],
     ) -> None:
-        """Count rows by the segments they are in, shape (columns, rows), and by their bins."""
-        cells = places * BINS + bins
-        self.rows += _counted(cells, self.rows.size).reshape(self.rows.shape)
-        self.labelled += _counted(cells[:, labelled], self.rows.size).reshape(self.rows.shape)
-        self.correct += _counted(places[:, right], self.correct.size)
+        """Count rows by the segments they are in, shape (columns, rows), by bin and outcome.
+
+        An outcome is 0 without a label, 1 for a wrong prediction and 2 for a right one.
+        """
+        cells = (places * BINS + bins) * 3 + outcomes
+        counts = np.bincount(cells.ravel(), minlength=self.rows.size * 3)
+        counts = counts.reshape(*self.rows.shape, 3)
+        self.rows += counts.sum(axis=2)
+        self.labelled += counts[:, :, 1:].sum(axis=2)
+        self.correct += counts[:, :, 2].sum(axis=1)
 
     def pooled(self, places: npt.NDArray[np.intp]) -> "VersionTally":
         """The counts with each segment counted at its place among `places`."""
@@ -120,32 +142,27 @@ class Tally:
         import pandas as pd
 
         told = self._truth.of(answers)
-        predictions = answers[PREDICTION].to_numpy(dtype=object)
-        labelled = np.asarray(pd.notna(told.labels))
-        right = labelled & (told.labels == predictions)
+        labelled = told.labels != UNLABELLED
+        predicted = codes(answers[PREDICTION], self._classes)
+        known = (told.labels >= 0) & (predicted >= 0)
+        right = known & (told.labels == predicted)
         places = self.segments.positions(answers)
         bins = confidence_bins(answers[CONFIDENCE].to_numpy(dtype=float))
-        of_version, versions = pd.factorize(answers[MODEL_VERSION].astype(str))
-        for code, version in enumerate(versions):
-            tally = self.versions.setdefault(str(version), VersionTally(len(self.segments)))
-            its = of_version == code
-            tally.add(places[:, its], bins[its], labelled[its], right[its])
-        confusion = confusion_counts(
-            pd.Series(told.labels[labelled]), pd.Series(predictions[labelled]), self._classes
-        )
-        self.confusion += confusion
-        known = pd.Series(told.labels[labelled]).isin(self._classes)
-        self.foreign_labels += int((~known).sum())
+        outcomes = labelled.astype(np.intp) + right
+        versions = pd.Categorical(answers[MODEL_VERSION])
+        for code, version in enumerate(versions.categories):
+            its = versions.codes == code
+            if its.any():
+                tally = self.versions.setdefault(str(version), VersionTally(len(self.segments)))
+                tally.add(places[:, its], bins[its], outcomes[its])
+        np.add.at(self.confusion, (told.labels[known], predicted[known]), 1)
+        self.foreign_labels += int((told.labels == FOREIGN).sum())
         self._delays.append(told.delays)
 
     @property
     def delays(self) -> Floats:
         """Hours from answer to label, one per labelled row."""
         return np.concatenate(self._delays) if self._delays else np.zeros(0, dtype=np.float32)
-
-
-def _counted(cells: npt.NDArray[np.intp], size: int) -> Counts:
-    return np.bincount(cells.ravel(), minlength=size)
 
 
 def _instants(times: "pd.Series[Any]") -> "npt.NDArray[np.datetime64]":

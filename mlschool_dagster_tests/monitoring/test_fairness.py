@@ -22,7 +22,7 @@ def judged(rows: int, errors: dict[str, float], spec: DataSpec = SPEC) -> Fairne
     wrong = np.random.default_rng(1).random(rows) < chances
     told = labels(current)
     told["label"] = told["label"].mask(pd.Series(wrong), "Emperor")
-    (found,) = performance([current], told, spec, {}).fairness
+    (found,) = performance([current], [told], spec, {}).fairness
     return found
 
 
@@ -58,19 +58,19 @@ def test_chance_accuses_nobody_more_often_than_stated() -> None:
         wrong = np.random.default_rng(seed).random(200) < 0.15
         told = labels(current)
         told["label"] = told["label"].mask(pd.Series(wrong), "Emperor")
-        report = performance([current], told, SPEC, {}, tolerated_difference=strict)
+        report = performance([current], [told], SPEC, {}, tolerated_difference=strict)
         accused += report.fairness[0].verdict is FairnessVerdict.UNEQUAL
     assert accused <= 18
 
 
 def test_without_labels_nothing_is_said() -> None:
-    (found,) = performance([window(200)], NO_LABELS, SPEC, {}).fairness
+    (found,) = performance([window(200)], [NO_LABELS], SPEC, {}).fairness
     assert found.verdict is FairnessVerdict.NOT_ENOUGH_DATA
     assert "Not enough labels to compare errors by sex" in found.summary
 
 
 def test_without_protected_columns_there_is_nothing_to_judge() -> None:
-    assert performance([window(200)], NO_LABELS, replace(SPEC, protected=()), {}).fairness == ()
+    assert performance([window(200)], [NO_LABELS], replace(SPEC, protected=()), {}).fairness == ()
 
 
 @pytest.mark.parametrize("protected", [["body_mass_g"], ["species"], ["age"], "sex"])

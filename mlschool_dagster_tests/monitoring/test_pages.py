@@ -58,7 +58,7 @@ def pages(current: pd.DataFrame, told: pd.DataFrame, folder: Path, samples: int)
     drift_html(current, *common, drift(current, REFERENCE, SPEC), folder / "drift.html", samples)
     performance_html(
         *common,
-        performance([current], told, SPEC, {}),
+        performance([current], [told], SPEC, {}),
         folder / "performance.html",
         samples,
     )
@@ -123,6 +123,6 @@ def test_every_window_has_its_pictures(name: str) -> None:
     pictures = [
         plots.distributions(current, REFERENCE, SPEC, drift(current, REFERENCE, SPEC)),
         plots.missing_shares(quality([current], REFERENCE, SPEC)),
-        plots.accuracy(performance([current], told, SPEC, {})),
+        plots.accuracy(performance([current], [told], SPEC, {})),
     ]
     assert all(picture.startswith(b"\x89PNG") for picture in pictures)

@@ -28,7 +28,7 @@ def labels(current: pd.DataFrame, wrong: int = 0, hours: float = 2) -> pd.DataFr
 
 
 def test_without_labels_there_is_an_estimate_only() -> None:
-    report = performance([window(50)], NO_LABELS, SPEC, {})
+    report = performance([window(50)], [NO_LABELS], SPEC, {})
     assert report.verdict is PerformanceVerdict.NOT_ENOUGH_DATA
     assert report.overall.measured is None
     assert report.overall.estimated == pytest.approx(window(50)["confidence"].mean(), abs=0.001)
@@ -36,14 +36,14 @@ def test_without_labels_there_is_an_estimate_only() -> None:
 
 
 def test_an_empty_window_has_neither() -> None:
-    report = performance([window(0)], NO_LABELS, SPEC, {})
+    report = performance([window(0)], [NO_LABELS], SPEC, {})
     assert (report.overall.estimated, report.overall.measured) == (None, None)
     json.dumps(report.to_dict(), allow_nan=False)
 
 
 def test_unlabelled_rows_count_in_the_estimate() -> None:
     current = window(200)
-    report = performance([current], labels(current.iloc[:160]), SPEC, {})
+    report = performance([current], [labels(current.iloc[:160])], SPEC, {})
     assert (report.overall.rows, report.overall.labelled) == (200, 160)
     assert report.overall.coverage == 0.8
     assert report.overall.estimated == pytest.approx(current["confidence"].mean(), abs=0.001)
@@ -61,7 +61,7 @@ def test_only_a_whole_interval_below_the_threshold_is_degradation(
     wrong: int, verdict: PerformanceVerdict
 ) -> None:
     current = window(160)
-    report = performance([current], labels(current, wrong), SPEC, {}, accuracy_threshold=0.8)
+    report = performance([current], [labels(current, wrong)], SPEC, {}, accuracy_threshold=0.8)
     assert report.verdict is verdict
     if verdict is PerformanceVerdict.DEGRADED:
         assert report.summary == "Accuracy 0.71 [0.64, 0.78] on 160 labelled rows lies below 0.8."
@@ -69,7 +69,7 @@ def test_only_a_whole_interval_below_the_threshold_is_degradation(
 
 def test_the_confusion_counts_labels_by_predictions() -> None:
     current = window(100).assign(prediction="Adelie")
-    report = performance([current], labels(current, wrong=40), SPEC, {})
+    report = performance([current], [labels(current, wrong=40)], SPEC, {})
     assert report.confusion == ((60, 0, 0), (0, 0, 0), (40, 0, 0))
     adelie, chinstrap, gentoo = report.scores
     assert (adelie.precision, adelie.recall, adelie.support) == (0.6, 1.0, 60)
@@ -80,12 +80,12 @@ def test_the_confusion_counts_labels_by_predictions() -> None:
 def test_the_newest_label_counts() -> None:
     current = window(50)
     told = pd.concat([labels(current, hours=3), labels(current, wrong=50, hours=1)])
-    assert performance([current], told, SPEC, {}).overall.measured == 1.0
+    assert performance([current], [told], SPEC, {}).overall.measured == 1.0
 
 
 def test_a_label_that_is_no_class_is_an_error_and_counted() -> None:
     current = window(50)
-    report = performance([current], labels(current).assign(label="Emperor"), SPEC, {})
+    report = performance([current], [labels(current).assign(label="Emperor")], SPEC, {})
     assert report.overall.measured == 0.0
     assert report.foreign_labels == 50
 
@@ -93,13 +93,13 @@ def test_a_label_that_is_no_class_is_an_error_and_counted() -> None:
 def test_versions_are_told_apart() -> None:
     current = window(100)
     current["model_version"] = ["3"] * 60 + ["4"] * 40
-    report = performance([current], labels(current, wrong=60), SPEC, {})
+    report = performance([current], [labels(current, wrong=60)], SPEC, {})
     assert {v: a.measured for v, a in report.versions.items()} == {"3": 0.0, "4": 1.0}
     assert [row["model_version"] for row in report.rows()] == ["all", "3", "4"]
 
 
 def test_the_delay_of_labels_is_measured() -> None:
     current = window(10)
-    delay = performance([current], labels(current, hours=5), SPEC, {}).label_delay
+    delay = performance([current], [labels(current, hours=5)], SPEC, {}).label_delay
     assert delay is not None
     assert delay.median_hours == pytest.approx(5)

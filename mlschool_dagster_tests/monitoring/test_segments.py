@@ -23,7 +23,7 @@ def labelled(current: pd.DataFrame, wrong: "pd.Series[bool]") -> pd.DataFrame:
 
 
 def judged(current: pd.DataFrame, told: pd.DataFrame) -> PerformanceReport:
-    return performance([current], told, SPEC, {})
+    return performance([current], [told], SPEC, {})
 
 
 def test_every_row_is_in_one_segment_of_each_column() -> None:
@@ -88,7 +88,7 @@ def test_segments_of_chunks_add_up_to_those_of_the_whole() -> None:
     current = window(500)
     told = labels(current.iloc[:300], wrong=20)
     pieces = [current.iloc[start : start + 37] for start in range(0, 500, 37)]
-    whole, parts = judged(current, told), performance(pieces, told, SPEC, {})
+    whole, parts = judged(current, told), performance(pieces, [told], SPEC, {})
     assert parts.to_dict() == whole.to_dict()
 
 
