@@ -4,7 +4,8 @@ A world is drawn from the penguins by a smooth bootstrap (a row, and a normal de
 standard deviations for each measurement), which makes an unlimited population with the same error
 rate; noisier measurements make its classes overlap. A window is a tilted part of the population:
 rows are drawn with weights that depend on one measurement alone, so that what a row is given its
-inputs never changes (covariate shift). Two worlds break that on purpose.
+inputs never changes (covariate shift). Two worlds break that on purpose. What the chances of the
+classes are given a row's inputs is known of each world: by Bayes' theorem, from the same kernels.
 """
 
 from collections.abc import Iterator
@@ -29,9 +30,10 @@ NUMERIC = [column.name for column in SPEC.numeric]
 SPREAD = PENGUINS[NUMERIC].std()
 
 TRAINING_ROWS = 344
-TRAININGS = 20
-WINDOWS = 10
-"""Windows of each training: 200 a world, and all suffer from what their calibration did not see."""
+TRAININGS = 50
+WINDOWS = 4
+"""Windows of each training: 200 a world. Those of one training share what its calibration did not
+see, so that few trainings would make a figure of chance."""
 
 SIZES = (50, 200, 1000)
 KERNEL = 0.25
@@ -67,10 +69,15 @@ WORLDS = {
 
 @dataclass(frozen=True, eq=False)
 class Answered:
-    """Rows that were answered: probabilities, shape (rows, classes), and the codes of the truth."""
+    """Rows that were answered, the codes of their truth, and what could be known of it.
+
+    ``probabilities``, which the model gave, and ``chances``, which the world gives each class, have
+    shape (rows, classes).
+    """
 
     probabilities: npt.NDArray[np.float64]
     truth: npt.NDArray[np.int64]
+    chances: npt.NDArray[np.float64]
 
     @property
     def confidence(self) -> npt.NDArray[np.float64]:
@@ -81,6 +88,12 @@ class Answered:
     def right(self) -> npt.NDArray[np.bool_]:
         """Whether the predicted class is the true one."""
         return np.asarray(self.probabilities.argmax(axis=1) == self.truth)
+
+    @property
+    def expected(self) -> float:
+        """The accuracy that who knew the world would expect of these very rows."""
+        predicted = self.probabilities.argmax(axis=1)[:, None]
+        return float(np.take_along_axis(self.chances, predicted, axis=1).mean())
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +110,8 @@ def trainings(world: World, compiled: Path) -> Iterator[Trained]:
         rows, result = _trained(world.noise, number, compiled)
         size, rng = SIZES[number % len(SIZES)], np.random.default_rng(number)
         yield Trained(
-            Answered(result.probabilities.astype(float), _codes(rows)),
-            [_answered(result, _window(size, world, rng)) for _ in range(WINDOWS)],
+            Answered(result.probabilities.astype(float), _codes(rows), _chances(rows, world.noise)),
+            [_window(result, size, world, rng) for _ in range(WINDOWS)],
         )
 
 
@@ -111,30 +124,50 @@ def _trained(noise: float, number: int, compiled: Path) -> tuple[pd.DataFrame, T
 
 def _population(rows: int, noise: float, rng: np.random.Generator) -> pd.DataFrame:
     drawn = PENGUINS.iloc[rng.integers(len(PENGUINS), size=rows)].reset_index(drop=True)
-    deviations = rng.normal(scale=np.hypot(KERNEL, noise), size=(rows, len(NUMERIC)))
-    drawn[NUMERIC] += deviations * SPREAD.to_numpy()
+    drawn[NUMERIC] += rng.normal(scale=_kernel(noise), size=(rows, len(NUMERIC)))
     return drawn
 
 
-def _window(rows: int, world: World, rng: np.random.Generator) -> pd.DataFrame:
+def _kernel(noise: float) -> npt.NDArray[np.float64]:
+    """The standard deviation of each measurement around the penguin that it was drawn from."""
+    return np.hypot(KERNEL, noise) * SPREAD.to_numpy()
+
+
+def _chances(rows: pd.DataFrame, noise: float) -> npt.NDArray[np.float64]:
+    """The chance of each class given the inputs of each of `rows`, shape (rows, classes)."""
+    distances = np.zeros((len(rows), len(PENGUINS)))
+    for column, kernel in zip(NUMERIC, _kernel(noise), strict=True):
+        ours, theirs = rows[column].to_numpy()[:, None], PENGUINS[column].to_numpy()
+        squares = ((ours - theirs) / kernel) ** 2
+        distances += np.where(np.isnan(ours) & np.isnan(theirs), 0.0, squares)
+    for category in SPEC.categorical:
+        ours, theirs = (frame[category.name].fillna("").to_numpy() for frame in (rows, PENGUINS))
+        distances[ours[:, None] != theirs] = np.inf
+    # What is missing on one side alone was not drawn from there.
+    distances = np.nan_to_num(distances, nan=np.inf, posinf=np.inf)
+    weights = np.exp(-(distances - distances.min(axis=1, keepdims=True)) / 2)
+    of_class = np.eye(len(SPEC.target.classes))[_codes(PENGUINS)]
+    return np.asarray(weights @ of_class / weights.sum(axis=1, keepdims=True))
+
+
+def _window(result: TrainingResult, rows: int, world: World, rng: np.random.Generator) -> Answered:
     pool = _population(POOL * rows, world.noise, rng)
     column = NUMERIC[rng.integers(len(NUMERIC))]
     standardised = ((pool[column] - pool[column].mean()) / pool[column].std()).fillna(0.0)
     weights = np.exp(rng.uniform(-TILT, TILT) * standardised.to_numpy())
     chosen = rng.choice(len(pool), rows, replace=False, p=weights / weights.sum())
     window = pool.iloc[chosen].reset_index(drop=True)
+    chances = _chances(window, world.noise)
     window[column] += world.offset * SPREAD[column]
     classes = SPEC.target.classes
     following = dict(zip(classes, (*classes[1:], classes[0]), strict=True))
     swapped = rng.random(rows) < world.swapped
     truth = window[SPEC.target.name]
-    return window.assign(**{SPEC.target.name: truth.mask(swapped, truth.map(following))})
-
-
-def _answered(result: TrainingResult, rows: pd.DataFrame) -> Answered:
-    features = result.transformer.transform(input_frame(rows, SPEC)).astype(np.float32)
+    window[SPEC.target.name] = truth.mask(swapped, truth.map(following))
+    chances += world.swapped * (np.roll(chances, 1, axis=1) - chances)
+    features = result.transformer.transform(input_frame(window, SPEC)).astype(np.float32)
     probabilities = np.asarray(result.model.predict_on_batch(features), dtype=float)
-    return Answered(probabilities, _codes(rows))
+    return Answered(probabilities, _codes(window), chances)
 
 
 def _codes(rows: pd.DataFrame) -> npt.NDArray[np.int64]:

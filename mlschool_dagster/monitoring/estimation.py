@@ -6,6 +6,10 @@ NannyML's documentation): the expected accuracy is the mean chance of being righ
 calibrated confidence. It holds as far as a confidence means in the window what it meant among the
 out-of-fold rows. Under covariate shift it does, nearly; when the meaning of the inputs changes, or
 a sensor fails, it does not, and nothing in the confidences tells.
+
+The calibration is not fitted anew to each window, its rows weighted by a density ratio of their
+inputs (Białek et al. 2024, "Estimating model performance under covariate shift without labels"):
+with a few hundred out-of-fold rows the weights add as much variance as they take bias away.
 """
 
 from collections.abc import Iterable
