@@ -79,8 +79,9 @@ def test_the_confusion_counts_labels_by_predictions() -> None:
 
 def test_the_newest_label_counts() -> None:
     current = window(50)
-    told = pd.concat([labels(current, hours=3), labels(current, wrong=50, hours=1)])
-    assert performance([current], [told], SPEC, {}).overall.measured == 1.0
+    told = [labels(current, hours=3), labels(current, wrong=50, hours=1)]
+    for frames in (told, told[::-1], [pd.concat(told)]):
+        assert performance([current], frames, SPEC, {}).overall.measured == 1.0
 
 
 def test_a_label_that_is_no_class_is_an_error_and_counted() -> None:
