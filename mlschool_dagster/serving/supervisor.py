@@ -5,6 +5,7 @@ wait for its successor instead of being refused. It imports nothing that it does
 it lives as long as the server and does no work.
 """
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -39,6 +40,9 @@ KEEP_ALIVE_SECONDS = 30
 MAX_CONCURRENCY = 512
 """Connections and requests of a worker beyond this are answered 503 at once."""
 BACKLOG = 2048
+GARBAGE_OBJECTS = 10_000
+"""New objects of a worker after which it looks for cycles of garbage. A request leaves hardly any,
+and looking as often as Python does by default takes 6 % of a busy worker's time."""
 METRICS_FOLDER = "metrics"
 
 log = logging.getLogger(__name__)
@@ -114,6 +118,7 @@ def worker_app(config: ServerConfig) -> "ASGIApp":
     from mlschool_dagster.serving.logs import configure_logging
 
     configure_logging()
+    gc.set_threshold(GARBAGE_OBJECTS)
     threading.Thread(target=_end_with_supervisor, name="orphan", daemon=True).start()
     try:
         from mlschool_dagster.serving.app import create_app
