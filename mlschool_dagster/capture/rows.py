@@ -39,7 +39,7 @@ def capture_row(capture: Capture) -> tuple[Any, ...]:
         capture.prediction,
         capture.confidence,
         orjson.dumps(capture.probabilities).decode(),
-        capture.role,
+        str(capture.role),
         capture.sampling_share,
         int(capture.event_id.startswith(SMOKE_TEST_PREFIX)),
     )

@@ -38,9 +38,10 @@ BUSY_SECONDS = 5.0
 """How long a write waits for its turn before the store counts as away."""
 POLL_SECONDS = 0.001
 """SQLite's own waiting sleeps up to 100 ms, which a busy neighbour's short commits never meet."""
-STATEMENT_ROWS = 32
+STATEMENT_ROWS = 120
 """Captures per statement. Each statement costs one hand-over of the interpreter's lock, which
-under load takes longer than the statement; but SQLite compiles one for every number of rows."""
+under load takes longer than the statement; but SQLite compiles one for every number of rows, and
+Python keeps 128 of them."""
 LONG_LOG = 8 * 1024**2
 """Bytes of log beyond which it is begun anew. It grows while one reader is always there before the
 last one has left, because SQLite itself begins it anew only when nobody reads."""
@@ -136,8 +137,11 @@ class SqliteStore(SqlStore):
 
     def _bound_log(self) -> None:
         log, _ = self._paths_beside
-        # Whoever closes the file last removes its log.
-        size = log.stat().st_size if log.exists() else 0
+        try:
+            size = log.stat().st_size
+        except FileNotFoundError:
+            # Whoever closes the file last removes its log.
+            return
         if size < self._log_bound:
             return
         self._connection.execute(f"PRAGMA busy_timeout = {LOG_PATIENCE_MILLISECONDS}")
