@@ -169,14 +169,15 @@ class Metrics:
 
     def predictions(self, captures: Sequence[Capture]) -> None:
         """Count predicted rows."""
-        confidences: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+        confidences: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
+        for capture in captures:
+            confidences[capture.prediction, capture.model_version, capture.role].append(
+                capture.confidence
+            )
         with self._lock:
-            for capture in captures:
-                variant = (capture.model_version, capture.role.value)
-                self._predictions.add((capture.prediction, *variant))
-                confidences[variant].append(capture.confidence)
-            for variant, observed in confidences.items():
-                self._confidence.add(variant, observed)
+            for labels, observed in confidences.items():
+                self._predictions.add(labels, len(observed))
+                self._confidence.add(labels[1:], observed)
 
     def commit(self, seconds: float, captures: int) -> None:
         """Count a transaction that made `captures` durable."""
