@@ -1,8 +1,13 @@
 """When not to look for garbage."""
 
+import atexit
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+# An interpreter that ends would look through all objects several times, for two seconds after
+# Evidently and MLflow; their memory is given back anyway.
+atexit.register(gc.freeze)
 
 
 @contextmanager

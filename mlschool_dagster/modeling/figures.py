@@ -20,6 +20,9 @@ def to_png(figure: "Figure") -> bytes:
     """The figure as PNG."""
     from io import BytesIO
 
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     buffer = BytesIO()
-    figure.savefig(buffer, format="png")
+    # The same bytes as `savefig`, which goes through all that is drawn once more beforehand.
+    FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()
