@@ -7,7 +7,8 @@ sorted.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,7 +103,7 @@ class Profile:
         return self.quantities[name] if name in self.quantities else self.categories[name]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class QuantityCells:
     """How the values of a quantity are counted: `points`, ascending, and the gaps between them.
 
@@ -113,12 +114,11 @@ class QuantityCells:
     points: Floats
     low: float
     high: float
-    _edges: Floats = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        """Find where the cells begin: at each point, and at the number that comes after it."""
-        edges = np.column_stack([self.points, np.nextafter(self.points, np.inf)]).ravel()
-        object.__setattr__(self, "_edges", edges)
+    @cached_property
+    def _edges(self) -> Floats:
+        """Where the cells but the first begin: at each point, and at the next larger number."""
+        return np.column_stack([self.points, np.nextafter(self.points, np.inf)]).ravel()
 
     @property
     def cells(self) -> int:

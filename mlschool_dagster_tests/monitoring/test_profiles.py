@@ -34,6 +34,20 @@ def test_chunks_add_up_to_the_whole(cuts: list[int], seed: int) -> None:
         assert counted.present + counted.missing == 120
 
 
+def test_a_value_counts_on_its_point_and_its_neighbours_beside_it() -> None:
+    cells = cells_at(np.array([1.0, 2.0, np.nextafter(2.0, 3.0)]), 0.0, 9.0)
+    values = [0.0, np.nextafter(1.0, 0.0), 1.0, 1.5, 2.0, 2.0, np.nextafter(2.0, 3.0), 2.5, np.nan]
+    assert cells.count(np.array(values)).counts.tolist() == [2, 1, 1, 2, 0, 1, 1]
+
+
+def test_text_counts_alike_as_categories() -> None:
+    rows = window(90).assign(island=["Anvers", None, "Biscoe"] * 30)
+    profile = CELLS.profile(rows.astype({"island": "category", "prediction": "category"}))
+    for name in ("island", "prediction"):
+        told, plain = profile.categories[name], CELLS.profile(rows).categories[name]
+        assert (told.missing, told.counts.tolist()) == (plain.missing, plain.counts.tolist())
+
+
 def test_means_and_variances_are_those_of_the_rows() -> None:
     rows = window(150)
     told = CELLS.profile(rows).quantities["body_mass_g"]
