@@ -41,7 +41,8 @@ def test_a_value_counts_on_its_point_and_its_neighbours_beside_it() -> None:
 
 
 def test_text_counts_alike_as_categories() -> None:
-    rows = window(90).assign(island=["Anvers", None, "Biscoe"] * 30)
+    islands = pd.Series(["Anvers", None, "Biscoe"] * 30, dtype=object)
+    rows = window(90).assign(island=islands)
     profile = CELLS.profile(rows.astype({"island": "category", "prediction": "category"}))
     for name in ("island", "prediction"):
         told, plain = profile.categories[name], CELLS.profile(rows).categories[name]
