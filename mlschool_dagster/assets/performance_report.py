@@ -17,6 +17,7 @@ from mlschool_dagster.assets.windows import (
     chosen_window,
     frozen_table,
     monitored_window,
+    version_folder,
     windowed_asset,
 )
 from mlschool_dagster.modeling.spec import MODEL_VERSION, DataSpec
@@ -151,12 +152,12 @@ def _calibrations(
     """The calibration of each version that answered in the window."""
     from mlschool_dagster.modeling.calibration import load_calibration
 
-    registry = mlflow.registry(spec.name)
     versions: set[str] = set()
     for chunk in seen.table.chunks([MODEL_VERSION]):
         versions.update(chunk[MODEL_VERSION].unique())
     return {
-        version: load_calibration(registry.fetch(version, files.versions)) for version in versions
+        version: load_calibration(version_folder(version, spec, files, mlflow))
+        for version in versions
     }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -151,6 +152,20 @@ class MonitoredWindow:
         }
 
 
+def version_folder(
+    version: str, spec: DataSpec, files: PlatformFiles, mlflow: MlflowTracking
+) -> Path:
+    """The folder of a version that has answered: as it was deployed, else fetched now.
+
+    Raises:
+        UserError: it was not deployed from here, and the registry has no such version.
+    """
+    from mlschool_dagster.modeling.registry import fetched
+
+    folder = fetched(spec.name, version, files.versions)
+    return folder or mlflow.registry(spec.name).fetch(version, files.versions)
+
+
 def monitored_window(
     window: Window, spec: DataSpec, files: PlatformFiles, mlflow: MlflowTracking
 ) -> MonitoredWindow:
@@ -168,13 +183,11 @@ def monitored_window(
     from mlschool_dagster.monitoring.page import Subject
 
     table = frozen_table(files, window, TRAFFIC_FILE)
-    registry = mlflow.registry(spec.name)
     if table.rows:
         version = str(table.tail(1)[MODEL_VERSION].item())
     else:
-        version = registry.resolve("champion").version
-    folder = registry.fetch(version, files.versions)
-    reference = pd.read_parquet(folder / REFERENCE_FILE)
+        version = mlflow.registry(spec.name).resolve("champion").version
+    reference = pd.read_parquet(version_folder(version, spec, files, mlflow) / REFERENCE_FILE)
     origin = f"training data of version {version} with out-of-fold predictions"
     return MonitoredWindow(
         window, table, reference, Subject(spec.name, version, window.key, origin)

@@ -37,6 +37,17 @@ class RegisteredVersion:
     tags: dict[str, str]
 
 
+def fetched(model_name: str, version: str, destination: Path) -> Path | None:
+    """The folder of a version that `Registry.fetch` has left at `destination`, None without one.
+
+    It asks no registry and does not import MLflow, which would cost more than all statistics of a
+    small window. So it is for a version that is known to have been deployed from there.
+    """
+    folder = destination / version
+    origin = _read(folder / ORIGIN_FILE)
+    return folder if origin and json.loads(origin)["name"] == model_name else None
+
+
 class Registry:
     """The versions of `model_name` in the registry at `tracking_uri`.
 
@@ -131,23 +142,26 @@ class Registry:
         Raises:
             UserError: there is no such version.
         """
+        from filelock import FileLock
+
         found = self.resolve(version)
         folder = destination / found.version
         origin = json.dumps(asdict(found), indent=2, sort_keys=True)
         if _read(folder / ORIGIN_FILE) == origin:
             return folder
         destination.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".fetch-", dir=destination) as temporary:
+        with (
+            FileLock(f"{destination}.lock"),
+            TemporaryDirectory(prefix=".fetch-", dir=destination) as temporary,
+        ):
+            # Another process may have been faster.
+            if _read(folder / ORIGIN_FILE) == origin:
+                return folder
             downloaded = self._download(found, VERSION_FOLDER, Path(temporary))
             (downloaded / ORIGIN_FILE).write_text(origin, encoding="utf-8")
             if folder.exists():
                 folder.rename(Path(temporary, "replaced"))
-            try:
-                downloaded.rename(folder)
-            except OSError:
-                # Another process was faster.
-                if _read(folder / ORIGIN_FILE) != origin:
-                    raise
+            downloaded.rename(folder)
         return folder
 
     def reference(self, version: str) -> "pd.DataFrame":

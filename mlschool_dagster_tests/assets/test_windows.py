@@ -16,6 +16,8 @@ from mlschool_dagster.automation.jobs import MONITORED
 from mlschool_dagster.automation.sensors import LABELS
 from mlschool_dagster.capture.records import Capture
 from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.definitions import build_definitions
+from mlschool_dagster.resources.tracking import MlflowTracking
 from mlschool_dagster_tests.platform import (
     LATER,
     WINDOW,
@@ -27,6 +29,7 @@ from mlschool_dagster_tests.platform import (
     traffic,
     truth,
 )
+from mlschool_dagster_tests.serving.server import free_port
 
 
 @pytest.fixture
@@ -148,6 +151,19 @@ def test_what_was_refused_is_told_by_reason_beside_what_was_captured(serving: Pl
     assert "sex: is no string (16)" in Path(report["report"]).read_text(encoding="utf-8")
     assert not checks(result)["data_quality"].passed
     assert "20 refusals beside 40 answered rows" in str(checks(result)["data_quality"].description)
+
+
+def test_what_a_deployed_version_answered_is_reported_on_while_mlflow_is_away(
+    serving: Platform,
+) -> None:
+    land(serving, 40)
+    serving.registry().fetch("1", serving.settings.home / "versions")
+    away = MlflowTracking(
+        tracking_uri=f"http://127.0.0.1:{free_port()}", experiment="away", artifacts=""
+    )
+    platform = replace(serving, definitions=build_definitions(mlflow=away))
+    assets = ["captured_traffic", "labels", "data_quality_report", "performance_report"]
+    assert platform.run("monitoring_job", window=WINDOW, assets=assets).success
 
 
 def test_without_a_window_the_newest_one_is_named(serving: Platform) -> None:

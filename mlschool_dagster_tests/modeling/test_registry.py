@@ -7,7 +7,7 @@ import pytest
 
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.compiled import CompiledModel
-from mlschool_dagster.modeling.registry import Registry
+from mlschool_dagster.modeling.registry import Registry, fetched
 from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster_tests.modeling.logged import Logged
 
@@ -74,6 +74,16 @@ def test_a_complete_version_is_fetched_once(
     register(registry, logged)
     before = registry.fetch("1", tmp_path).stat().st_ino
     assert registry.fetch("1", tmp_path).stat().st_ino == before
+
+
+def test_what_was_fetched_is_found_without_the_registry(
+    registry: Registry, logged: Logged, tmp_path: Path
+) -> None:
+    register(registry, logged)
+    assert fetched(registry.model_name, "1", tmp_path) is None
+    folder = registry.fetch("1", tmp_path)
+    assert fetched(registry.model_name, "1", tmp_path) == folder
+    assert fetched("another", "1", tmp_path) is None
 
 
 def test_what_is_left_of_a_broken_fetch_or_of_another_registry_is_replaced(
