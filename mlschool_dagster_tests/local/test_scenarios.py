@@ -3,15 +3,21 @@
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from mlschool_dagster.alerting.alert import Kind
 from mlschool_dagster.alerting.webhook import WebhookChannel
+from mlschool_dagster.capture.records import Capture
+from mlschool_dagster.capture.store import open_store
+from mlschool_dagster.capture.windows import LENGTH, Window
 from mlschool_dagster.definitions import build_definitions
 from mlschool_dagster.local.scenario import table
 from mlschool_dagster.local.scenario_inbox import inbox
+from mlschool_dagster.local.scenario_stage import MARGIN
 from mlschool_dagster.local.scenario_stories import STORIES
 from mlschool_dagster.local.scenario_story import (
     DRIFTED,
@@ -23,7 +29,10 @@ from mlschool_dagster.local.scenario_story import (
     Story,
     judge,
 )
+from mlschool_dagster.monitoring.history import open_history
 from mlschool_dagster.monitoring.metrics import MetricName
+from mlschool_dagster.monitoring.traffic import look
+from mlschool_dagster.monitoring.volume import VolumeConfig
 from mlschool_dagster.promotion.episode import Step
 from mlschool_dagster_tests.alerting.samples import notice
 from mlschool_dagster_tests.platform import foreign_environment
@@ -121,6 +130,26 @@ def test_stories_expect_alerts_of_checks_that_there_are() -> None:
         if isinstance(expected.what, Alert)
     }
     assert {subject for subject in expected if subject.startswith("Check")} <= subjects
+
+
+def test_the_hour_without_traffic_and_no_other_is_an_outage(tmp_path: Path) -> None:
+    """The story of it takes long to play; this is what the look at its traffic makes of it."""
+    story, start = STORIES["outage"], Window.of(datetime(2026, 11, 19, tzinfo=UTC))
+    tokens: dict[str, str] = {}
+    unusual, stale = [], []
+    store = open_store(f"sqlite:///{tmp_path}/captures.db")
+    history = open_history(f"sqlite:///{tmp_path}/history.db")
+    with closing(store), closing(history):
+        for number, hour in enumerate(story.hours):
+            window = Window(start.start + number * LENGTH)
+            ids = [f"{number}-{row}" for row in range(hour.rows)]
+            moment = window.start + MARGIN
+            store.append([Capture(i, moment, "model", "1", {}, "yes", 0.9, {}) for i in ids])
+            seen = look(store, history, tokens, window.end, VolumeConfig())
+            tokens = seen.tokens
+            unusual += [number] * bool(seen.findings)
+            stale += [number] * (not seen.is_fresh)
+    assert unusual == stale == [len(story.quiet)]
 
 
 def test_no_story_expects_anything_after_its_end() -> None:
