@@ -22,7 +22,10 @@ if TYPE_CHECKING:
         UnresolvedAssetJobDefinition as AssetJob,
     )
 
-INTERVAL_SECONDS = 5
+INTERVAL_SECONDS = 2
+"""Less than the 5 s after which Dagster's daemon looks at its sensors again: a sensor that asks for
+just those is every other time a moment too early, and looks at its store every 10 s."""
+
 RUNS_LOOKED_AT = 25
 FOLLOWING = FollowingConfig(
     backoff=timedelta(seconds=30), stale_after=timedelta(seconds=MONITORING_SECONDS)

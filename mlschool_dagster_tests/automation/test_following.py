@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import dagster as dg
 import pytest
+from dagster._daemon.sensor import MIN_INTERVAL_LOOP_TIME
 
 from mlschool_dagster.automation.jobs import MONITORED, asset_jobs
 from mlschool_dagster.automation.sensors import CAPTURES, LABELS, Stream, following_sensor
@@ -81,6 +82,12 @@ def land(platform: Platform, event_id: str, window: Window = WINDOW) -> None:
 
 def windows(requests: Sequence[dg.RunRequest]) -> list[str | None]:
     return [request.partition_key for request in requests]
+
+
+def test_no_look_of_the_daemon_comes_too_early_for_the_sensor(ticks: Ticks) -> None:
+    interval = ticks.sensor.minimum_interval_seconds
+    assert interval is not None
+    assert interval < MIN_INTERVAL_LOOP_TIME - 1
 
 
 def test_nothing_new_asks_for_nothing(ticks: Ticks) -> None:
