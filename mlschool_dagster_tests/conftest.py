@@ -12,7 +12,9 @@ from mlschool_dagster_tests.platform import Platform, platform_at, trained_home,
 from mlschool_dagster_tests.postgres import PostgresServer
 
 # How long an example takes says more about what else the machine does.
-hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("patient")
 
 

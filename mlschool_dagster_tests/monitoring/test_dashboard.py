@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from plotly.graph_objects import Figure
 
@@ -247,7 +247,7 @@ BOARDS = st.builds(
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(found=BOARDS)
 def test_whatever_is_known_the_page_is_whole_and_harmless(found: Board) -> None:
     text = page(found)
