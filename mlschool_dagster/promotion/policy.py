@@ -16,7 +16,7 @@ from typing import Any
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.monitoring.metrics import ALL, Metric, MetricName
 from mlschool_dagster.promotion.config import BUDGET_PERIOD, PromotionConfig
-from mlschool_dagster.promotion.episode import Episode
+from mlschool_dagster.promotion.episode import Episode, Step
 
 SIGNALS = (
     MetricName.DRIFT_EVIDENCE,
@@ -64,11 +64,14 @@ def decide(
     """
     breached = {m.window for m in metrics if m.name is MetricName.QUALITY_FINDINGS and m.finding}
     sound = [m for m in metrics if m.window not in breached and _is_of(m, champion)]
-    speaking = {m.window for m in metrics if _speaks_for_drift(m, champion)}
+    learnt = _learnt(champion, told)
+    speaking = {m.window for m in metrics if _speaks_for_drift(m, champion, learnt)}
+    confirmed = [m for m in metrics if m.name is MetricName.DRIFT_EVIDENCE and m.finding]
+    speaking &= {m.window for m in confirmed if m.column not in learnt}
     suspected = _degradations(sound, speaking, config)
     found = [signal for signal in suspected if len(signal.windows) >= config.confirmations]
     if not found:
-        return Decision(False, _no_degradation(suspected, breached, config))
+        return Decision(False, _no_degradation(suspected, breached, learnt, config))
     reason = "; ".join(degradation.sentence for degradation in found)
     labels = sum(m.rows for m in sound if m.name is MetricName.REALISED_ACCURACY)
     obstacle = _too_soon(told, now, config) or _unlabelled(labels, config)
@@ -82,6 +85,7 @@ def decide(
             "champion": champion,
             "signals": [degradation.signal.value for degradation in found],
             "windows": [window.key for window in windows],
+            "drifted": sorted({m.column for m in confirmed if m.window in windows}),
             "labelled": labels,
         },
     )
@@ -93,17 +97,28 @@ def _is_of(metric: Metric, champion: str) -> bool:
     return (metric.column, metric.segment, metric.version) == (ALL, ALL, version)
 
 
-def _speaks_for_drift(metric: Metric, champion: str) -> bool:
-    """Whether it is an e-value of the champion's rows, of whichever column, above 1."""
+def _learnt(champion: str, told: Sequence[Episode]) -> set[str]:
+    """The columns whose drift the champion, or one that it came from, was trained for."""
+    promoted = {e.challenger: e for e in told if e.entry(Step.PROMOTED)}
+    columns: set[str] = set()
+    while champion in promoted:
+        episode = promoted.pop(champion)
+        columns.update(episode.entries[0].details.get("drifted", ()))
+        champion = episode.champion
+    return columns
+
+
+def _speaks_for_drift(metric: Metric, champion: str, learnt: Set[str]) -> bool:
+    """Whether it is an e-value of the champion's rows, of any column but those, above 1."""
     if metric.name is not MetricName.DRIFT_E_VALUE or metric.version != champion:
         return False
-    return metric.value is not None and metric.value > 1
+    return metric.column not in learnt and metric.value is not None and metric.value > 1
 
 
 def _degradations(
     metrics: Sequence[Metric], speaking: Set[Window], config: PromotionConfig
 ) -> list[Degradation]:
-    """The signals found in recent windows; `speaking` are those with own evidence of drift."""
+    """The signals found in recent windows; `speaking` are those with drift that counts."""
     found = []
     for signal in SIGNALS:
         judged = [m for m in metrics if m.name is signal and m.value is not None]
@@ -117,7 +132,10 @@ def _degradations(
 
 
 def _no_degradation(
-    suspected: Sequence[Degradation], breached: Set[Window], config: PromotionConfig
+    suspected: Sequence[Degradation],
+    breached: Set[Window],
+    learnt: Set[str],
+    config: PromotionConfig,
 ) -> str:
     told = "No degradation is confirmed."
     if suspected:
@@ -130,6 +148,9 @@ def _no_degradation(
             f" Window {max(breached).key} has a breach of quality and does not count; mend the "
             "source of the data, which no training can."
         )
+    columns = ", ".join(sorted(learnt - {ALL}))
+    if columns:
+        told += f" Drift of {columns} does not count: the champion was trained for it."
     return told
 
 

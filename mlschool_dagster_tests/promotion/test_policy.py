@@ -28,11 +28,12 @@ def metric(name: MetricName, hours: int, *, finding: bool = True, rows: int = 10
     return Metric(window, name, 0.5, rows, version=version, finding=finding)
 
 
-def drift(hours: int, *, own: float = 40.0) -> list[Metric]:
-    """Drift that is confirmed in a window, whose own e-value is `own`."""
+def drift(hours: int, *, own: float = 40.0, column: str = "a") -> list[Metric]:
+    """Drift of a column that is confirmed in a window, whose own e-value is `own`."""
     confirmed = metric(MetricName.DRIFT_EVIDENCE, hours)
-    e_value = replace(confirmed, name=MetricName.DRIFT_E_VALUE, version=CHAMPION, column="a")
-    return [confirmed, replace(e_value, value=own, finding=False)]
+    of_column = replace(confirmed, column=column)
+    e_value = replace(of_column, name=MetricName.DRIFT_E_VALUE, version=CHAMPION)
+    return [confirmed, of_column, replace(e_value, value=own, finding=False)]
 
 
 def sign(signal: MetricName, hours: int) -> list[Metric]:
@@ -47,6 +48,12 @@ def ended(episode: str, hours: float) -> Episode:
     """An episode of one hour that ended `hours` ago."""
     start = (NOW - BEGINNING) / timedelta(hours=1) - hours - 1
     return Episode((entry(Step.REQUESTED, episode, start), entry(Step.FAILED, episode, start + 1)))
+
+
+def trained(champion: str, challenger: str, drifted: Sequence[str], episode: str) -> Episode:
+    """How `challenger` took the place of `champion` long ago, because of such drift."""
+    requested = entry(Step.REQUESTED, episode, champion=champion, drifted=["", *drifted])
+    return Episode((requested, replace(entry(Step.PROMOTED, episode), version=challenger)))
 
 
 def decision(
@@ -89,6 +96,26 @@ def test_evidence_of_drift_that_only_remains_from_before_does_not_retrain() -> N
     remaining = [found for hours in (4, 3, 2) for found in drift(hours, own=0.3)]
     assert not decision([*LABELLED, *remaining]).retrain
     assert decision([*LABELLED, *remaining, *drift(1), *drift(0)]).retrain
+
+
+def test_drift_that_the_champion_was_trained_for_does_not_retrain_again() -> None:
+    drifted = [found for hours in (3, 2) for found in drift(hours, column="a")]
+    chain = [trained("8", "9", ["a"], "x"), trained("9", CHAMPION, ["b"], "y")]
+    for told in (chain, [trained("9", CHAMPION, ["a"], "x")]):
+        found = decision([*LABELLED, *drifted], told)
+        assert not found.retrain
+        assert "does not count: the champion was trained for it" in found.reason
+    assert decision([*LABELLED, *drifted], [trained("8", "9", ["a"], "x")]).retrain
+
+
+def test_other_drift_than_the_champion_was_trained_for_and_lost_accuracy_retrain() -> None:
+    told = [trained("9", CHAMPION, ["a"], "x")]
+    both = [found for hours in (3, 2) for column in "ab" for found in drift(hours, column=column)]
+    found = decision([*LABELLED, *both], told)
+    assert found.retrain
+    assert found.details["drifted"] == ["", "a", "b"]
+    worse = [metric(MetricName.ESTIMATED_ACCURACY, hours) for hours in (3, 2)]
+    assert decision([*LABELLED, *drift(3), *drift(2), *worse], told).retrain
 
 
 def test_one_column_or_segment_or_another_version_does_not_retrain() -> None:
