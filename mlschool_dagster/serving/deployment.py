@@ -90,8 +90,8 @@ class DeploymentLog:
 
     def __init__(self, home: Path) -> None:
         self._path = home / DEPLOYMENTS_FILE
-        self._inode = 0
         self._offset = 0
+        self._last_line = b""
 
     def news(self) -> list[Deployment]:
         """The deployments since the last call, in order; all of a file that was replaced.
@@ -101,10 +101,10 @@ class DeploymentLog:
         """
         try:
             with self._path.open("rb") as file:
-                status = os.fstat(file.fileno())
-                if status.st_ino != self._inode or status.st_size < self._offset:
-                    self._inode, self._offset = status.st_ino, 0
-                file.seek(self._offset)
+                # A file that takes the place of one that was deleted may have its inode.
+                file.seek(self._offset - len(self._last_line))
+                if file.read(len(self._last_line)) != self._last_line:
+                    self._offset = file.seek(0)
                 lines = file.read()
         except FileNotFoundError:
             return []
@@ -119,7 +119,9 @@ class DeploymentLog:
             raise UserError(
                 f"{self._path} is damaged; move it away and deploy a version anew."
             ) from None
-        self._offset += len(lines)
+        if deployments:
+            self._offset += len(lines)
+            self._last_line = lines.splitlines(keepends=True)[-1]
         return deployments
 
 

@@ -1,5 +1,6 @@
 """The deployments' file: state and history in one, whatever dies while it is written."""
 
+import os
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -101,6 +102,15 @@ def test_a_follower_reads_a_file_that_was_replaced_from_its_beginning(tmp_path: 
     log.news()
     (tmp_path / DEPLOYMENTS_FILE).rename(tmp_path / "moved away")
     assert log.news() == []
+    record(tmp_path, "2", "3")
+    assert versions(log.news()) == ["2", "3"]
+
+
+def test_a_follower_notices_another_file_in_the_same_place_on_the_disk(tmp_path: Path) -> None:
+    log = DeploymentLog(tmp_path)
+    record(tmp_path, "1")
+    log.news()
+    os.truncate(tmp_path / DEPLOYMENTS_FILE, 0)
     record(tmp_path, "2", "3")
     assert versions(log.news()) == ["2", "3"]
 
