@@ -144,6 +144,7 @@ def test_any_body_is_rows_or_a_refusal(body: bytes, media_type: str, partial: bo
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @settings(max_examples=10_000)
 @given(**SENT)
 def test_ten_thousand_bodies_are_rows_or_refusals(

@@ -274,6 +274,7 @@ def test_hostile_bodies_are_refused_and_never_captured(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @settings(max_examples=10_000, suppress_health_check=ONE_SERVER)
 @ANY_BODY
 def test_ten_thousand_hostile_bodies_are_refused_and_never_captured(
