@@ -27,6 +27,8 @@ INTERVAL_SECONDS = 2
 just those is every other time a moment too early, and looks at its store every 10 s."""
 
 RUNS_LOOKED_AT = 25
+"""How many runs of the same work are looked back at, the newest."""
+
 FOLLOWING = FollowingConfig(
     backoff=timedelta(seconds=30), stale_after=timedelta(seconds=MONITORING_SECONDS)
 )

@@ -16,6 +16,7 @@ from dagster_shared.error import SerializableErrorInfo
 
 from mlschool_dagster.alerting.alert import Condition, Observation
 from mlschool_dagster.assets.verdicts import UNDECIDED
+from mlschool_dagster.automation.sensors import PARTITION_TAG, RUNS_LOOKED_AT
 from mlschool_dagster.promotion.episode import Entry, Step
 
 RunLink = Callable[[str], str]
@@ -27,9 +28,6 @@ ENDINGS = (
     dg.DagsterEventType.RUN_CANCELED,
 )
 _FINISHED_TICKS = [TickStatus.SUCCESS, TickStatus.SKIPPED, TickStatus.FAILURE]
-RUNS_LOOKED_AT = 25
-"""How many runs of the same work are looked back at, the newest."""
-_PARTITION = "dagster/partition"
 _AD_HOC = "__ASSET_JOB"
 """What Dagster calls the job of assets that somebody selects by hand."""
 
@@ -177,7 +175,7 @@ def _is_made_up_for(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     filters = dg.RunsFilter(
         job_name=run.job_name,
         statuses=[dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE],
-        tags={_PARTITION: _window(run)} if _window(run) else {},
+        tags={PARTITION_TAG: _window(run)} if _window(run) else {},
     )
     records = instance.get_run_records(filters, RUNS_LOOKED_AT)
     same = [record for record in records if _work(record.dagster_run) == _work(run)]
@@ -203,7 +201,7 @@ def _planned(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[dg.AssetKe
 
 
 def _window(run: dg.DagsterRun) -> str:
-    return run.tags.get(_PARTITION, "")
+    return run.tags.get(PARTITION_TAG, "")
 
 
 def _cause(failure: dg.EventLogEntry) -> str:

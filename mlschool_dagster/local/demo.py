@@ -6,7 +6,13 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from mlschool_dagster.automation.sensors import CAPTURES, LABELS, FollowedStream, Stream
+from mlschool_dagster.automation.sensors import (
+    CAPTURES,
+    LABELS,
+    PARTITION_TAG,
+    FollowedStream,
+    Stream,
+)
 from mlschool_dagster.capture.store import CaptureStore, open_store
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.errors import UserError
@@ -79,7 +85,7 @@ def _run_news(
 ) -> Iterator[str]:
     """Each change of status of the windows' runs, once."""
     for window in windows:
-        filters = dg.RunsFilter(tags={"dagster/partition": window.key})
+        filters = dg.RunsFilter(tags={PARTITION_TAG: window.key})
         for run in instance.get_runs(filters, limit=3):
             if run.is_finished:
                 told.add((run.run_id, run.status.value))
