@@ -69,7 +69,7 @@ def accuracy_estimates() -> dg.AssetsDefinition:
                 "verdict": str(found.verdict),
                 **known,
                 "estimated_and_realised": picture(
-                    plots.estimates(found), "estimated and realised accuracy over windows"
+                    lambda: plots.estimates(found), "estimated and realised accuracy over windows"
                 ),
                 "windows": table(found.rows()),
             },

@@ -1,8 +1,11 @@
 """What all assets share: plain errors, pictures, tables, and looking up what was materialized."""
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -10,6 +13,10 @@ from dagster._core.errors import DagsterUserCodeProcessError
 from dagster_shared.error import SerializableErrorInfo
 
 from mlschool_dagster.errors import UserError
+from mlschool_dagster.monitoring.page import reason
+from mlschool_dagster.resources.files import PlatformFiles
+
+_LOG = logging.getLogger(__name__)
 
 OWNERS = ["team:mlops"]
 
@@ -41,10 +48,38 @@ def plain_errors() -> Iterator[None]:
         ) from None
 
 
-def picture(png: bytes, alt: str) -> dg.MarkdownMetadataValue:
-    """A PNG that Dagster's UI shows on a click, without any file beside it."""
-    encoded = base64.b64encode(png).decode()
+def picture(draw: Callable[[], bytes], alt: str) -> dg.MetadataValue:
+    """The PNG that `draw` makes, which Dagster's UI shows on a click, without any file beside it.
+
+    Where it cannot be drawn, a sentence says why instead: what an asset found never depends on it.
+    """
+    try:
+        encoded = base64.b64encode(draw()).decode()
+    except Exception as error:
+        return dg.MetadataValue.text(not_drawn(f"The picture ({alt})", error))
     return dg.MetadataValue.md(f"![{alt}](data:image/png;base64,{encoded})")
+
+
+def page(files: PlatformFiles, path: Path, write: Callable[[], str]) -> dict[str, dg.MetadataValue]:
+    """Metadata that links the HTML page that `write` leaves at `path`.
+
+    `write` returns what it could not draw, or nothing. Where the page cannot be written at all, a
+    sentence says why in place of the link.
+    """
+    try:
+        lacking = write()
+    except Exception as error:
+        return {"report": dg.MetadataValue.text(not_drawn(f"The page {path.name}", error))}
+    told: dict[str, dg.MetadataValue] = {"report": files.link(path)}
+    if lacking:
+        told["not_drawn"] = dg.MetadataValue.text(lacking)
+    return told
+
+
+def not_drawn(what: str, error: Exception) -> str:
+    """The sentence in place of a picture; the traceback goes to the log."""
+    _LOG.warning("%s could not be drawn", what, exc_info=error)
+    return f"{what} could not be drawn ({reason(error)}); the numbers do not depend on it."
 
 
 def table(rows: Iterable[Mapping[Any, Any]]) -> dg.MetadataValue:
@@ -61,7 +96,8 @@ def _cell(value: Any) -> str | int | float | bool | None:
     if value is None or isinstance(value, (str, int, bool)):
         return value
     if isinstance(value, float):
-        return None if value != value else round(value, 6)
+        # JSON has no other numbers.
+        return round(value, 6) if math.isfinite(value) else None if value != value else str(value)
     return str(value)
 
 

@@ -242,7 +242,7 @@ def _shown(found: "Comparison | None") -> dict[str, Any]:
     return {
         "worst_part": found.worst_part or "none is large enough",
         "comparisons": table({"part": name, **asdict(part)} for name, part in compared.items()),
-        "differences": picture(differences(compared), "difference in accuracy by part"),
+        "differences": picture(lambda: differences(compared), "difference in accuracy by part"),
     }
 
 

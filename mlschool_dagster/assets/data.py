@@ -114,8 +114,8 @@ def _summary(frame: "pd.DataFrame", spec: DataSpec) -> dict[str, dg.MetadataValu
         "missing_share": float(inputs.isna().to_numpy().mean()),
         "preview": table(frame.head(PREVIEW_ROWS).to_dict("records")),
         "classes": table({"class": str(k), "rows": int(v)} for k, v in balance.items()),
-        "class_balance": picture(class_balance(frame, spec), "rows per class"),
-        "distributions": picture(distributions(frame, spec), "numeric columns by class"),
+        "class_balance": picture(lambda: class_balance(frame, spec), "rows per class"),
+        "distributions": picture(lambda: distributions(frame, spec), "numeric columns by class"),
     }
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
-from mlschool_dagster.assets.common import picture, plain_errors, table
+from mlschool_dagster.assets.common import page, picture, plain_errors, table
 from mlschool_dagster.assets.verdicts import undecided
 from mlschool_dagster.assets.windows import (
     ReportConfig,
@@ -120,19 +120,24 @@ def drift_report(spec: DataSpec) -> dg.AssetsDefinition:
                     NAME,
                     drift_metrics(seen.window, version, found, e_values, gathered),
                 )
-            page = files.window(seen.window, f"{NAME}.html")
+            path = files.window(seen.window, f"{NAME}.html")
             drawn = seen.table.sample(config.samples)
-            drift_html(drawn, seen.reference, spec, seen.subject, found, page, config.samples)
+
+            def write() -> str:
+                return drift_html(
+                    drawn, seen.reference, spec, seen.subject, found, path, config.samples
+                )
+
             context.log.info(f"{found.summary} {gathered.summary}")
             return dg.MaterializeResult(
                 metadata={
-                    "report": files.link(page),
+                    **page(files, path, write),
                     **seen.metadata(),
                     "verdict": str(found.verdict),
                     "drifted_columns": dg.MetadataValue.json(found.drifted_columns),
                     "drifted": float(len(found.drifted_columns)),
                     "distributions": picture(
-                        distributions(drawn, seen.reference, spec, found),
+                        lambda: distributions(drawn, seen.reference, spec, found),
                         "window beside reference, per column",
                     ),
                     **_scores(found),
@@ -145,7 +150,7 @@ def drift_report(spec: DataSpec) -> dg.AssetsDefinition:
                     ),
                     "evidence": gathered.totals[-1],
                     "evidence_over_windows": picture(
-                        evidence_plot([*earlier, seen.window], gathered),
+                        lambda: evidence_plot([*earlier, seen.window], gathered),
                         "evidence for drift after each window",
                     ),
                     "evidence_by_column": table(gathered.rows(e_values)),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
-from mlschool_dagster.assets.common import picture, plain_errors, table
+from mlschool_dagster.assets.common import page, picture, plain_errors, table
 from mlschool_dagster.assets.verdicts import undecided
 from mlschool_dagster.assets.windows import (
     LABELS_FILE,
@@ -94,14 +94,19 @@ def performance_report(spec: DataSpec) -> dg.AssetsDefinition:
                 config.accuracy_threshold,
                 config.tolerated_difference,
             )
-            page = files.window(seen.window, f"{NAME}.html")
-            performance_html(seen.reference, spec, seen.subject, found, page, config.samples)
+            path = files.window(seen.window, f"{NAME}.html")
+
+            def write() -> str:
+                return performance_html(
+                    seen.reference, spec, seen.subject, found, path, config.samples
+                )
+
             with history.metrics() as metrics:
                 metrics.record(seen.window, NAME, performance_metrics(seen.window, found))
             context.log.info(found.summary)
             return dg.MaterializeResult(
                 metadata={
-                    "report": files.link(page),
+                    **page(files, path, write),
                     **seen.metadata(),
                     LABELS_TOKEN: labels.facts[TOKEN],
                     "labelled": found.overall.labelled,
@@ -111,9 +116,9 @@ def performance_report(spec: DataSpec) -> dg.AssetsDefinition:
                     **_accuracies(found),
                     "uncalibrated_versions": ", ".join(found.uncalibrated) or "none",
                     "worst_segment": found.worst.segment if found.worst else "none to compare",
-                    "accuracy": picture(accuracy(found), "estimated and measured accuracy"),
+                    "accuracy": picture(lambda: accuracy(found), "estimated and measured accuracy"),
                     "confusion_matrix": picture(
-                        confusion_matrix(np.array(found.confusion), spec, "Labelled rows"),
+                        lambda: confusion_matrix(np.array(found.confusion), spec, "Labelled rows"),
                         "labelled rows by true and predicted class",
                     ),
                     "accuracy_by_version": table(found.rows()),

@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from mlschool_dagster.assets.common import picture, plain_errors, table
+from mlschool_dagster.assets.common import page, picture, plain_errors, table
 from mlschool_dagster.assets.windows import (
     ReportConfig,
     chosen_window,
@@ -58,19 +58,26 @@ def data_quality_report(spec: DataSpec) -> dg.AssetsDefinition:
             seen = monitored_window(chosen_window(context, captures), spec, files, mlflow)
             chunks = seen.table.chunks(columns_read(spec))
             found = quality(chunks, seen.reference, spec, seen.refusals)
-            page = files.window(seen.window, f"{NAME}.html")
-            drawn = seen.table.sample(config.samples)
-            quality_html(drawn, seen.reference, spec, seen.subject, found, page, config.samples)
             with history.metrics() as metrics:
                 metrics.record(seen.window, NAME, quality_metrics(seen.window, found, spec))
             context.log.info(found.summary)
+            path = files.window(seen.window, f"{NAME}.html")
+            drawn = seen.table.sample(config.samples)
+
+            def write() -> str:
+                return quality_html(
+                    drawn, seen.reference, spec, seen.subject, found, path, config.samples
+                )
+
             return dg.MaterializeResult(
                 metadata={
-                    "report": files.link(page),
+                    **page(files, path, write),
                     **seen.metadata(),
                     "findings": float(len(found.findings)),
                     "missing_share": _share_missing(found.rows()),
-                    "missing_values": picture(missing_shares(found), "missing share per column"),
+                    "missing_values": picture(
+                        lambda: missing_shares(found), "missing share per column"
+                    ),
                     "duplicate_rows": float(found.duplicate_rows),
                     "columns": table(found.rows()),
                     "refused": float(found.refused),

@@ -113,7 +113,7 @@ def _figures(seen: "Look") -> "dict[str, dg.MetadataValue | float]":
     rows = [found[MetricName.ROWS] for found in seen.windows.values()]
     figures: dict[str, dg.MetadataValue | float] = {
         "windows": table(map(_row, reversed(rows))),
-        "volume": picture(volume_picture(rows), "captured rows per hour"),
+        "volume": picture(lambda: volume_picture(rows), "captured rows per hour"),
         "unusual_windows": float(sum(metric.finding for metric in rows)),
         "rows_this_hour": float(seen.rows_now),
     }

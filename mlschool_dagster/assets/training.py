@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -141,7 +142,7 @@ def cross_validation_and_model(spec: DataSpec) -> dg.AssetsDefinition:
                     **_scores(evaluation),
                     "accuracy_threshold": config.accuracy_threshold,
                     **links,
-                    **{name: picture(png, name) for name, png in pictures.items()},
+                    **{name: picture(partial(bytes, png), name) for name, png in pictures.items()},
                     **_tables(evaluation),
                 },
             )

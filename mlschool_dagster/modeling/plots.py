@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlschool_dagster.modeling.evaluation import Evaluation
-from mlschool_dagster.modeling.figures import COLOURS, new_figure, to_png
+from mlschool_dagster.modeling.figures import COLOURS, bin_edges, new_figure, shown, to_png
 from mlschool_dagster.modeling.scores import Counts
 from mlschool_dagster.modeling.spec import DataSpec, NumericColumn
 from mlschool_dagster.modeling.training import TrainingResult
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 HISTOGRAM_BINS = 24
 PANELS_PER_ROW = 2
+MOST_CLASSES = 20
 
 
 def class_balance(frame: "pd.DataFrame", spec: DataSpec) -> bytes:
@@ -40,7 +41,7 @@ def distributions(frame: "pd.DataFrame", spec: DataSpec) -> bytes:
     panels = figure.subplots(rows, PANELS_PER_ROW, squeeze=False).ravel()
     for axes, column in zip(panels, spec.numeric, strict=False):
         values = frame[column.name]
-        edges = np.histogram_bin_edges(values[np.isfinite(values)], HISTOGRAM_BINS)
+        edges = bin_edges(values.to_numpy(float), HISTOGRAM_BINS)
         for label, colour in zip(spec.target.classes, cycle(COLOURS), strict=False):
             of_class = values[frame[spec.target.name] == label]
             axes.hist(of_class, edges, histtype="step", color=colour, label=label, lw=1.6)
@@ -66,6 +67,7 @@ def learning_curves(result: TrainingResult) -> bytes:
         accuracy.plot(epochs, curves.validation_accuracy, **style)
         accuracy.plot(epochs, curves.accuracy, ls=":", **style)
     loss.set(xlabel="epoch", ylabel="cross-entropy (nats)", yscale="log")
+    loss.yaxis.set_major_formatter("{x:g}")
     loss.minorticks_off()
     accuracy.set(xlabel="epoch", ylabel="accuracy (share of rows)")
     figure.legend(
@@ -77,13 +79,16 @@ def learning_curves(result: TrainingResult) -> bytes:
 
 
 def confusion_matrix(counts: Counts, spec: DataSpec, title: str) -> bytes:
-    """Rows by true and predicted class, from `confusion_counts`."""
+    """Rows by true and predicted class, from `confusion_counts`; numbers up to `MOST_CLASSES`."""
     classes = spec.target.classes
-    figure = new_figure(max(4.8, 1.2 * len(classes)), max(4.0, 1.0 * len(classes)))
+    size = min(len(classes), MOST_CLASSES)
+    figure = new_figure(max(4.8, 1.2 * size), max(4.0, 1.0 * size))
     axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
+        if size < len(classes):
+            break
         axes.text(
             column,
             row,
@@ -92,9 +97,10 @@ def confusion_matrix(counts: Counts, spec: DataSpec, title: str) -> bytes:
             va="center",
             color="white" if shares[row, column] > 0.5 else "black",
         )
-    ticks = range(len(classes))
-    axes.set_xticks(ticks, classes)
-    axes.set_yticks(ticks, classes)
+    if size == len(classes):
+        ticks = range(size)
+        axes.set_xticks(ticks, map(shown, classes))
+        axes.set_yticks(ticks, map(shown, classes))
     axes.set(
         xlabel=f"predicted {spec.target.name}",
         ylabel=f"true {spec.target.name}",

@@ -2,9 +2,12 @@
 
 The heading states model version, window, reference, row counts and verdicts, all taken from our own
 reports, which count every row. Evidently draws at most a stated sample of them, and not at all what
-it cannot: an empty window, or a column without a value.
+it cannot: an empty window, or a column without a value. Where it fails all the same, the page says
+so in place of the charts.
 """
 
+import logging
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,16 +15,23 @@ from typing import TYPE_CHECKING, Any
 from mlschool_dagster.garbage import no_garbage_collection
 from mlschool_dagster.modeling.spec import MODEL_VERSION, PREDICTION, DataSpec
 from mlschool_dagster.monitoring.drift import DriftReport
-from mlschool_dagster.monitoring.page import Heading, Subject, write_page
+from mlschool_dagster.monitoring.page import Heading, Subject, reason, write_page
 from mlschool_dagster.monitoring.performance import PerformanceReport
 from mlschool_dagster.monitoring.quality import QualityReport
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_LOG = logging.getLogger(__name__)
+
 DEFAULT_SAMPLES = 1000
+MOST_COLUMNS = 40
+"""Most columns that Evidently draws, those with findings first: each takes a tenth of a second."""
 MINIMUM_ROWS = 2
 """The least number of rows that Evidently can summarise: a standard deviation needs two."""
+
+LARGEST_DRAWN, NARROWEST_DRAWN = 1e100, 1e-9
+"""What numbers Evidently is given: none of which squares are too large, or bins too narrow."""
 
 OTHER = "(other)"
 """Shown for any value outside a column's categories: what a client may choose freely, and as often
@@ -50,13 +60,15 @@ def quality_html(
     report: QualityReport,
     path: Path,
     samples: int = DEFAULT_SAMPLES,
-) -> None:
+) -> str:
     """Writes the page of the data quality `report` of a window to `path`.
 
     Evidently draws at most `samples` rows of reference and window each; `current` has the window's
-    rows (`frames.current_frame`), or a uniform sample of as many.
+    rows (`frames.current_frame`), or a uniform sample of as many. Returned is what could not be
+    drawn, or nothing.
     """
-    drawn = _inputs(current, reference, spec, samples, report.n_current)
+    faulty = [column.column for column in report.columns if column.is_faulty]
+    drawn = _inputs(current, reference, spec, samples, report.n_current, faulty)
     heading = Heading(
         "Data quality",
         subject,
@@ -65,7 +77,7 @@ def quality_html(
         report.rows(),
         (_refusals(report), *drawn.notes),
     )
-    write_page(path, heading, _summary(drawn, spec) if drawn.enough else None)
+    return _write(path, heading, drawn, lambda: _summary(drawn, spec))
 
 
 def _refusals(report: QualityReport) -> str:
@@ -83,12 +95,13 @@ def drift_html(
     report: DriftReport,
     path: Path,
     samples: int = DEFAULT_SAMPLES,
-) -> None:
+) -> str:
     """Writes the page of the drift `report` of a window (`frames.current_frame`) to `path`.
 
-    Evidently draws at most `samples` rows of window and reference each.
+    Evidently draws at most `samples` rows of window and reference each. Returned is what could not
+    be drawn, or nothing.
     """
-    drawn = _inputs(current, reference, spec, samples, report.n_current)
+    drawn = _inputs(current, reference, spec, samples, report.n_current, report.drifted_columns)
     heading = Heading(
         "Drift",
         subject,
@@ -104,7 +117,7 @@ def drift_html(
             "on the rows drawn.",
         ),
     )
-    write_page(path, heading, _comparison(drawn, spec) if drawn.enough else None)
+    return _write(path, heading, drawn, lambda: _comparison(drawn, spec))
 
 
 def performance_html(
@@ -114,10 +127,11 @@ def performance_html(
     report: PerformanceReport,
     path: Path,
     samples: int = DEFAULT_SAMPLES,
-) -> None:
+) -> str:
     """Writes the page of the performance `report` of a window and its labels to `path`.
 
-    Evidently draws labelled rows only, at most `samples` of window and reference each.
+    Evidently draws labelled rows only, at most `samples` of window and reference each. Returned is
+    what could not be drawn, or nothing.
     """
     target = spec.target.name
     known = _pairs(report, target)
@@ -136,7 +150,21 @@ def performance_html(
         _judged(report),
         (report.estimate_summary, *_findings(report), *drawn.notes),
     )
-    write_page(path, heading, _classification(drawn, target) if drawn.enough else None)
+    return _write(path, heading, drawn, lambda: _classification(drawn, target))
+
+
+def _write(path: Path, heading: Heading, drawn: _Drawn, draw: Callable[[], str]) -> str:
+    """Write the page with what `draw` makes, or without; what could not be drawn, or nothing."""
+    charts, lacking = None, ""
+    if drawn.enough:
+        try:
+            charts = draw()
+        except Exception as error:
+            lacking = f"Evidently could not draw the charts ({reason(error)})."
+            _LOG.warning(lacking, exc_info=error)
+            heading = replace(heading, notes=(*heading.notes, lacking))
+    write_page(path, heading, charts)
+    return lacking
 
 
 def _pairs(report: PerformanceReport, target: str) -> "pd.DataFrame":
@@ -170,21 +198,36 @@ def _findings(report: PerformanceReport) -> list[str]:
 
 
 def _inputs(
-    current: "pd.DataFrame", reference: "pd.DataFrame", spec: DataSpec, samples: int, rows: int
+    current: "pd.DataFrame",
+    reference: "pd.DataFrame",
+    spec: DataSpec,
+    samples: int,
+    rows: int,
+    telling: Collection[str],
 ) -> _Drawn:
+    """What is drawn of the inputs and the prediction: if they are many, `telling` ones first."""
+    import numpy as np
+    import pandas as pd
+
     known = {column.name: column.categories for column in spec.categorical}
     known[PREDICTION] = spec.target.classes
-    names = [*spec.input_names, PREDICTION]
+    first = sorted(spec.input_names, key=lambda name: name not in telling)[: MOST_COLUMNS - 1]
+    names = [*(name for name in spec.input_names if name in first), PREDICTION]
 
     def drawable(frame: "pd.DataFrame") -> "pd.DataFrame":
-        return frame[names].assign(
-            **{
-                name: frame[name].where(frame[name].isna() | frame[name].isin(values), OTHER)
-                for name, values in known.items()
-            }
-        )
+        columns = {
+            name: frame[name].where(frame[name].isna() | frame[name].isin(known[name]), OTHER)
+            if name in known
+            else frame[name].where(np.isfinite(frame[name]))
+            for name in names
+        }
+        return pd.DataFrame(columns)
 
-    return _drawn(drawable(current), drawable(reference), samples, "rows", rows)
+    drawn = _drawn(drawable(current), drawable(reference), samples, "rows", rows)
+    if len(first) < len(spec.input_names):
+        note = f"The charts show {len(first)} of {len(spec.input_names)} columns."
+        drawn = replace(drawn, notes=(note, *drawn.notes))
+    return drawn
 
 
 def _drawn(
@@ -206,11 +249,31 @@ def _drawn(
     without = [str(name) for name in current if name not in valued]
     if without and all(len(frame) for frame in frames):
         notes.append(f"Not drawn, for want of a value: {', '.join(without)}.")
+    narrow = [str(name) for name in valued if not _is_wide([frame[name] for frame in frames])]
+    if narrow:
+        notes.append(f"Not drawn, for want of a difference to be seen: {', '.join(narrow)}.")
+    valued = [name for name in valued if name not in narrow]
     drawn = _Drawn(frames[0][valued], frames[1][valued], tuple(notes))
     if drawn.enough:
         return drawn
     lacking = f"No charts: they need at least {MINIMUM_ROWS} {what} with values."
     return replace(drawn, notes=(*notes, lacking))
+
+
+def _is_wide(parts: "list[pd.Series[Any]]") -> bool:
+    """Whether numbers can tell bins between the least and the largest value apart, in all parts.
+
+    Numpy refuses to draw others, and squares of the largest numbers are none.
+    """
+    import numpy as np
+    import pandas as pd
+
+    if not pd.api.types.is_float_dtype(parts[0].dtype):
+        return True
+    values = np.concatenate([part.dropna().to_numpy(float) for part in parts])
+    low, high = float(values.min()), float(values.max())
+    size = max(abs(low), abs(high))
+    return size < LARGEST_DRAWN and (low == high or high - low > NARROWEST_DRAWN * size)
 
 
 @no_garbage_collection()

@@ -11,6 +11,9 @@ from typing import Any
 
 from mlschool_dagster.atomic import replacing
 
+LONGEST_REASON = 200
+"""Most letters of an error's text that are shown."""
+
 _STYLE = (
     "#report-heading{font:15px/1.5 system-ui,sans-serif;color:#222;max-width:72rem;"
     "margin:0 auto;padding:1.5rem}"
@@ -30,6 +33,12 @@ _EMPTY_PAGE = (
     '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="UTF-8">\n</head>\n'
     "<body>\n</body>\n</html>\n"
 )
+
+
+def reason(error: Exception) -> str:
+    """What `error` says, short enough for a sentence: its kind and the beginning of its text."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:LONGEST_REASON]}".rstrip(": ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +95,8 @@ def _heading_html(heading: Heading) -> str:
 
 
 def _table_html(rows: Sequence[dict[str, Any]]) -> str:
+    if not rows:
+        return ""
     names = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in rows[0])
     body = "".join(
         f"<tr>{''.join(f'<td>{escape(_cell(value))}</td>' for value in row.values())}</tr>"

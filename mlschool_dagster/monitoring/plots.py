@@ -1,9 +1,10 @@
 """The pictures of the reports, as PNG."""
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mlschool_dagster.modeling.figures import COLOURS, new_figure, to_png
+from mlschool_dagster.modeling.figures import COLOURS, bin_edges, new_figure, shown, to_png
 from mlschool_dagster.modeling.spec import CONFIDENCE, PREDICTION, DataSpec, NumericColumn
 from mlschool_dagster.monitoring.drift import DriftReport, DriftVerdict
 from mlschool_dagster.monitoring.estimates import EstimatesReport
@@ -12,13 +13,20 @@ from mlschool_dagster.monitoring.performance import PerformanceReport
 from mlschool_dagster.monitoring.quality import QualityReport
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 PANELS_A_ROW = 3
+MOST_PANELS = 24
+"""Most columns that have a panel; those that drifted come first."""
+MOST_BARS = 12
+"""Most values or columns that have bars, and most segments that have intervals."""
+REST = "(other)"
+"""The values without bars of their own: all that the spec does not know, which whoever sends it may
+choose freely, and what is rare."""
 BINS = 25
+ROUNDING = 1e-9
 LEVEL_LABELS = 4
 """Most labels that fit below bars without being turned."""
 WINDOW_COLOUR, REFERENCE_COLOUR = COLOURS[1], COLOURS[0]
@@ -27,8 +35,12 @@ WINDOW_COLOUR, REFERENCE_COLOUR = COLOURS[1], COLOURS[0]
 def distributions(
     current: "pd.DataFrame", reference: "pd.DataFrame", spec: DataSpec, report: DriftReport
 ) -> bytes:
-    """Every input, the prediction and the confidence: window beside reference, with its verdict."""
-    names = [*spec.input_names, PREDICTION, CONFIDENCE]
+    """Inputs, the prediction and the confidence: window beside reference, with its verdict."""
+    drifted_first = sorted(spec.input_names, key=lambda name: name not in report.drifted_columns)
+    drawn = set(drifted_first[: MOST_PANELS - 2])
+    names = [*(name for name in spec.input_names if name in drawn), PREDICTION, CONFIDENCE]
+    known = {column.name: column.categories for column in spec.categorical}
+    known[PREDICTION] = spec.target.classes
     numeric = {column.name: column for column in spec.numeric}
     rows = math.ceil(len(names) / PANELS_A_ROW)
     figure = new_figure(3.3 * PANELS_A_ROW, 2.5 * rows)
@@ -37,11 +49,11 @@ def distributions(
         if name in numeric or name == CONFIDENCE:
             _histogram(axes, current[name], reference[name], _unit(numeric.get(name)))
         else:
-            _shares(axes, current[name], reference[name])
+            _shares(axes, current[name], reference[name], known[name])
         verdict = report.column_verdict(name)
         drifted = verdict is DriftVerdict.DRIFTED
         axes.set_title(
-            f"{name}: {verdict}",
+            f"{shown(name)}: {verdict}",
             fontsize=10,
             color=WINDOW_COLOUR if drifted else "black",
             weight="bold" if drifted else "normal",
@@ -54,10 +66,14 @@ def distributions(
 
 
 def missing_shares(report: QualityReport) -> bytes:
-    """The missing share of every input: window beside reference."""
-    names = [column.column for column in report.columns]
-    now = [column.missing_share or 0.0 for column in report.columns]
-    then = [column.reference_missing_share or 0.0 for column in report.columns]
+    """The missing share of the inputs that miss most: window beside reference."""
+    shares = {
+        column.column: (column.missing_share or 0.0, column.reference_missing_share or 0.0)
+        for column in report.columns
+    }
+    most = sorted(shares, key=lambda name: -max(shares[name]))[:MOST_BARS]
+    names = [name for name in shares if name in most]
+    now, then = [shares[name][0] for name in names], [shares[name][1] for name in names]
     figure = new_figure()
     axes = figure.subplots()
     _bars(axes, names, now, then)
@@ -70,8 +86,10 @@ def accuracy(report: PerformanceReport) -> bytes:
     """Estimated and measured accuracy, with their intervals: of the window, versions, segments."""
     groups = {"window": report.overall}
     if len(report.versions) > 1:
-        groups |= {f"version {version}": group for version, group in report.versions.items()}
-    groups |= report.segments
+        versions = list(report.versions.items())[-MOST_BARS:]
+        groups |= {f"version {version}": group for version, group in versions}
+    most = sorted(report.segments, key=lambda name: -report.segments[name].rows)[:MOST_BARS]
+    groups |= {name: group for name, group in report.segments.items() if name in most}
     figure = new_figure(max(6.4, 0.8 * len(groups)))
     axes = figure.subplots()
     for position, group in enumerate(groups.values()):
@@ -82,7 +100,7 @@ def accuracy(report: PerformanceReport) -> bytes:
         if group.measured is not None and group.interval is not None:
             _interval(axes, position + 0.1, group.measured, group.interval, "o", "measured")
     axes.axhline(report.accuracy_threshold, color="black", linestyle="--", label="threshold")
-    labels = [f"{name}\n{g.labelled} of {g.rows} labelled" for name, g in groups.items()]
+    labels = [f"{shown(name)}\n{g.labelled} of {g.rows} labelled" for name, g in groups.items()]
     if len(groups) > LEVEL_LABELS:
         axes.set_xticks(range(len(groups)), labels, fontsize=8, rotation=30, ha="right")
     else:
@@ -150,39 +168,39 @@ def _histogram(axes: "Axes", now: "pd.Series[Any]", then: "pd.Series[Any]", unit
     import numpy as np
 
     values = {"window": now.dropna().to_numpy(float), "reference": then.dropna().to_numpy(float)}
-    together = np.concatenate(list(values.values()))
-    edges = np.histogram_bin_edges(together[np.isfinite(together)], BINS)
+    edges = bin_edges(np.concatenate(list(values.values())), BINS)
     for (name, sample), colour in zip(
         values.items(), (WINDOW_COLOUR, REFERENCE_COLOUR), strict=True
     ):
-        axes.stairs(
-            _bin_shares(sample, edges), edges, fill=True, alpha=0.45, color=colour, label=name
-        )
-    axes.set(xlabel=unit, ylabel="share of rows")
+        heights = np.histogram(sample, edges)[0] / max(1, sample.size)
+        axes.stairs(heights, edges, fill=True, alpha=0.45, color=colour, label=name)
+    axes.set(xlabel=shown(unit), ylabel="share of rows")
 
 
-def _bin_shares(values: "np.ndarray[Any, Any]", edges: "np.ndarray[Any, Any]") -> Any:
-    import numpy as np
-
-    return np.histogram(values, edges)[0] / max(1, values.size)
-
-
-def _shares(axes: "Axes", now: "pd.Series[Any]", then: "pd.Series[Any]") -> None:
-    known = then.value_counts().index
-    classes = [*sorted(known), *now[~now.isin(known)].value_counts().index[:3]]
-    _bars(axes, classes, _class_shares(now, classes), _class_shares(then, classes))
+def _shares(
+    axes: "Axes", now: "pd.Series[Any]", then: "pd.Series[Any]", known: Sequence[str]
+) -> None:
+    counts = [values.value_counts() for values in (now, then)]
+    frequent = sorted(known, key=lambda name: -max(int(each.get(name, 0)) for each in counts))
+    named = [name for name in known if name in frequent[:MOST_BARS]]
+    shares = [[float(each.get(name, 0)) / max(1, each.sum()) for name in named] for each in counts]
+    rest = [
+        max(0.0, 1.0 - sum(part)) if each.sum() else 0.0
+        for part, each in zip(shares, counts, strict=True)
+    ]
+    if max(rest) > ROUNDING:
+        named.append(REST)
+        for part, other in zip(shares, rest, strict=True):
+            part.append(other)
+    _bars(axes, named, *shares)
     axes.set_ylabel("share of rows")
-
-
-def _class_shares(values: "pd.Series[Any]", classes: list[str]) -> list[float]:
-    shares = values.value_counts(normalize=True)
-    return [float(shares.get(label, 0.0)) for label in classes]
 
 
 def _bars(axes: "Axes", names: list[str], now: list[float], then: list[float]) -> None:
     positions = range(len(names))
     axes.bar([p - 0.2 for p in positions], now, 0.4, color=WINDOW_COLOUR, label="window")
     axes.bar([p + 0.2 for p in positions], then, 0.4, color=REFERENCE_COLOUR, label="reference")
+    names = [shown(name) for name in names]
     if len(names) > LEVEL_LABELS:
         axes.set_xticks(positions, names, rotation=25, ha="right", rotation_mode="anchor")
     else:

@@ -37,6 +37,9 @@ DISTINCT_COUNTED = 1000
 NEW_COUNTED = 1000
 """Values outside a column's categories are told apart up to this many: clients may choose any."""
 
+LONGEST_VALUE = 60
+"""Letters by which they are told apart, and shown."""
+
 
 @dataclass(frozen=True, slots=True)
 class ColumnQuality:
@@ -56,6 +59,11 @@ class ColumnQuality:
     new_category: int
     new_categories: dict[str, int]
     distinct: int
+
+    @property
+    def is_faulty(self) -> bool:
+        """Whether anything is wrong with its values one by one."""
+        return bool(self.missing_is_fault or self.out_of_range or self.new_category)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +208,9 @@ class _CountedColumn:
         self._see(list(counts))
         for value in self.column.categories:
             counts.pop(value, None)
-        for value, rows in counts.items():
+        for name, rows in counts.items():
             self.new_category += rows
+            value = name if len(name) <= LONGEST_VALUE else f"{name[:LONGEST_VALUE]}…"
             if value in self.new or len(self.new) < NEW_COUNTED:
                 self.new[value] += rows
 

@@ -30,6 +30,10 @@ WINDOWS = {
     "one value": window(50).assign(**NOTHING | {"body_mass_g": [4000.0] + [np.nan] * 49}),
     "constant": window(50).assign(body_mass_g=4000.0, sex="MALE", prediction="Gentoo"),
     "hostile text": window(50).assign(island="</script><body><script>alert(1)</script>"),
+    "formulas": window(50).assign(island="$10_to_$20", sex="$\\frac{$ {} _x $"),
+    "nearly constant": window(50).assign(body_mass_g=[39.1000000000001] + [39.1] * 49),
+    "largest numbers": window(50).assign(body_mass_g=[1e300, -1e300] * 25),
+    "a million letters": window(50).assign(island="x" * 1_000_000),
     "infinite": window(50).assign(body_mass_g=[np.inf] + [4000.0] * 49),
 }
 
@@ -110,7 +114,7 @@ def test_every_window_has_its_pages(name: str, tmp_path: Path) -> None:
             assert_sound(text, len(current))
 
 
-TELLING = ("ordinary", "empty", "no values", "infinite")
+TELLING = ("ordinary", "empty", "no values", "infinite", "formulas", "nearly constant")
 
 
 @pytest.mark.parametrize(
