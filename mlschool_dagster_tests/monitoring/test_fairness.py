@@ -73,8 +73,8 @@ def test_without_protected_columns_there_is_nothing_to_judge() -> None:
     assert performance([window(200)], [NO_LABELS], replace(SPEC, protected=()), {}).fairness == ()
 
 
-@pytest.mark.parametrize("protected", [["body_mass_g"], ["species"], ["age"], "sex"])
-def test_only_categorical_columns_can_be_protected(protected: list[str] | str) -> None:
+@pytest.mark.parametrize("protected", [["body_mass_g"], ["species"], ["age"]])
+def test_only_categorical_columns_can_be_protected(protected: list[str]) -> None:
     document = {**SPEC.to_dict(), "protected": protected}
     with pytest.raises(UserError, match="choose among: island, sex"):
         DataSpec.from_dict(document)
