@@ -2,11 +2,11 @@
 .DEFAULT_GOAL := help
 .PHONY: help install demo dev scenario test test-all lint bench bench-serving bench-drift bench-estimation bench-monitoring soak stop clean distclean
 
-VENV ?= .venv
+VENV := $(or $(strip $(VENV)),.venv)
 BIN := $(VENV)/bin
 # The newest Python that the project supports; `make PYTHON=/path/to/python3.12 demo` chooses another.
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
-	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+PYTHON := $(or $(strip $(PYTHON)),$(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done))
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 help: ## list the commands
@@ -56,10 +56,13 @@ stop: $(VENV)/.installed ## stop whatever of the platform still runs
 	@$(BIN)/python -m mlschool_dagster.local stop
 
 clean: ## stop what runs and remove all state
-	@if [ -e $(VENV)/.installed ]; then $(BIN)/python -m mlschool_dagster.local clean; else rm -rf .mlschool; fi
+	@if [ -e "$(VENV)/.installed" ]; then $(BIN)/python -m mlschool_dagster.local clean; else \
+		home="$${MLSCHOOL_HOME:-.mlschool}"; \
+		if [ -f "$$home/.made-by-mlschool" ] && [ ! -L "$$home" ]; then rm -rf -- "$$home"; \
+		elif [ -e "$$home" ]; then echo "$$home is left as it is: run make install first, or delete it yourself."; exit 1; fi; fi
 
 distclean: clean ## remove the virtual environment as well
-	@rm -rf $(VENV)
+	@if [ -f "$(VENV)/pyvenv.cfg" ] && [ ! -L "$(VENV)" ]; then rm -rf -- "$(VENV)"; fi
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 was found; install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }

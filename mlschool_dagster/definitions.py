@@ -1,6 +1,7 @@
 """The one place where all is wired; it reads from top to bottom like the lineage."""
 
 import os
+from contextlib import suppress
 from typing import Any
 
 import dagster as dg
@@ -37,6 +38,7 @@ from mlschool_dagster.automation.retraining import retraining_sensor
 from mlschool_dagster.automation.sensors import CAPTURES, LABELS, following_sensor
 from mlschool_dagster.automation.volume import volume_job, volume_sensor
 from mlschool_dagster.modeling.spec import DataSpec, load_spec
+from mlschool_dagster.owned import PRIVATE
 from mlschool_dagster.promotion.config import gates
 from mlschool_dagster.resources.alerts import Alerts
 from mlschool_dagster.resources.captures import Captures
@@ -45,7 +47,7 @@ from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.history import History
 from mlschool_dagster.resources.promotion import PromotionPolicy
 from mlschool_dagster.resources.tracking import MlflowTracking
-from mlschool_dagster.settings import ALERT_WEBHOOK, ENDPOINT_TOKEN, SMTP, Settings
+from mlschool_dagster.settings import ALERT_WEBHOOK, ENDPOINT_TOKEN, SMTP, Settings, unset_empty
 
 
 def build_definitions(**overrides: Any) -> dg.Definitions:
@@ -57,7 +59,13 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
     Raises:
         UserError: a setting or the data spec cannot be used.
     """
+    unset_empty()
     settings = Settings.from_environment()
+    # What runs write is for nobody else.
+    os.umask(PRIVATE)
+    with suppress(OSError):
+        # Whoever only looks at the definitions needs no state.
+        settings.make_home()
     spec = load_spec(settings.spec)
     diary = settings.home / "simulation" / "diary.jsonl"
     training, retraining, deployment, rollback, health, batch, monitoring = asset_jobs(spec)

@@ -7,12 +7,13 @@ configures.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from mlschool_dagster.errors import UserError
+from mlschool_dagster.owned import make_owned
 
 ROOT = Path(__file__).resolve().parents[1]
 """The repository's root."""
@@ -23,6 +24,9 @@ ENDPOINT_TOKEN = "MLSCHOOL_ENDPOINT_TOKEN"  # noqa: S105 - names the variable th
 
 ALERT_WEBHOOK = "MLSCHOOL_ALERT_WEBHOOK"
 SMTP = "MLSCHOOL_SMTP"
+
+PREFIXES = ("MLSCHOOL_", "MLFLOW_", "DAGSTER_")
+"""Of the variables that set something of the platform or of what it is made of."""
 
 MAX_WORKERS = 64
 MAX_REMINDER = 24 * 365
@@ -74,7 +78,8 @@ class Settings:
         Raises:
             UserError: a variable has a value that cannot be used.
         """
-        home = _folder(environment.get("MLSCHOOL_HOME", ROOT / ".mlschool"))
+        environment = {name: value for name, value in environment.items() if value.strip()}
+        home = _state_folder(environment)
         deployment = environment.get("DAGSTER_DEPLOYMENT", "local")
         if deployment not in DEPLOYMENTS:
             raise UserError(
@@ -83,14 +88,14 @@ class Settings:
         return cls(
             deployment=deployment,
             home=home,
-            spec=Path(environment.get("MLSCHOOL_SPEC", ROOT / "data" / "penguins.yaml")),
+            spec=_path(environment, "MLSCHOOL_SPEC", ROOT / "data" / "penguins.yaml"),
             data=environment.get("MLSCHOOL_DATA", str(ROOT / "data" / "penguins.csv")),
             tracking_uri=environment.get("MLFLOW_TRACKING_URI", f"sqlite:///{home}/mlflow.db"),
             capture_store=environment.get(
                 "MLSCHOOL_CAPTURE_STORE", f"sqlite:///{home}/captures.db"
             ),
             history=environment.get("MLSCHOOL_HISTORY", f"sqlite:///{home}/history.db"),
-            files=_folder(environment.get("MLSCHOOL_FILES", home / "files")),
+            files=_folder(environment, "MLSCHOOL_FILES", home / "files"),
             endpoint_host=environment.get("MLSCHOOL_ENDPOINT_HOST", "127.0.0.1"),
             endpoint_port=_number(environment, "MLSCHOOL_ENDPOINT_PORT", 8080, 65535),
             endpoint_workers=_number(environment, "MLSCHOOL_ENDPOINT_WORKERS", 1, MAX_WORKERS),
@@ -108,9 +113,68 @@ class Settings:
             ),
         )
 
+    def make_home(self) -> bool:
+        """Create the state folder, for this user alone; whether it is the platform's to remove.
 
-def _folder(path: str | Path) -> Path:
-    return Path(path).expanduser().resolve()
+        It is not if it existed and held what the platform did not make.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        return make_owned(self.home, _is_state_folder)
+
+
+def unset_empty(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Remove the platform's variables that are empty: whatever else reads them sees them unset."""
+    for name in [name for name in environment if name.startswith(PREFIXES)]:
+        if not environment[name].strip():
+            del environment[name]
+
+
+def _state_folder(environment: Mapping[str, str]) -> Path:
+    """The state folder, which `clean` removes: so never one that holds anything else."""
+    home = _folder(environment, "MLSCHOOL_HOME", ROOT / ".mlschool")
+    if home in (Path.home().resolve(), ROOT, *ROOT.parents):
+        raise UserError(
+            f"MLSCHOOL_HOME is {environment['MLSCHOOL_HOME']!r}, that is {home}, which holds more "
+            "than the platform's state; name a folder of its own."
+        )
+    return home
+
+
+_STATE = re.compile(
+    r"(mlflow|captures|history)\.db(-wal|-shm|-journal|\.lock)?|platform\.json|clock"
+    r"|dagster|endpoint|files|logs|versions|cache|mlartifacts|simulation"
+)
+_MADE_FIRST = ("dagster/dagster.yaml", "mlflow.db", "captures.db", "history.db")
+
+
+def _is_state_folder(folder: Path) -> bool:
+    """Whether `folder` holds a platform's state and nothing else, as it does without a marker."""
+    return (
+        not folder.is_symlink()
+        and any((folder / name).is_file() for name in _MADE_FIRST)
+        and all(_STATE.fullmatch(path.name) and not path.is_symlink() for path in folder.iterdir())
+    )
+
+
+def _folder(environment: Mapping[str, str], variable: str, default: Path) -> Path:
+    folder = _path(environment, variable, default).resolve()
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{variable} is {folder}, which is no folder; name one.")
+    return folder
+
+
+def _path(environment: Mapping[str, str], variable: str, default: Path) -> Path:
+    text = environment.get(variable)
+    if text is None:
+        return default
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{variable} is {text!r}, and there is no such user; write the path out."
+        ) from None
 
 
 def _number(environment: Mapping[str, str], variable: str, default: int, maximum: int) -> int:

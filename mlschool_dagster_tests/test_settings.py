@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.settings import ROOT, Settings
+from mlschool_dagster.settings import ROOT, Settings, unset_empty
 
 VARIABLES = set(
     re.findall(
-        r"\b(?:MLSCHOOL|MLFLOW|DAGSTER)_[A-Z_]+\b",
+        r"\b(?:MLSCHOOL|MLFLOW|DAGSTER)_[A-Z_]*[A-Z]\b",
         (ROOT / "mlschool_dagster" / "settings.py").read_text(encoding="utf-8"),
     )
 )
@@ -88,6 +88,26 @@ def test_who_is_told_by_mail_needs_a_server() -> None:
     settings = Settings.from_environment(environment)
     assert settings.alert_emails == ("a@example.org", "b@example.org")
     assert "secret" not in repr(settings)
+
+
+@pytest.mark.parametrize("value", ["", " ", "\t"])
+def test_an_empty_setting_counts_as_unset(value: str) -> None:
+    variables = sorted(VARIABLES)
+    assert Settings.from_environment(dict.fromkeys(variables, value)) == (
+        Settings.from_environment({})
+    )
+    environment = {**dict.fromkeys(variables, value), "HOME": "", "MLSCHOOL_DATA": "x"}
+    unset_empty(environment)
+    assert environment == {"HOME": "", "MLSCHOOL_DATA": "x"}
+
+
+@pytest.mark.parametrize("home", ["/", "~", ".", "..", "~nobody-of-that-name/x", __file__])
+def test_a_state_folder_that_holds_more_than_state_is_refused(
+    home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match=r"^MLSCHOOL_HOME is .*; (name|write) [^\n]*\.$"):
+        Settings.from_environment({"MLSCHOOL_HOME": home})
 
 
 @pytest.mark.parametrize("document", [".env.example", "README.md"])

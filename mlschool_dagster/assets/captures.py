@@ -69,7 +69,7 @@ def captured_traffic(spec: DataSpec) -> dg.AssetsDefinition:
 
         with plain_errors():
             window = chosen_window(context, captures)
-            path = files.window(window, TRAFFIC_FILE)
+            path = files.new_in_window(window, TRAFFIC_FILE)
             with captures.open() as store:
                 # The token is read first: rows that land in between are covered, but not claimed.
                 token = store.captures_token(window)
@@ -114,7 +114,7 @@ def labels(spec: DataSpec) -> dg.AssetsDefinition:
 
         with plain_errors():
             window = chosen_window(context, captures)
-            path = files.window(window, LABELS_FILE)
+            path = files.new_in_window(window, LABELS_FILE)
             with captures.open() as store:
                 revision = store.revision(window)
                 frames = chain([labels_frame([])], store.stream_labels(window))

@@ -120,7 +120,7 @@ def drift_report(spec: DataSpec) -> dg.AssetsDefinition:
                     NAME,
                     drift_metrics(seen.window, version, found, e_values, gathered),
                 )
-            path = files.window(seen.window, f"{NAME}.html")
+            path = files.new_in_window(seen.window, f"{NAME}.html")
             drawn = seen.table.sample(config.samples)
 
             def write() -> str:

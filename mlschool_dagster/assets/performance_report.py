@@ -94,7 +94,7 @@ def performance_report(spec: DataSpec) -> dg.AssetsDefinition:
                 config.accuracy_threshold,
                 config.tolerated_difference,
             )
-            path = files.window(seen.window, f"{NAME}.html")
+            path = files.new_in_window(seen.window, f"{NAME}.html")
 
             def write() -> str:
                 return performance_html(

@@ -61,7 +61,7 @@ def data_quality_report(spec: DataSpec) -> dg.AssetsDefinition:
             with history.metrics() as metrics:
                 metrics.record(seen.window, NAME, quality_metrics(seen.window, found, spec))
             context.log.info(found.summary)
-            path = files.window(seen.window, f"{NAME}.html")
+            path = files.new_in_window(seen.window, f"{NAME}.html")
             drawn = seen.table.sample(config.samples)
 
             def write() -> str:

@@ -14,6 +14,7 @@ from mlschool_dagster.assets.windows import CAPTURES_TOKEN, LABELS_TOKEN, covere
 from mlschool_dagster.capture.store import CaptureStore
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
+from mlschool_dagster.errors import UserError
 from mlschool_dagster.monitoring.retention import (
     Outgoing,
     bound,
@@ -73,6 +74,7 @@ def retention_job() -> dg.JobDefinition:
             context.log.info(
                 f"{one.kind} before {one.before:%Y-%m-%d %H:%M}: {one.items} "
                 f"{'to delete' if config.dry_run else 'deleted'}, {one.kept} kept"
+                f"{f': {one.remark}' if one.remark else ''}"
             )
         context.add_output_metadata(
             {
@@ -80,6 +82,9 @@ def retention_job() -> dg.JobDefinition:
                 "dry_run": config.dry_run,
             }
         )
+        with plain_errors():
+            if failed := [one.remark for one in outgoing if one.failed]:
+                raise UserError(" ".join(failed))
 
     @dg.job(
         name=NAME,

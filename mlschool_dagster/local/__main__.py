@@ -1,7 +1,6 @@
 """The command line: ``python -m mlschool_dagster.local demo | dev | scenario | stop | clean``."""
 
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -11,8 +10,9 @@ from collections.abc import Callable
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.local.jobs import run_job
 from mlschool_dagster.local.platform import local_endpoint, running_platform, stop_leftovers
+from mlschool_dagster.owned import PRIVATE, is_owned, remove_owned
 from mlschool_dagster.serving.deployment import read_deployment
-from mlschool_dagster.settings import Settings
+from mlschool_dagster.settings import Settings, unset_empty
 
 
 def main() -> int:
@@ -31,6 +31,8 @@ def main() -> int:
     # A shell that starts a job in the background lets it ignore SIGINT.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+    os.umask(PRIVATE)
+    unset_empty()
     try:
         commands[name](Settings.from_environment(), *arguments)
     except UserError as error:
@@ -90,9 +92,17 @@ def scenario(settings: Settings, name: str = "") -> None:
 
 
 def clean(settings: Settings) -> None:
-    """Stop what was left running and remove the state folder."""
-    stop_leftovers(settings)
-    shutil.rmtree(settings.home, ignore_errors=True)
+    """Stop what was left running and remove the state folder, if the platform made it.
+
+    Raises:
+        UserError: the folder is not the platform's, or something in it cannot be removed.
+    """
+    if not settings.home.exists() or not any(settings.home.iterdir()):
+        return
+    settings.make_home()
+    if is_owned(settings.home):
+        stop_leftovers(settings)
+    remove_owned(settings.home)
 
 
 if __name__ == "__main__":

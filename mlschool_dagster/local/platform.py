@@ -114,6 +114,7 @@ def prepare(settings: Settings) -> dict[str, str]:
     Returns:
         The environment in which every command of the platform finds its state.
     """
+    settings.make_home()
     instance = settings.home / "dagster"
     instance.mkdir(parents=True, exist_ok=True)
     document = yaml.safe_load((ROOT / "dagster.yaml").read_text(encoding="utf-8"))

@@ -2,7 +2,6 @@
 
 import os
 import random
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -19,7 +18,8 @@ from mlschool_dagster.local.scenario_stage import Clock, Stage
 from mlschool_dagster.local.scenario_stories import STORIES
 from mlschool_dagster.local.scenario_story import Judged, Story, judge
 from mlschool_dagster.modeling.spec import load_spec
-from mlschool_dagster.settings import ALERT_WEBHOOK, Settings
+from mlschool_dagster.owned import make_owned, remove_owned
+from mlschool_dagster.settings import ALERT_WEBHOOK, PREFIXES, Settings
 from mlschool_dagster.simulation.drift import affected_column
 
 LEAD = timedelta(days=1)
@@ -27,7 +27,6 @@ LEAD = timedelta(days=1)
 
 _PORTS = (20_000, 30_000)
 _KEPT = ("MLSCHOOL_SPEC", "MLSCHOOL_DATA")
-_OURS = ("MLSCHOOL_", "MLFLOW_", "DAGSTER_")
 
 
 def tell(say: Say) -> None:
@@ -52,15 +51,16 @@ def stage_of_its_own(name: str) -> None:
 
     The clock must be known before anything asks for the time.
     """
-    if CLOCK in os.environ:
+    if os.environ.get(CLOCK):
         return
     home = Path(tempfile.mkdtemp(prefix=f"mlschool-{name}-"))
+    make_owned(home)
     clock = home / "clock"
     clock.write_text("0", encoding="ascii")
     foreign = {
         variable: value
         for variable, value in os.environ.items()
-        if variable in _KEPT or not variable.startswith(_OURS)
+        if variable in _KEPT or not variable.startswith(PREFIXES)
     }
     # Of two platforms that start side by side, both would be promised the usual port.
     port = free_port(random.randrange(*_PORTS))
@@ -90,7 +90,9 @@ def play(name: str, settings: Settings, say: Say) -> None:
         say(line)
     if not all(verdict.holds for verdict in judged):
         raise UserError(f"{name} did not end as it should; its state is left in {settings.home}.")
-    shutil.rmtree(settings.home)
+    if Path(os.environ[CLOCK]).parent == settings.home:
+        # The folder of this play, not one that somebody gave it.
+        remove_owned(settings.home)
 
 
 def table(judged: Iterable[Judged]) -> Iterable[str]:

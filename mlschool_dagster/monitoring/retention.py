@@ -4,7 +4,7 @@ Belongs here: captures with their labels, frozen windows with their pages, and t
 metrics. Does not belong here: what a scheduler remembers of its runs.
 """
 
-import shutil
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,6 +15,14 @@ from mlschool_dagster.capture.store import CaptureStore
 from mlschool_dagster.capture.windows import FOLDER_FORMAT, Window
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.monitoring.metrics import MetricsHistory
+from mlschool_dagster.owned import MARKER, is_owned, make_owned, remove_owned
+
+_FILE = re.compile(
+    r"(?P<cut>\.)?((captured_traffic|labels)(?(cut)\.\w{32})\.parquet"
+    r"|(data_quality|drift|performance)_report(?(cut)\.\w{32})\.html)"
+)
+"""What a window's folder holds, be it half written; folders of earlier releases have no marker."""
+_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +30,8 @@ class Outgoing:
     """What of one `kind` is older than `before`, and what becomes of it.
 
     ``windows`` and ``items`` (rows, files or runs) go, or would go if this were no dry run;
-    ``kept`` windows or runs stay although they are as old, for the reason in ``remark``.
+    ``kept`` windows or runs stay although they are as old, for the reason in ``remark``;
+    ``failed`` of them because they could not be removed.
     """
 
     kind: str
@@ -31,6 +40,7 @@ class Outgoing:
     items: int
     kept: int = 0
     remark: str = ""
+    failed: int = 0
 
     def row(self) -> dict[str, Any]:
         """A flat mapping, for a table."""
@@ -68,14 +78,39 @@ def forget_captures(
 def forget_files(folder: Path, before: datetime, dry_run: bool) -> Outgoing:
     """Deletes what was frozen and drawn of windows before `before`, in `folder` by window.
 
-    A window that is needed again can be frozen again as long as its captures are there.
+    Only folders that the platform made go: what else has the name of a window is kept and named, as
+    is a folder that cannot be removed. A window that is needed again can be frozen again as long as
+    its captures are there.
     """
-    old = [path for path, window in _folders(folder) if window.end <= before]
-    files = sum(1 for path in old for file in path.rglob("*") if file.is_file())
-    if not dry_run:
-        for path in old:
-            shutil.rmtree(path)
-    return Outgoing("files", before, len(old), files)
+    gone, files, kept, failed = 0, 0, [], 0
+    for path, window in _windows(folder):
+        if window.end > before:
+            continue
+        if not (is_owned(path) or is_window_folder(path)):
+            kept.append(f"{path} was not made by the platform")
+            continue
+        held = sum(1 for file in path.rglob("*") if file.name != MARKER and file.is_file())
+        try:
+            if not dry_run and make_owned(path, is_window_folder):
+                remove_owned(path)
+        except (UserError, OSError) as error:
+            kept.append(str(error))
+            failed += 1
+        else:
+            gone += 1
+            files += held
+    remark = "; ".join([*kept[:_NAMED], *([f"{len(kept) - _NAMED} more"] * (len(kept) > _NAMED))])
+    return Outgoing("files", before, gone, files, len(kept), remark, failed)
+
+
+def is_window_folder(folder: Path) -> bool:
+    """Whether `folder` holds a window's files and nothing else, as it does without a marker too."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    files = [*folder.iterdir()]
+    return bool(files) and all(
+        path.is_file() and not path.is_symlink() and _FILE.fullmatch(path.name) for path in files
+    )
 
 
 def forget_metrics(history: MetricsHistory, before: datetime, dry_run: bool) -> Outgoing:
@@ -85,7 +120,8 @@ def forget_metrics(history: MetricsHistory, before: datetime, dry_run: bool) -> 
     return Outgoing("metrics", before, 0, items)
 
 
-def _folders(folder: Path) -> Iterable[tuple[Path, Window]]:
+def _windows(folder: Path) -> Iterable[tuple[Path, Window]]:
+    """What has the name of a window in `folder`."""
     if not folder.is_dir():
         return
     for path in sorted(folder.iterdir()):

@@ -6,6 +6,8 @@ import dagster as dg
 from pydantic import Field
 
 from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.monitoring.retention import is_window_folder
+from mlschool_dagster.owned import make_owned
 
 
 class PlatformFiles(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -35,6 +37,12 @@ class PlatformFiles(dg.ConfigurableResource):  # type: ignore[type-arg]
     def window(self, window: Window, name: str) -> Path:
         """Where the file `name` of a window is kept."""
         return self.windows / window.folder / name
+
+    def new_in_window(self, window: Window, name: str) -> Path:
+        """Where to write the file `name` of a window, in a folder that retention may remove."""
+        path = self.window(window, name)
+        make_owned(path.parent, is_window_folder)
+        return path
 
     @property
     def windows(self) -> Path:

@@ -15,6 +15,7 @@ from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.monitoring.history import open_history
 from mlschool_dagster.monitoring.metrics import Metric, MetricName
+from mlschool_dagster.owned import is_owned, make_owned
 from mlschool_dagster_tests.capture.samples import NOON, capture, label
 from mlschool_dagster_tests.platform import LATER, WINDOW, Platform, sentence
 
@@ -111,12 +112,67 @@ def test_metrics_and_files_of_old_windows_go(platform: Platform, later: datetime
     windows = platform.settings.files / "windows"
     for name in (WINDOW.folder, young.folder, "notes"):
         (windows / name).mkdir(parents=True)
-        (windows / name / "page.html").touch()
+        (windows / name / "drift_report.html").touch()
     told = retain(platform, report_days=30, metric_days=30, dry_run=False)
     assert (told["files"]["items"], told["metrics"]["items"]) == (1, 1)
     assert [metric.window for metric in history.read()] == [young]
     assert sorted(path.name for path in windows.iterdir()) == sorted([young.folder, "notes"])
     history.close()
+
+
+def test_only_folders_that_the_platform_made_go(platform: Platform, later: datetime) -> None:
+    windows = platform.settings.files / "windows"
+    windows.mkdir(parents=True)
+    hours = [Window(WINDOW.start + number * (WINDOW.end - WINDOW.start)) for number in range(5)]
+    link, file, foreign, empty, ours = (windows / hour.folder for hour in hours)
+    outside = platform.home / "outside"
+    outside.mkdir()
+    (outside / "drift_report.html").touch()
+    link.symlink_to(outside)
+    file.touch()
+    foreign.mkdir()
+    (foreign / "thesis.txt").touch()
+    empty.mkdir()
+    make_owned(ours)
+    (ours / "anything").touch()
+    (ours / "link").symlink_to(outside)
+    told = retain(platform, report_days=30, dry_run=True)["files"]
+    assert (told["windows"], told["items"], told["kept"]) == (1, 1, 4)
+    assert ours.exists()
+    told = retain(platform, report_days=30, dry_run=False)["files"]
+    assert (told["windows"], told["items"], told["kept"]) == (1, 1, 4)
+    assert f"{link} was not made by the platform" in told["remark"]
+    assert sorted(windows.iterdir()) == [link, file, foreign, empty]
+    assert (outside / "drift_report.html").exists()
+
+
+def test_one_folder_that_cannot_be_removed_stops_no_other(
+    platform: Platform, later: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [platform.settings.files / "windows" / window.folder for window in (WINDOW, LATER)]
+    for folder in folders:
+        make_owned(folder)
+        (folder / "file").touch()
+    unlink = Path.unlink
+
+    def unlink_all_but_one(path: Path, missing_ok: bool = False) -> None:
+        if path == folders[0] / "file":
+            raise PermissionError(1, "Operation not permitted")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink_all_but_one)
+    told = sentence(
+        platform.run("retention_job", {"retention": {"report_days": 30, "dry_run": False}})
+    )
+    assert f"{folders[0]}/file (Operation not permitted)" in told
+    assert [folder.exists() for folder in folders] == [True, False]
+
+
+def test_what_monitoring_writes_is_marked(platform: Platform, later: datetime) -> None:
+    land(platform)
+    report(platform)
+    platform.run("monitoring_job", window=WINDOW, assets=["captured_traffic"])
+    assert is_owned(platform.settings.files / "windows" / WINDOW.folder)
 
 
 def test_runs_go_but_for_those_that_made_the_newest_state(
