@@ -31,7 +31,7 @@ from mlschool_dagster.capture.records import Capture
 from mlschool_dagster.capture.repetition import NOTHING_KNOWN, key_of, settle
 from mlschool_dagster.capture.rows import capture_of, capture_row
 from mlschool_dagster.capture.sql import Row, SqlStore
-from mlschool_dagster.capture.store import Appended
+from mlschool_dagster.capture.store import Appended, StoreRefusedError
 from mlschool_dagster.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,15 +59,22 @@ class PostgresStore(SqlStore):
         """See `CaptureStore.append`."""
         if not captures:
             return NOTHING_KNOWN
-        from psycopg.errors import UniqueViolation
+        from psycopg import DataError, IntegrityError
+        from psycopg.errors import ProgramLimitExceeded, UniqueViolation
 
         rows = list(map(capture_row, captures))
         try:
-            self._insert(INSERT_CAPTURES, rows)
-        except UniqueViolation:
-            return self._connections.run(
-                lambda connection: _insert_unknown(connection, captures), WRITE_SECONDS
-            )
+            try:
+                self._insert(INSERT_CAPTURES, rows)
+            except UniqueViolation:
+                return self._connections.run(
+                    lambda connection: _insert_unknown(connection, captures), WRITE_SECONDS
+                )
+        except (DataError, IntegrityError, ProgramLimitExceeded, UnicodeError) as error:
+            raise StoreRefusedError(
+                f"The capture store {self._connections.name} does not take {len(rows)} captures "
+                f"({type(error).__name__})."
+            ) from error
         return NOTHING_KNOWN
 
     def close(self) -> None:

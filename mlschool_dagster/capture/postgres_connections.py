@@ -128,10 +128,12 @@ class Connections:
     @contextmanager
     def _errors(self) -> Iterator[None]:
         from psycopg import InternalError, OperationalError
-        from psycopg.errors import InsufficientPrivilege, UndefinedTable
+        from psycopg.errors import InsufficientPrivilege, ProgramLimitExceeded, UndefinedTable
 
         try:
             yield
+        except ProgramLimitExceeded:
+            raise
         except (OperationalError, InternalError, UndefinedTable) as error:
             raise StoreAwayError(
                 f"The capture store {self.name} cannot be used ({self._told(error)}); check that "

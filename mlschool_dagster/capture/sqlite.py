@@ -6,16 +6,18 @@ numbers rows inside its transaction; hence sequence numbers become visible in or
 over them never skips a row.
 """
 
+import logging
 import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from mlschool_dagster.capture.records import Capture, Role
 from mlschool_dagster.capture.repetition import NOTHING_KNOWN, EventKey, key_of, settle
@@ -23,13 +25,14 @@ from mlschool_dagster.capture.rows import CAPTURE_FIELDS, capture_of, capture_ro
 from mlschool_dagster.capture.sql import Row, SqlStore
 from mlschool_dagster.capture.sqlite_format import (
     ADD_REFUSALS,
+    CAPTURE_VALUES,
     INSERT_LABEL,
     SCHEMA_VERSION,
     create_tables,
     insert_captures,
     migrate,
 )
-from mlschool_dagster.capture.store import Appended, StoreAwayError
+from mlschool_dagster.capture.store import Appended, StoreAwayError, StoreRefusedError
 from mlschool_dagster.errors import UserError
 
 T = TypeVar("T")
@@ -45,16 +48,28 @@ Python keeps 128 of them."""
 LONG_LOG = 8 * 1024**2
 """Bytes of log beyond which it is begun anew. It grows while one reader is always there before the
 last one has left, because SQLite itself begins it anew only when nobody reads."""
+LOG_ENDING = "-wal"
 LOG_PATIENCE_MILLISECONDS = 20
 """How long beginning anew waits for readers, and is waited for by who writes meanwhile."""
+_REFUSALS = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+    OverflowError,
+    UnicodeError,
+)
+"""What is raised because of the values themselves, however often they are tried."""
+
+log = logging.getLogger(__name__)
 
 
 class SqliteStore(SqlStore):
     """A capture store in the SQLite file at `path`, created with its folder if it does not exist.
 
     Usable from several threads and processes at once. Writing goes through one connection; each
-    read opens its own, so that none waits for another. If the file is deleted or replaced, writing
-    goes on in the file that is at its place then.
+    read opens its own, so that none waits for another. If the file is moved or replaced, all that
+    was kept is written into it first, and writing goes on in the file that is at its place then. If
+    it is deleted (or moved to another disk, which deletes it), its log is set aside.
 
     Raises:
         StoreAwayError: the file cannot be reached, written, or is locked for too long.
@@ -63,9 +78,7 @@ class SqliteStore(SqlStore):
 
     def __init__(self, path: Path) -> None:
         self._path = path.absolute()
-        self._paths_beside = [
-            self._path.with_name(f"{self._path.name}{end}") for end in ("-wal", "-shm")
-        ]
+        self._file: os.stat_result | None = None
         self._log_bound = LONG_LOG
         self._writing = threading.Lock()
         with self._mishaps():
@@ -81,22 +94,30 @@ class SqliteStore(SqlStore):
 
     def append(self, captures: Sequence[Capture]) -> Appended:
         """See `CaptureStore.append`."""
-        if not captures:
-            return NOTHING_KNOWN
         rows = list(map(capture_row, captures))
 
         def insert(connection: sqlite3.Connection) -> Appended:
             try:
                 _insert(connection, rows)
-            except sqlite3.IntegrityError:
+            except sqlite3.IntegrityError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_CONSTRAINT_UNIQUE:
+                    raise
                 return _insert_unknown(connection, captures)
             return NOTHING_KNOWN
 
-        return self._write(insert)
+        try:
+            return self._write(insert)
+        except _REFUSALS as error:
+            raise StoreRefusedError(
+                f"The capture store {self._path} does not take {len(rows)} captures ({error})."
+            ) from error
 
     def close(self) -> None:
         """See `CaptureStore.close`."""
         with self._writing:
+            with suppress(sqlite3.Error):
+                # Nobody who moves the file afterwards needs to know of its log.
+                self._write_log_into_file()
             self._connection.close()
 
     def _insert_labels(self, rows: Sequence[Row]) -> int:
@@ -117,16 +138,26 @@ class SqliteStore(SqlStore):
             raise UserError(
                 f"The capture store {self._path} is gone; stop what uses it, or put it back."
             )
-        with self._mishaps(), closing(self._connect("rw", BUSY_SECONDS)) as connection:
+        with self._mishaps(), closing(self._connect("ro", BUSY_SECONDS)) as connection:
             return connection.execute(query, parameters).fetchall()
 
     def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with self._writing, self._mishaps():
-            if not _is_at_its_place(self._path, self._file):
-                self._leave_file()
-                self._open()
-            self._bound_log()
-            return _patiently(lambda: work(self._connection))
+            while True:
+                self._follow_file()
+                self._bound_log()
+                outcome = _patiently(lambda: work(self._connection))
+                if _is_at_its_place(self._path, self._file):
+                    return outcome
+                # Taken away meanwhile, and nobody may ever look into its log again.
+                if self._leave_file():
+                    return outcome
+
+    def _follow_file(self) -> None:
+        """Make sure that writing goes to the file that is at the store's place now."""
+        if not _is_at_its_place(self._path, self._file):
+            self._leave_file()
+            self._open()
 
     def _write_one_of_many(self, work: Callable[[sqlite3.Connection], T]) -> T:
         outcome = self._write(work)
@@ -136,9 +167,8 @@ class SqliteStore(SqlStore):
         return outcome
 
     def _bound_log(self) -> None:
-        log, _ = self._paths_beside
         try:
-            size = log.stat().st_size
+            size = self._log_path.stat().st_size
         except FileNotFoundError:
             # Whoever closes the file last removes its log.
             return
@@ -152,12 +182,24 @@ class SqliteStore(SqlStore):
 
     def _open(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the file itself, wherever a link to it is.
+        self._real_path = self._path.resolve()
+        self._log_path, self._index_path = (
+            self._real_path.with_name(f"{self._real_path.name}{ending}")
+            for ending in (LOG_ENDING, "-shm")
+        )
+        if not self._real_path.exists():
+            # SQLite would delete it. It may hold the last captures of a file that was moved away,
+            # and whose server was killed.
+            _set_aside(self._log_path)
         self._connection = self._connect("rwc", timeout=0.0)
         try:
             # Entering WAL needs the file alone.
             _patiently(lambda: self._connection.execute("PRAGMA journal_mode = WAL"))
             _patiently(self._prepare)
-            self._file, *self._beside = map(Path.stat, (self._path, *self._paths_beside))
+            self._file, *self._beside = map(
+                Path.stat, (self._path, self._log_path, self._index_path)
+            )
         except BaseException:
             self._connection.close()
             raise
@@ -175,12 +217,33 @@ class SqliteStore(SqlStore):
                     f"{SCHEMA_VERSION}; use the release that wrote it or another file."
                 )
 
-    def _leave_file(self) -> None:
-        # SQLite would take the log of the file that was here for that of the file that is here now.
-        for path, file in zip(self._paths_beside, self._beside, strict=True):
-            if _is_at_its_place(path, file):
-                path.unlink()
+    def _leave_file(self) -> bool:
+        """Let go of a file that was taken away; whether it keeps all that it was given.
+
+        It does unless it was deleted: it is not left before its log is written into it. Nor does
+        its log stay where SQLite would take it for that of the file which is there now.
+        """
+        if self._file is None:
+            return True
+        is_kept = _has_name(self._file)
+        if is_kept:
+            _patiently(self._write_log_into_file)
+        if not _is_at_its_place(self._real_path, self._file):
+            if not is_kept and _is_at_its_place(self._log_path, self._beside[0]):
+                _set_aside(self._log_path)
+            for path, file in zip((self._log_path, self._index_path), self._beside, strict=True):
+                if _is_at_its_place(path, file):
+                    path.unlink()
         self._connection.close()
+        self._file = None
+        return is_kept
+
+    def _write_log_into_file(self) -> None:
+        blocked, pages, written = self._connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+        if blocked or written < pages:
+            error = sqlite3.OperationalError("somebody still reads what it was before")
+            error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+            raise error
 
     def _connect(self, mode: str, timeout: float) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -208,19 +271,49 @@ class SqliteStore(SqlStore):
                 "write to it, that its disk has room, and that nothing holds it locked."
             ) from error
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.ProgrammingError | sqlite3.IntegrityError):
+            if isinstance(error, sqlite3.ProgrammingError | _REFUSALS):
                 raise
             raise StoreAwayError(
-                f"The capture store {self._path} cannot be used ({error}); restore it from a copy, "
-                "or move it away to begin a new one."
+                f"The capture store {self._path} cannot be used ({error}); stop the endpoint, move "
+                f"the file away together with the one called {self._path.name}{LOG_ENDING} beside "
+                "it, and put a copy in its place or let a new one begin."
             ) from error
 
 
-def _is_at_its_place(path: Path, file: os.stat_result) -> bool:
+def _is_at_its_place(path: Path, file: os.stat_result | None) -> bool:
     try:
-        return os.path.samestat(path.stat(), file)
+        return file is not None and os.path.samestat(path.stat(), file)
     except FileNotFoundError:
         return False
+
+
+def _has_name(file: os.stat_result) -> bool:
+    """Whether an open `file` still has a name somewhere.
+
+    SQLite's own descriptor is asked: closing one more would end the locks of all.
+    """
+    for descriptor in Path("/dev/fd").iterdir():
+        with suppress(OSError):
+            status = os.fstat(int(descriptor.name))
+            if os.path.samestat(status, file):
+                return status.st_nlink > 0
+    return False
+
+
+def _set_aside(path: Path) -> None:
+    """Give the log at `path`, if there is one, a name at which SQLite does not look for it."""
+    try:
+        if not path.stat().st_size:
+            return
+    except FileNotFoundError:
+        return
+    aside = path.with_name(f"{path.name}.{uuid4().hex[:8]}")
+    path.rename(aside)
+    log.error(
+        "the capture store was taken away without its log, which is kept aside; before the store "
+        "is opened where it is now, put the log beside it under the store's name with -wal",
+        extra={"store": str(path).removesuffix(LOG_ENDING), "log": str(aside)},
+    )
 
 
 def _patiently(work: Callable[[], T]) -> T:
@@ -253,7 +346,9 @@ def _statement(rows: int) -> str:
 
 
 def _insert(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
-    if len(rows) <= STATEMENT_ROWS:
+    if not rows:
+        return
+    if len(rows) <= _statement_rows(connection):
         # A transaction of its own, in one step.
         _insert_once(connection, rows)
         return
@@ -262,8 +357,15 @@ def _insert(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
 
 
 def _insert_within(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
-    for start in range(0, len(rows), STATEMENT_ROWS):
-        _insert_once(connection, rows[start : start + STATEMENT_ROWS])
+    size = _statement_rows(connection)
+    for start in range(0, len(rows), size):
+        _insert_once(connection, rows[start : start + size])
+
+
+def _statement_rows(connection: sqlite3.Connection) -> int:
+    """How many captures fit into a statement: a library may be built to take few variables."""
+    variables = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
+    return min(STATEMENT_ROWS, max(1, variables // CAPTURE_VALUES))
 
 
 def _insert_once(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:

@@ -7,6 +7,8 @@ from mlschool_dagster.capture.queries import SHADOWS, TRAFFIC, WINDOW_NUMBER
 from mlschool_dagster.capture.rows import CAPTURE_COLUMNS, CAPTURE_FIELDS, LABEL_COLUMNS
 
 SCHEMA_VERSION = 3
+CAPTURE_VALUES = len(CAPTURE_COLUMNS.split(","))
+"""How many variables a capture takes in a statement."""
 
 _CAPTURES = """CREATE TABLE captures (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -56,7 +58,7 @@ ADD_REFUSALS = (
 
 def insert_captures(rows: int) -> str:
     """The statement that inserts `rows` captures, all or none of them."""
-    row = f"({', '.join('?' * len(CAPTURE_COLUMNS.split(',')))})"
+    row = f"({', '.join('?' * CAPTURE_VALUES)})"
     return f"INSERT INTO captures ({CAPTURE_COLUMNS}) VALUES {', '.join([row] * rows)}"  # noqa: S608
 
 

@@ -44,6 +44,10 @@ class StoreAwayError(UserError):
     """The store cannot be reached, is locked for too long or has no room; it may be back later."""
 
 
+class StoreRefusedError(Exception):
+    """The store is there and will never take these captures, because of what is in them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Appended:
     """What became of appended captures whose event ids were known already.
@@ -71,8 +75,11 @@ class CaptureStore(Protocol):
         A shadow's capture has an event id of its own kind: it neither repeats nor refuses another
         role's, and the first one counts.
 
+        None at all makes sure that the store is where it was.
+
         Raises:
-            StoreAwayError: nothing was kept.
+            StoreAwayError: nothing is known to be kept. Appending the same again is harmless.
+            StoreRefusedError: nothing was kept, and never will be.
         """
 
     def count_refusals(self, window: Window, counts: Mapping[str, int]) -> None:
