@@ -21,6 +21,7 @@ from mlschool_dagster.assets.windows import (
     covered_token,
     windowed_asset,
 )
+from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.modeling.spec import MODEL_VERSION, ROLE, DataSpec
 from mlschool_dagster.resources.captures import Captures
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 
 LIVE_TRAFFIC = "live_traffic"
 REPORTS = ("data_quality_report", "drift_report", "performance_report")
+KNOWN_LABELS = "known_labels"
 PREVIEW_ROWS = 8
+CLASSES_SHOWN = 100
 WINDOWS_CHECKED = 48
 REPORTING_TIME = timedelta(minutes=10)
 """How long after a window's end its last captures may still be on their way into the reports."""
@@ -105,6 +108,14 @@ def labels(spec: DataSpec) -> dg.AssetsDefinition:
         kinds={"parquet", "pandas"},
         description=f"Ground truth ({spec.target.name}) of one hour's captures, joined by event "
         "id, as far as it has arrived.",
+        check_specs=[
+            dg.AssetCheckSpec(
+                KNOWN_LABELS,
+                asset="labels",
+                description=f"Every label is one of {spec.target.name}'s classes, spelt as they "
+                "are; any other one is no evidence of anything.",
+            )
+        ],
     )
     def window_labels(
         context: dg.AssetExecutionContext, captures: Captures, files: PlatformFiles
@@ -121,22 +132,45 @@ def labels(spec: DataSpec) -> dg.AssetsDefinition:
                 freeze(frames, path, **{TOKEN: revision.labels_token})
             frozen = FrozenTable(path)
             context.log.info(f"{frozen.rows} labels in window {window.key}")
-            classes = Counter(frozen.whole(["label"])["label"])
+            classes = Counter(map(str, frozen.whole(["label"])["label"]))
+            strange = {
+                label: rows
+                for label, rows in classes.most_common()
+                if label not in spec.target.classes
+            }
             return dg.MaterializeResult(
                 metadata={
                     "dagster/row_count": frozen.rows,
                     "window": window.key,
                     "coverage": frozen.rows / revision.captures if revision.captures else 0.0,
                     "classes": table(
-                        {"class": label, "rows": rows} for label, rows in classes.most_common()
+                        {"class": label, "rows": rows}
+                        for label, rows in classes.most_common(CLASSES_SHOWN)
                     ),
+                    "unknown_labels": float(sum(strange.values())),
                     "path": dg.MetadataValue.path(path),
                     LABELS_TOKEN: revision.labels_token,
                 },
                 data_version=dg.DataVersion(revision.labels_token),
+                check_results=[_known_labels(window, strange, frozen.rows)],
             )
 
     return window_labels
+
+
+def _known_labels(window: Window, strange: dict[str, int], labels: int) -> dg.AssetCheckResult:
+    from mlschool_dagster.monitoring.performance import unknown_labels_summary
+
+    told = f"All {labels} labels of {window.key} are classes."
+    if strange:
+        told = f"Labels of {window.key}: {unknown_labels_summary(strange)}"
+    return dg.AssetCheckResult(
+        check_name=KNOWN_LABELS,
+        passed=not strange,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=told,
+        metadata={"unknown_labels": float(sum(strange.values())), **undecided(not labels)},
+    )
 
 
 def coverage_check() -> dg.AssetChecksDefinition:

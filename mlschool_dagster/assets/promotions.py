@@ -71,7 +71,7 @@ def canary_evidence(spec: DataSpec) -> dg.AssetsDefinition:
             with captures.open() as store:
                 # Asked for first: what lands while the rest is read is looked at again.
                 token = landed(store, canary.at, now)
-                found = pair(store, champion, challenger, canary.at, now)
+                found = pair(store, champion, challenger, canary.at, now, spec.target.classes)
             context.log.info(f"{found.pairs} pairs, {found.labelled} of them labelled")
             return dg.MaterializeResult(
                 metadata={

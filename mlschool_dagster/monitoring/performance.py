@@ -16,11 +16,16 @@ from mlschool_dagster.modeling.spec import MODEL_VERSION, DataSpec
 from mlschool_dagster.monitoring.accuracies import Accuracies, Accuracy
 from mlschool_dagster.monitoring.config import DEFAULT_ACCURACY_THRESHOLD, TOLERATED_DIFFERENCE
 from mlschool_dagster.monitoring.fairness import FairnessReport, fairness
+from mlschool_dagster.monitoring.quality import LONGEST_VALUE
 from mlschool_dagster.monitoring.segments import Worst, worst_segment
 from mlschool_dagster.monitoring.tally import Tally, Truth
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+LABELS_NAMED = 5
+"""Most labels that a sentence names."""
 
 
 class PerformanceVerdict(StrEnum):
@@ -52,9 +57,10 @@ class PerformanceReport:
     """How a window's predictions fared.
 
     ``confusion[i][j]`` counts rows whose label is the i-th and whose prediction the j-th of
-    ``classes``; ``foreign_labels`` counts labels that are none of them: no prediction can match
-    one, so they count as errors. ``segments`` has those with rows, by name. ``uncalibrated`` names
-    the versions whose confidences were taken at their word, for want of a calibration.
+    ``classes``; ``unknown_labels`` counts labels that are none of them by label: these rows count
+    as if they had none, since no prediction could match. ``segments`` has those with rows, by name.
+    ``uncalibrated`` names the versions whose confidences were taken at their word, for want of a
+    calibration.
     """
 
     classes: tuple[str, ...]
@@ -66,7 +72,7 @@ class PerformanceReport:
     fairness: tuple[FairnessReport, ...]
     confusion: tuple[tuple[int, ...], ...]
     scores: tuple[ClassScores, ...]
-    foreign_labels: int
+    unknown_labels: dict[str, int]
     label_delay: LabelDelay | None
     uncalibrated: tuple[str, ...]
 
@@ -99,15 +105,17 @@ class PerformanceReport:
 
     @property
     def summary(self) -> str:
-        """The verdict as one sentence."""
+        """The verdict as one sentence, and a second one about labels that are no classes."""
         overall = self.overall
+        strange = unknown_labels_summary(self.unknown_labels) if self.unknown_labels else ""
         if overall.interval is None or overall.measured is None:
-            return f"None of {overall.rows} rows has a label. {self.estimate_summary}"
+            told = f"None of {overall.rows} rows has a label{' of the classes' if strange else ''}."
+            return " ".join(filter(None, [told, strange, self.estimate_summary]))
         low, high = overall.interval
         return (
             f"Accuracy {overall.measured:.2f} [{low:.2f}, {high:.2f}] on {overall.labelled} "
-            f"labelled rows {_RELATIONS[self.verdict]} {self.accuracy_threshold:g}."
-        )
+            f"labelled rows {_RELATIONS[self.verdict]} {self.accuracy_threshold:g}. {strange}"
+        ).rstrip()
 
     @property
     def estimate_summary(self) -> str:
@@ -142,6 +150,21 @@ class PerformanceReport:
     def segment_rows(self) -> list[dict[str, Any]]:
         """One flat mapping a segment, for a table."""
         return [{"segment": name, **_row(found)} for name, found in self.segments.items()]
+
+
+def unknown_labels_summary(unknown: Mapping[str, int]) -> str:
+    """Labels that are none of the classes, counted by label, as one sentence."""
+    named = ", ".join(
+        f"{_brief(label)!r} ({rows})" for label, rows in list(unknown.items())[:LABELS_NAMED]
+    )
+    return (
+        f"{sum(unknown.values())} labels are none of the classes and count for nothing: {named}; "
+        "write labels as the data spec spells its classes."
+    )
+
+
+def _brief(label: str) -> str:
+    return label if len(label) <= LONGEST_VALUE else f"{label[:LONGEST_VALUE]}…"
 
 
 def performance(
@@ -180,7 +203,7 @@ def performance(
         fairness=fairness(columns, spec.protected, tolerated_difference),
         confusion=tuple(tuple(int(count) for count in row) for row in tally.confusion),
         scores=class_scores(tally.confusion, spec.target.classes),
-        foreign_labels=tally.foreign_labels,
+        unknown_labels=dict(tally.unknown_labels.most_common()),
         label_delay=LabelDelay(float(np.median(delays)), float(delays.max()))
         if delays.size
         else None,

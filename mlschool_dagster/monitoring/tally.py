@@ -4,6 +4,7 @@ Whatever the number of rows, what is kept of them is a table of fixed size for e
 labels, which come in chunks too, three numbers each.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,14 @@ Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 
-FOREIGN, UNLABELLED = -1, -2
-"""What stands for a label that is none of the classes, and for none at all."""
+UNLABELLED = -1
+"""What stands for no label. Lower numbers stand for labels that are none of the classes."""
+
+UNKNOWN_COUNTED = 100
+"""Labels that are none of the classes are told apart up to this many; the others are one."""
+
+REST = "(others)"
+"""What these others are called."""
 
 LABELS_READ = ["event_id", "label", "labelled_at"]
 """The columns of labels that a tally looks at."""
@@ -35,8 +42,8 @@ LABELS_READ = ["event_id", "label", "labelled_at"]
 class Told:
     """What labels say of some answers.
 
-    ``labels`` has the position of each one's label among the classes, or `FOREIGN`, or
-    `UNLABELLED`; ``delays`` the hours that the labelled ones waited for it.
+    ``labels`` has the position of each one's label among the classes, or a number up to
+    `UNLABELLED`; ``delays`` the hours that those with a label of the classes waited for it.
     """
 
     labels: Counts
@@ -44,15 +51,20 @@ class Told:
 
 
 class Truth:
-    """The newest label of each event, from frames of labels as a store reads them, at least one."""
+    """The newest label of each event, from frames of labels as a store reads them, at least one.
+
+    ``unknown`` are labels that are none of the classes, in the order of their numbers downwards
+    from `UNLABELLED`; beyond `UNKNOWN_COUNTED` they share one.
+    """
 
     def __init__(self, labels: "Iterable[pd.DataFrame]", classes: Sequence[str]) -> None:
         import pandas as pd
 
+        self.unknown: list[str] = []
         parts = (
             (
                 event_hashes(frame["event_id"]),
-                codes(frame["label"], classes),
+                self._numbers(frame["label"], classes),
                 _instants(frame["labelled_at"]),
             )
             for frame in labels
@@ -67,14 +79,30 @@ class Truth:
         self._labels = np.append(found, UNLABELLED)
         self._told_at = told_at
 
+    def _numbers(self, labels: "pd.Series[Any]", classes: Sequence[str]) -> Counts:
+        """What stands for each label."""
+        import pandas as pd
+
+        numbers = codes(labels, classes)
+        strange = numbers < 0
+        places, names = pd.factorize(labels[strange].astype(object).map(str))
+        for name in names:
+            if name not in self.unknown and len(self.unknown) <= UNKNOWN_COUNTED:
+                self.unknown.append(name if len(self.unknown) < UNKNOWN_COUNTED else REST)
+        known = {name: UNLABELLED - 1 - place for place, name in enumerate(self.unknown)}
+        own = [known.get(name, UNLABELLED - 1 - UNKNOWN_COUNTED) for name in names]
+        numbers[strange] = np.array(own, dtype=np.int64)[places]
+        return numbers
+
     def of(self, answers: "pd.DataFrame") -> Told:
         """What is known of `answers` (``event_id``, ``captured_at``)."""
         import pandas as pd
 
         places = self._events.get_indexer(pd.Index(event_hashes(answers["event_id"])))
-        known = places >= 0
+        labels = self._labels[places]
+        known = labels >= 0
         waited = self._told_at[places[known]] - _instants(answers["captured_at"])[known]
-        return Told(self._labels[places], (waited / np.timedelta64(1, "h")).astype(np.float32))
+        return Told(labels, (waited / np.timedelta64(1, "h")).astype(np.float32))
 
 
 class VersionTally:
@@ -125,13 +153,14 @@ class Tally:
     """All that a window's performance is judged by.
 
     ``confusion`` counts labelled rows by (label, prediction) in the order of the spec's classes;
-    ``foreign_labels`` those whose label is none of them, which no prediction can match.
+    ``unknown_labels`` those whose label is none of them, by label. These are no evidence of
+    anything, since no prediction could match them: such a row counts as if it had no label.
     """
 
     def __init__(self, spec: DataSpec, truth: Truth) -> None:
         self.segments = Segments(spec)
         self.versions: dict[str, VersionTally] = {}
-        self.foreign_labels = 0
+        self.unknown_labels: Counter[str] = Counter()
         self._classes = spec.target.classes
         self.confusion: Counts = np.zeros((len(self._classes),) * 2, dtype=np.int64)
         self._truth = truth
@@ -142,9 +171,9 @@ class Tally:
         import pandas as pd
 
         told = self._truth.of(answers)
-        labelled = told.labels != UNLABELLED
+        labelled = told.labels >= 0
         predicted = codes(answers[PREDICTION], self._classes)
-        known = (told.labels >= 0) & (predicted >= 0)
+        known = labelled & (predicted >= 0)
         right = known & (told.labels == predicted)
         places = self.segments.positions(answers)
         bins = confidence_bins(answers[CONFIDENCE].to_numpy(dtype=float))
@@ -156,7 +185,10 @@ class Tally:
                 tally = self.versions.setdefault(str(version), VersionTally(len(self.segments)))
                 tally.add(places[:, its], bins[its], outcomes[its])
         np.add.at(self.confusion, (told.labels[known], predicted[known]), 1)
-        self.foreign_labels += int((told.labels == FOREIGN).sum())
+        for number, rows in zip(
+            *np.unique(told.labels[told.labels < UNLABELLED], return_counts=True), strict=True
+        ):
+            self.unknown_labels[self._truth.unknown[UNLABELLED - 1 - number]] += int(rows)
         self._delays.append(told.delays)
 
     @property

@@ -1,7 +1,7 @@
 """Pairing: what champion and challenger said to the same requests, and who was right."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -27,11 +27,13 @@ def pair(
     challenger: tuple[str, Chances],
     since: datetime,
     until: datetime,
+    classes: Sequence[str],
 ) -> PairedEvidence:
     """The evidence in what was captured from `since` to `until` (timezone-aware).
 
     `champion` and `challenger` are versions with the calibration of their confidences. Pairs are
-    the requests that the champion answered as the primary and the challenger shadowed.
+    the requests that the champion answered as the primary and the challenger shadowed; labels that
+    are none of `classes` count as none.
     """
     total: Counter[str] = Counter()
     confidence: Counter[float] = Counter()
@@ -41,7 +43,7 @@ def pair(
             of_canary = (fresh["role"] == Role.CANARY) & (fresh["model_version"] == challenger[0])
             of_primary = (fresh["role"] == Role.PRIMARY) & (fresh["model_version"] == champion[0])
             pairs = fresh[of_primary & (fresh["shadow_model_version"] == challenger[0])]
-            total.update(canary_rows=int(of_canary.sum()), **_counts(pairs))
+            total.update(canary_rows=int(of_canary.sum()), **_counts(pairs, classes))
             chances = challenger[1](pairs["shadow_confidence"]) - champion[1](pairs["confidence"])
             confidence.update(chances.round(DECIMALS).tolist())
     return PairedEvidence(**total, confidence=dict(confidence))
@@ -63,14 +65,15 @@ def _windows(since: datetime, until: datetime) -> Iterator[Window]:
         window = Window(window.end)
 
 
-def _counts(pairs: "pd.DataFrame") -> dict[str, int]:
+def _counts(pairs: "pd.DataFrame", classes: Sequence[str]) -> dict[str, int]:
     agree = pairs["prediction"] == pairs["shadow_prediction"]
-    champion = pairs["prediction"] == pairs["label"]
-    challenger = pairs["shadow_prediction"] == pairs["label"]
+    labelled = pairs["label"].isin(classes)
+    champion = labelled & (pairs["prediction"] == pairs["label"])
+    challenger = labelled & (pairs["shadow_prediction"] == pairs["label"])
     return {
         "pairs": len(pairs),
         "agreeing": int(agree.sum()),
-        "labelled": int(pairs["label"].notna().sum()),
+        "labelled": int(labelled.sum()),
         "gained": int((challenger & ~champion).sum()),
         "lost": int((champion & ~challenger).sum()),
     }

@@ -90,6 +90,43 @@ def test_every_report_is_made_and_says_what_it_is_about(
     assert len(frozen(serving, "labels")) == labelled
 
 
+def test_nothing_that_clients_send_fails_a_report_or_counts_as_a_mistake(
+    serving: Platform,
+) -> None:
+    captures = [
+        replace(capture, inputs={**capture.inputs, "island": "$10_to_$20", "body_mass_g": 39.1})
+        for capture in traffic(serving.registry().reference("1"), 60)
+    ]
+    with serving.store() as store:
+        store.append(captures)
+        store.append_labels(
+            [replace(label, label=label.label.lower()) for label in truth(captures)]
+        )
+    result = serving.run("monitoring_job", window=WINDOW)
+    assert result.success
+    for report in REPORTS:
+        told = metadata(result, report)
+        assert "not_drawn" not in told
+        assert Path(told["report"]).exists()
+        assert not [value for value in told.values() if "could not be drawn" in str(value)]
+    found = checks(result)
+    assert found["accuracy"].passed
+    assert UNDECIDED in found["accuracy"].metadata
+    assert not found["known_labels"].passed
+    assert "'adelie'" in str(found["known_labels"].description)
+    assert metadata(result, "labels")["unknown_labels"] == 60
+
+
+def test_a_page_that_cannot_be_written_is_named_and_nothing_else_is_lost(
+    serving: Platform,
+) -> None:
+    land(serving, 40)
+    (serving.settings.files / "windows" / WINDOW.folder / "drift_report.html").mkdir(parents=True)
+    reports = monitor(serving)
+    assert "The page drift_report.html could not be drawn" in reports["drift_report"]["report"]
+    assert reports["drift_report"]["verdict"] == "no drift found"
+
+
 @pytest.mark.slow
 def test_samples_bound_what_is_drawn_never_what_is_counted(serving: Platform) -> None:
     land(serving, 60, labelled=40)

@@ -84,11 +84,36 @@ def test_the_newest_label_counts() -> None:
         assert performance([current], frames, SPEC, {}).overall.measured == 1.0
 
 
-def test_a_label_that_is_no_class_is_an_error_and_counted() -> None:
+def test_labels_that_are_no_classes_are_counted_named_and_no_evidence() -> None:
     current = window(50)
-    report = performance([current], [labels(current).assign(label="Emperor")], SPEC, {})
-    assert report.overall.measured == 0.0
-    assert report.foreign_labels == 50
+    report = performance([current], [labels(current).assign(label="adelie")], SPEC, {})
+    assert report.verdict is PerformanceVerdict.NOT_ENOUGH_DATA
+    assert (report.overall.labelled, report.overall.measured) == (0, None)
+    assert report.unknown_labels == {"adelie": 50}
+    assert (
+        "50 labels are none of the classes and count for nothing: 'adelie' (50)" in report.summary
+    )
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_labels_of_the_classes_count_beside_others() -> None:
+    current = window(50)
+    told = labels(current, wrong=5)
+    told.loc[10:19, "label"] = "adelie"
+    told.loc[20:22, "label"] = "Gentoo "
+    report = performance([current], [told.iloc[:15], told.iloc[15:]], SPEC, {})
+    assert (report.overall.labelled, report.overall.correct) == (37, 32)
+    assert report.unknown_labels == {"adelie": 10, "Gentoo ": 3}
+    assert "'Gentoo ' (3)" in report.summary
+
+
+def test_any_number_of_other_labels_is_told_in_bounded_space() -> None:
+    current = window(500)
+    told = labels(current).assign(label=[f"label {row}" * 100 for row in range(500)])
+    report = performance([current], [told.iloc[:90], told.iloc[90:]], SPEC, {})
+    assert sum(report.unknown_labels.values()) == 500
+    assert len(report.unknown_labels) == 101
+    assert len(report.summary) < 1000
 
 
 def test_versions_are_told_apart() -> None:

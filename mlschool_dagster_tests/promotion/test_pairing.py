@@ -16,7 +16,7 @@ from mlschool_dagster_tests.capture.samples import NOON, capture, label
 from mlschool_dagster_tests.promotion.samples import CHALLENGER, CHAMPION
 
 HOUR = timedelta(hours=1)
-OTHER = "another class"
+OTHER, CLASSES = "Adelie", ("Adelie", "Chinstrap", "Gentoo")
 
 
 @pytest.fixture
@@ -37,6 +37,7 @@ def found(store: CaptureStore, hours: float = 0, until: float = 3) -> PairedEvid
         (CHALLENGER, at_their_word),
         NOON + hours * HOUR,
         NOON + until * HOUR,
+        CLASSES,
     )
 
 
@@ -108,3 +109,9 @@ def test_the_token_changes_with_whatever_lands(store: CaptureStore) -> None:
     assert len({empty, captured, labelled}) == 3
     answer(store, "outside", hours=3.5)
     assert token() == labelled
+
+
+def test_a_label_that_is_no_class_speaks_for_nobody(store: CaptureStore) -> None:
+    answer(store, "strange", shadow=OTHER)
+    store.append_labels([replace(label("strange"), label="gentoo")])
+    assert (found(store).pairs, found(store).labelled) == (1, 0)
