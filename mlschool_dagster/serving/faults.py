@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 MAX_FAULTS = 100
+MAX_SHOWN = 40
 INVALID = "The input is not valid; see the faults."
 
 Fault = dict[str, Any]
@@ -21,6 +22,24 @@ class Finding(NamedTuple):
 
     told: str
     counted: str
+
+    def about(self, value: Any) -> str:
+        """What to tell of `value`: ``must be a number, not 'heavy'``."""
+        return self.told if value is None else f"{self.told}, not {shown(value)}"
+
+
+def shown(value: Any) -> str:
+    """`value` as a sentence may quote it: printable, and shortened to `MAX_SHOWN` characters."""
+    # What a container holds could be megabytes long.
+    if isinstance(value, dict):
+        return f"an object of {len(value)}"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str) and len(value) > MAX_SHOWN:
+        return f"{value[:MAX_SHOWN]!r}..."
+    return repr(value)
 
 
 class InvalidRequestError(Exception):

@@ -1,17 +1,23 @@
 """From a request's body to rows, whatever the rows hold.
 
 JSON follows MLflow's scoring protocol: ``inputs`` or ``instances`` (a list of records, or a mapping
-of columns), ``dataframe_split`` or ``dataframe_records``. CSV has a header row; an empty cell is
-null, and the cells of numeric columns are read as numbers. What a row holds is judged elsewhere.
+of columns), ``dataframe_split`` or ``dataframe_records``. What else stands beside the rows, such as
+``params`` or ``client_request_id``, is nothing that a model here could use, and is ignored. CSV has
+a header row; an empty cell is null, and the cells of numeric columns are read as numbers. What a
+row holds is judged elsewhere.
 """
 
 import csv
 import io
+import json
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from mlschool_dagster.serving.faults import Finding, InvalidRequestError, invalid
+import orjson
+
+from mlschool_dagster.serving.faults import Finding, InvalidRequestError, invalid, shown
 
 MAX_ROWS = 10_000
 MAX_CONTAINERS = 500_000
@@ -19,7 +25,13 @@ MAX_CONTAINERS = 500_000
 what brackets there are in its texts count as well."""
 MAX_LINE = 64 * 1024
 """Characters in a line of CSV, so that a header cannot unfold into millions of names."""
+MAX_DEPTH = 32
 FORMATS = ("inputs", "instances", "dataframe_split", "dataframe_records")
+_FORMATS = frozenset(FORMATS)
+_EXACT_DIGITS = 19
+_NEAR = 20
+_SHOWN_NAMES = 3
+_ONE_FORMAT = f"the body must be an object with exactly one of {', '.join(FORMATS)}"
 
 
 class Table(NamedTuple):
@@ -29,45 +41,78 @@ class Table(NamedTuple):
     misshapen: Finding
 
 
-def require_few_containers(body: bytes) -> None:
-    """Refuse `body`, JSON that is not parsed yet, if parsing it would fill the memory.
+def document_of(body: bytes) -> Any:
+    """The JSON document in `body`.
+
+    It may begin with a byte order mark. NaN, which pandas and MLflow's client write for a missing
+    value, is null; Infinity is a number that no column takes.
 
     Raises:
-        InvalidRequestError: it may hold more than `MAX_CONTAINERS` lists and objects.
+        InvalidRequestError: 400 if it is malformed, not UTF-8 or nested too deep, 422 if it holds
+            more than `MAX_CONTAINERS` lists and objects, so that parsing it would fill the memory.
     """
-    if len(body) <= 2 * MAX_CONTAINERS:
-        return
-    if body.count(b"[") + body.count(b"{") > MAX_CONTAINERS:
+    if len(body) > 2 * MAX_CONTAINERS and body.count(b"[") + body.count(b"{") > MAX_CONTAINERS:
         raise invalid(
             Finding(
                 f"the body holds more than {MAX_CONTAINERS} lists and objects; split it",
                 "too many rows",
             )
         )
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return _document_beyond_the_standard(body)
+
+
+def require_shallow(document: Any) -> None:
+    """Refuse `document` if it is nested deeper than `MAX_DEPTH`.
+
+    Raises:
+        InvalidRequestError: it is (400).
+    """
+    level: Sequence[Any] = [document]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for value in level
+            if isinstance(value, dict | list)
+            for child in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return
+    if any(isinstance(value, dict | list) for value in level):
+        raise _too_deep()
 
 
 def table_of_json(document: Any) -> Table:
     """The rows in a parsed `document`.
 
     Raises:
-        InvalidRequestError: it is none of `FORMATS`, or holds too many rows.
+        InvalidRequestError: it has none or several of `FORMATS`, or holds too many rows.
     """
-    if type(document) is not dict or len(document) != 1:
-        raise _no_table(f"the body must be an object with exactly one of {', '.join(FORMATS)}")
-    ((key, content),) = document.items()
-    if key in ("inputs", "instances") and type(content) is dict:
-        return Table(_from_columns(content), _NO_OBJECT)
-    if key in ("inputs", "instances", "dataframe_records"):
-        if type(content) is not list:
-            raise _no_table(f"{key} must be a list of records")
-        return Table(_bounded(content), _NO_OBJECT)
+    if type(document) is not dict:
+        raise _no_table(f"{_ONE_FORMAT}, not {shown(document)}")
+    keys = _FORMATS & document.keys()
+    if len(keys) != 1:
+        names = " and ".join(sorted(keys)) or "none of them"
+        raise _no_table(f"{_ONE_FORMAT}; it has {names}")
+    (key,) = keys
+    content = document[key]
     if key == "dataframe_split":
-        return Table(_from_split(content), _NO_LIST)
-    raise _no_table(f"the body must have one of {', '.join(FORMATS)}")
+        return _from_split(content)
+    if type(content) is list:
+        return Table(_bounded(content), _NO_OBJECT)
+    if key == "dataframe_records":
+        raise _no_table(f"{key} must be a list of records, not {shown(content)}")
+    if type(content) is dict:
+        return Table(_from_columns(content), _NO_OBJECT)
+    raise _no_table(
+        f"{key} must be a list of records or an object of columns, not {shown(content)}"
+    )
 
 
-def table_of_csv(body: bytes, numeric: Collection[str]) -> Table:
-    """The rows in `body`, with numbers in the columns named by `numeric`.
+def table_of_csv(body: bytes, columns: Sequence[str], numeric: Collection[str]) -> Table:
+    """The rows in `body`, some of whose columns are `columns`; those in `numeric` hold numbers.
 
     What is no number in such a column stays text.
 
@@ -77,28 +122,34 @@ def table_of_csv(body: bytes, numeric: Collection[str]) -> Table:
     """
     try:
         text = body.decode("utf-8-sig")
+        lines = csv.reader(_lines(text), strict=True)
         # Blank lines are no rows.
-        lines = filter(None, csv.reader(_lines(text), strict=True))
-        names = next(lines, [])
-        data = list(islice(lines, MAX_ROWS + 1))
-    except (UnicodeDecodeError, csv.Error):
-        raise InvalidRequestError(400, "The body is not valid CSV.") from None
+        records = filter(None, lines)
+        names = next(records, [])
+        data = list(islice(records, MAX_ROWS + 1))
+    except UnicodeDecodeError as error:
+        raise _not_utf8(error) from None
+    except csv.Error as error:
+        raise InvalidRequestError(
+            400, f"The body is not valid CSV: {error} (line {lines.line_num + 1})."
+        ) from None
     if not names:
-        raise InvalidRequestError(400, "The body must be CSV with a header row.")
+        raise InvalidRequestError(400, "The body is empty; send CSV with a header row.")
+    if not set(columns) & set(names):
+        wanted, found = ", ".join(columns), ", ".join(map(shown, names[:_SHOWN_NAMES]))
+        raise _no_table(f"the first line must name the columns ({wanted}), and is {found}")
     _require_different(names)
     readers = [number if name in numeric else _text for name in names]
     rows = [
         {name: read(cell) for name, read, cell in zip(names, readers, cells, strict=True)}
         if len(cells) == len(names)
-        else None
+        else cells
         for cells in _bounded(data)
     ]
-    return Table(rows, _NO_CELLS)
+    return Table(rows, Finding(f"must be a row of {len(names)} cells", "misshapen row"))
 
 
 _NO_OBJECT = Finding("must be an object with one entry per column", "misshapen row")
-_NO_LIST = Finding("must be a list with one value per column", "misshapen row")
-_NO_CELLS = Finding("must have one cell per column", "misshapen row")
 
 
 def _from_columns(columns: Mapping[str, Any]) -> list[Any]:
@@ -112,12 +163,15 @@ def _from_columns(columns: Mapping[str, Any]) -> list[Any]:
     return [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _from_split(content: Any) -> list[Any]:
-    if type(content) is not dict or not {"columns", "data"} <= content.keys() <= {
-        "columns",
-        "data",
-        "index",
-    }:
+_SPLIT_KEYS = frozenset({"columns", "data", "index"})
+
+
+def _from_split(content: Any) -> Table:
+    if (
+        type(content) is not dict
+        or not {"columns", "data"} <= content.keys()
+        or not content.keys() <= _SPLIT_KEYS
+    ):
         raise _no_table("dataframe_split must be an object with columns, data and perhaps index")
     names, data = content["columns"], content["data"]
     if type(names) is not list or not all(type(name) is str for name in names):
@@ -125,11 +179,18 @@ def _from_split(content: Any) -> list[Any]:
     _require_different(names)
     if type(data) is not list:
         raise _no_table("the data of dataframe_split must be a list of rows")
+    index = content.get("index")
+    if index is not None and (type(index) is not list or len(index) != len(data)):
+        raise _no_table("the index of dataframe_split must be a list with one entry per row")
     width = len(names)
-    return [
-        dict(zip(names, row, strict=True)) if type(row) is list and len(row) == width else None
+    rows = [
+        dict(zip(names, row, strict=True))
+        if type(row) is list and len(row) == width
+        # A record would be taken for a row that is no list at all.
+        else (None if type(row) is dict else row)
         for row in _bounded(data)
     ]
+    return Table(rows, Finding(f"must be a list of {width} values", "misshapen row"))
 
 
 def _require_different(names: Sequence[str]) -> None:
@@ -150,11 +211,49 @@ def _no_table(told: str) -> InvalidRequestError:
     return invalid(Finding(told, "no table"))
 
 
+def _document_beyond_the_standard(body: bytes) -> Any:
+    if not body:
+        raise InvalidRequestError(400, "The body is empty; send rows as JSON.")
+    text = ""
+    try:
+        text = body.decode("utf-8-sig")
+        return json.loads(text, parse_constant=_CONSTANTS.__getitem__, parse_int=_integer)
+    except UnicodeDecodeError as error:
+        raise _not_utf8(error) from None
+    except json.JSONDecodeError as error:
+        near = shown(text[error.pos : error.pos + _NEAR]) if error.pos < len(text) else "its end"
+        raise InvalidRequestError(
+            400,
+            f"The body is not valid JSON: {error.msg[0].lower()}{error.msg[1:]} (line "
+            f"{error.lineno}, column {error.colno}, at {near}).",
+        ) from None
+    except RecursionError:
+        raise _too_deep() from None
+
+
+_CONSTANTS = {"NaN": None, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def _integer(digits: str) -> float:
+    # As orjson reads it: what needs more than 64 bits is no exact integer.
+    return int(digits) if len(digits) < _EXACT_DIGITS else float(digits)
+
+
+def _too_deep() -> InvalidRequestError:
+    return InvalidRequestError(
+        400, f"The body is nested deeper than {MAX_DEPTH} levels.", reasons=["too deep"]
+    )
+
+
+def _not_utf8(error: UnicodeDecodeError) -> InvalidRequestError:
+    return InvalidRequestError(400, f"The body is not UTF-8: {error.reason} (byte {error.start}).")
+
+
 def _lines(text: str) -> Iterator[str]:
     # A line may end in any way, but is left as it is: within quotes it belongs to the cell.
     for line in io.StringIO(text, newline=""):
         if len(line) > MAX_LINE:
-            raise csv.Error
+            raise csv.Error(f"a line has more than {MAX_LINE} characters")
         yield line
 
 

@@ -1,6 +1,6 @@
 """JSON schemas (2020-12) of what the endpoint takes and answers, derived from the data spec."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlschool_dagster.modeling.spec import Column, DataSpec, NumericColumn
@@ -12,54 +12,79 @@ Schema = dict[str, Any]
 
 def input_schemas(spec: DataSpec) -> Schema:
     """The schemas of a request by name; ``Request`` is the whole body."""
-    names = spec.input_names
     columns = {column.name: _column(column) for column in spec.columns}
-    rows = {"type": "array", "items": reference("Row"), "minItems": 1, "maxItems": MAX_ROWS}
-    lists = {
-        name: {"type": "array", "items": schema, "minItems": 1, "maxItems": MAX_ROWS}
-        for name, schema in columns.items()
-    }
-    any_form = {"anyOf": [reference("Rows"), reference("Row"), reference("Columns")]}
+    required = [column.name for column in spec.columns if not column.nullable]
+    a_list = {"type": "array", "minItems": 1, "maxItems": MAX_ROWS}
+    no_list = {"type": ["null", "boolean", "number", "string", "object"]}
+    lists = {name: {**a_list, "items": schema} for name, schema in columns.items()}
+    any_form = {"anyOf": [reference(form) for form in ("Rows", "Record", "Columns")]}
     forms = {
         "inputs": any_form,
         "instances": any_form,
         "dataframe_records": reference("Rows"),
         "dataframe_split": reference("Split"),
     }
-    width = {"minItems": len(names), "maxItems": len(names)}
+    surplus = (
+        " Columns that may be null may be absent. Other columns are left out, if none is absent."
+    )
     return {
         "Request": {
-            "description": "Rows in one of the forms of MLflow's scoring protocol.",
-            "oneOf": [_object({form: schema}) for form, schema in forms.items()],
+            "description": (
+                "Rows in one of the forms of MLflow's scoring protocol. What else there is, such "
+                "as params, is ignored."
+            ),
+            "type": "object",
+            "properties": forms,
+            "oneOf": [{"required": [form]} for form in forms],
         },
-        "Row": {"description": "One value for each column.", **_object(columns)},
-        "Rows": rows,
-        "Columns": {"description": "One list for each column, of one length.", **_object(lists)},
+        "Row": _by_column(f"One value for each column.{surplus}", columns, required, {}),
+        "Rows": {**a_list, "items": reference("Row")},
+        "Record": _by_column("A row that stands alone, as in Row.", columns, required, no_list),
+        "Columns": _by_column(
+            f"One list for each column, of one length.{surplus}", lists, required, a_list
+        ),
         "Split": {
-            "description": "The names of the columns once, then the values of each row.",
+            "description": (
+                "The names of the columns once, then the values of each row in their order."
+                f"{surplus}"
+            ),
             "type": "object",
             "properties": {
                 "columns": {
                     "type": "array",
-                    "items": {"type": "string", "enum": names},
+                    "items": {"type": "string"},
                     "uniqueItems": True,
-                    **width,
+                    "minItems": max(1, len(required)),
                 },
                 "data": {
-                    "type": "array",
-                    "items": {
-                        "type": "array",
-                        "items": {"type": ["number", "string", "null"]},
-                        **width,
-                    },
-                    "minItems": 1,
-                    "maxItems": MAX_ROWS,
+                    **a_list,
+                    "items": {"type": "array", "minItems": max(1, len(required))},
                 },
-                "index": {},
+                "index": {
+                    "description": "An entry for each row, which is ignored.",
+                    "type": ["array", "null"],
+                },
             },
             "required": ["columns", "data"],
             "additionalProperties": False,
         },
+    }
+
+
+def _by_column(
+    description: str, columns: Mapping[str, Schema], required: Sequence[str], surplus: Schema
+) -> Schema:
+    """An object by column: all that are `required` and no others, or all and any of `surplus`."""
+    names = list(columns)
+    return {
+        "description": description,
+        "type": "object",
+        "properties": dict(columns),
+        "additionalProperties": surplus,
+        "anyOf": [
+            {"required": names},
+            {"required": list(required), "propertyNames": {"enum": names}},
+        ],
     }
 
 

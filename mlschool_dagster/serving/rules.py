@@ -5,6 +5,7 @@ request is valid; `finding` takes one value and says what is wrong with it. Both
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from mlschool_dagster.serving.faults import Finding
 MAX_TEXT = 256
 NOT_FINITE = "must be a finite number"
 
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _NULL = type(None)
 # By exact type, because bool is a subclass of int.
 _NUMBERS = frozenset({int, float})
@@ -127,6 +129,9 @@ class OpenRule:
         self._null = Finding("may not be null", f"{name}: may not be null")
         self._type = Finding("must be a string", f"{name}: is no string")
         self._long = Finding(f"must have at most {MAX_TEXT} characters", f"{name}: is too long")
+        self._surrogate = Finding(
+            "may not hold half a surrogate pair", f"{name}: holds half a surrogate pair"
+        )
         # PostgreSQL keeps no text with this character.
         self._nul = Finding("may not hold the character NUL", f"{name}: holds NUL")
 
@@ -145,4 +150,6 @@ class OpenRule:
     def _text(self, value: str) -> Finding | None:
         if len(value) > MAX_TEXT:
             return self._long
+        if not value.isascii() and _LONE_SURROGATE.search(value) is not None:
+            return self._surrogate
         return self._nul if "\0" in value else None

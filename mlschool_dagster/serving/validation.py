@@ -1,17 +1,15 @@
 """From a request's body to rows that the model may see, or to the reasons why not.
 
 Every rule about a column comes from the data spec. A request is taken as a whole or refused as a
-whole, unless its caller asks for the valid rows alone. A column that the spec does not know is
-refused too, since it is a misspelt name more often than surplus.
+whole, unless its caller asks for the valid rows alone. A nullable column that a row does not have
+is null. A column that the spec does not know is left out of a row that has all others; where one
+is missing it is refused, since it may be a misspelt name.
 """
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
-
-import orjson
 
 from mlschool_dagster.modeling.compiled import values_getter
 from mlschool_dagster.modeling.spec import DataSpec
@@ -25,16 +23,16 @@ from mlschool_dagster.serving.faults import (
 )
 from mlschool_dagster.serving.formats import (
     Table,
-    require_few_containers,
+    document_of,
+    require_shallow,
     table_of_csv,
     table_of_json,
 )
-from mlschool_dagster.serving.rules import MAX_TEXT, NOT_FINITE, rules_of
+from mlschool_dagster.serving.rules import MAX_TEXT, rules_of
 from mlschool_dagster.values import InputValue
 
 __all__ = ["Accepted", "Fault", "InvalidRequestError", "Row", "Validator"]
 
-MAX_DEPTH = 32
 FEW_ROWS = 4
 """Up to so many rows are looked at one by one sooner than column by column."""
 
@@ -65,7 +63,7 @@ class Validator:
         self._fits = [rule.fits for rule in self._rules.values()]
         self._numeric = frozenset(column.name for column in spec.numeric)
         self._values = values_getter(spec.input_names)
-        self._missing = {name: Finding("is missing", f"{name}: is missing") for name in self._rules}
+        self._nullable = {column.name for column in spec.columns if column.nullable}
 
     def accept(self, body: bytes, media_type: str, partial: bool = False) -> Accepted:
         """The valid rows in `body`, which is ``application/json`` or ``text/csv``.
@@ -77,19 +75,15 @@ class Validator:
                 well-formed but not input for this spec.
         """
         if media_type == "text/csv":
-            return self._judge(table_of_csv(body, self._numeric), partial)
-        require_few_containers(body)
-        try:
-            document = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            raise self._explain_malformed(body) from None
+            return self._judge(table_of_csv(body, list(self._rules), self._numeric), partial)
+        document = document_of(body)
         try:
             accepted = self._judge(table_of_json(document), partial)
         except InvalidRequestError:
-            _require_shallow(document)
+            require_shallow(document)
             raise
         if accepted.faults:
-            _require_shallow(document)
+            require_shallow(document)
         return accepted
 
     def _judge(self, table: Table, partial: bool) -> Accepted:
@@ -116,71 +110,53 @@ class Validator:
         positions: list[int] = []
         faults: list[Fault] = []
         reasons: dict[str, None] = {}
-        for position, row in enumerate(table.rows):
+        for position, given in enumerate(table.rows):
+            row = self._completed(given)
             found = list(islice(self._findings(row, table.misshapen), MAX_FAULTS))
             if not found:
                 valid.append(row)
                 positions.append(position)
                 continue
-            for where, finding in found[: max(1, MAX_FAULTS - len(faults))]:
-                faults.append({"row": position, **where, "reason": finding.told})
-                reasons[finding.counted] = None
+            for fault, counted in found[: max(1, MAX_FAULTS - len(faults))]:
+                faults.append({"row": position, **fault})
+                reasons[counted] = None
             if not partial and len(faults) >= MAX_FAULTS:
                 break
         if faults and not (partial and valid):
             raise InvalidRequestError(422, INVALID, faults, reasons)
         return Accepted(valid, positions, len(table.rows), faults, list(reasons))
 
-    def _findings(
-        self, row: Any, misshapen: Finding
-    ) -> Iterator[tuple[Mapping[str, str], Finding]]:
+    def _completed(self, row: Any) -> Any:
+        """`row` with exactly the spec's columns if it can be, as it is otherwise."""
+        if type(row) is not dict or row.keys() == self._rules.keys():
+            return row
+        missing = self._rules.keys() - row.keys()
+        surplus = len(row) + len(missing) > len(self._rules)
+        if not missing <= self._nullable or (missing and surplus):
+            return row
+        return {name: row.get(name) for name in self._rules}
+
+    def _findings(self, row: Any, misshapen: Finding) -> Iterator[tuple[Fault, str]]:
+        """What is wrong with `row`, and what to count it under."""
         if type(row) is not dict:
-            yield {}, misshapen
+            yield {"reason": misshapen.about(row)}, misshapen.counted
             return
+        missing = None
         for name, rule in self._rules.items():
-            finding = rule.finding(row[name]) if name in row else self._missing[name]
-            if finding is not None:
-                yield {"column": name}, finding
+            if name in row:
+                finding = rule.finding(row[name])
+                if finding is not None:
+                    yield {"column": name, "reason": finding.about(row[name])}, finding.counted
+                continue
+            missing = missing or name
+            if name not in self._nullable:
+                yield {"column": name, "reason": "is missing"}, f"{name}: is missing"
+        if missing is None:
+            return
         for name in row:
             if name not in self._rules:
-                yield {"column": _printable(name)}, _UNKNOWN_COLUMN
-
-    def _explain_malformed(self, body: bytes) -> InvalidRequestError:
-        # NaN and infinity are no JSON, yet common clients write them: say which field has them.
-        try:
-            self._judge(table_of_json(json.loads(body)), partial=False)
-        except InvalidRequestError as error:
-            if any(fault["reason"] == NOT_FINITE for fault in error.faults):
-                return error
-        except RecursionError:
-            return _too_deep()
-        except ValueError:
-            pass
-        return InvalidRequestError(400, "The body is not valid JSON.")
-
-
-_UNKNOWN_COLUMN = Finding("is no known column", "unknown column")
-
-
-def _too_deep() -> InvalidRequestError:
-    return InvalidRequestError(
-        400, f"The body is nested deeper than {MAX_DEPTH} levels.", reasons=["too deep"]
-    )
-
-
-def _require_shallow(document: Any) -> None:
-    level: Sequence[Any] = [document]
-    for _ in range(MAX_DEPTH):
-        level = [
-            child
-            for value in level
-            if isinstance(value, dict | list)
-            for child in (value.values() if isinstance(value, dict) else value)
-        ]
-        if not level:
-            return
-    if any(isinstance(value, dict | list) for value in level):
-        raise _too_deep() from None
+                reason = f"is no known column, while {missing} is missing"
+                yield {"column": _printable(name), "reason": reason}, "unknown column"
 
 
 def _printable(name: str) -> str:

@@ -8,6 +8,7 @@ ANNOTATIONS = {"description", "examples", "default", "format"}
 
 TYPES: Mapping[str, Callable[[Any], bool]] = {
     "null": lambda value: value is None,
+    "boolean": lambda value: isinstance(value, bool),
     "string": lambda value: isinstance(value, str),
     "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
     "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
@@ -38,8 +39,12 @@ def _required(value: Any, wanted: Any, schema: Any, document: Any) -> bool:
 
 
 def _additional(value: Any, wanted: Any, schema: Any, document: Any) -> bool:
-    assert wanted is False
-    return not isinstance(value, dict) or value.keys() <= schema["properties"].keys()
+    if not isinstance(value, dict):
+        return True
+    others = [value[name] for name in value.keys() - schema["properties"].keys()]
+    if wanted is False:
+        return not others
+    return all(conforms(other, wanted, document) for other in others)
 
 
 def _properties(value: Any, wanted: Any, schema: Any, document: Any) -> bool:
@@ -76,6 +81,9 @@ RULES: Mapping[str, Callable[[Any, Any, Any, Any], bool]] = {
     "uniqueItems": lambda value, *_: not isinstance(value, list) or len({*value}) == len(value),
     "items": _items,
     "properties": _properties,
+    "propertyNames": lambda value, wanted, _, document: (
+        not isinstance(value, dict) or all(conforms(name, wanted, document) for name in value)
+    ),
     "required": _required,
     "additionalProperties": _additional,
     "anyOf": lambda value, wanted, _, doc: any(conforms(value, rule, doc) for rule in wanted),

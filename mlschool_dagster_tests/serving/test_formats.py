@@ -53,13 +53,25 @@ def test_an_empty_cell_is_null() -> None:
 @pytest.mark.parametrize(
     ("line", "column", "reason"),
     [
-        ("Biscoe,48.6,16,230,-5800,MALE", "body_mass_g", "must be between 1000 and 10000 g"),
-        ("Biscoe,48.6,16,230,5_800,MALE", "body_mass_g", "must be a number"),
-        ("Biscoe,48.6,16,230,heavy,MALE", "body_mass_g", "must be a number"),
-        ("Biscoe,48.6,16,230,\u0665\u0668\u0660\u0660,MALE", "body_mass_g", "must be a number"),
-        ("Biscoe,48.6,16,230,nan,MALE", "body_mass_g", "must be a finite number"),
-        ("Biscoe,48.6,16,230,1e999,MALE", "body_mass_g", "must be a finite number"),
-        ("Anvers,48.6,16,230,5800,MALE", "island", "must be one of Biscoe, Dream, Torgersen"),
+        (
+            "Biscoe,48.6,16,230,-5800,MALE",
+            "body_mass_g",
+            "must be between 1000 and 10000 g, not -5800.0",
+        ),
+        ("Biscoe,48.6,16,230,5_800,MALE", "body_mass_g", "must be a number, not '5_800'"),
+        ("Biscoe,48.6,16,230,heavy,MALE", "body_mass_g", "must be a number, not 'heavy'"),
+        (
+            "Biscoe,48.6,16,230,\u0665\u0668\u0660\u0660,MALE",
+            "body_mass_g",
+            "must be a number, not '\u0665\u0668\u0660\u0660'",
+        ),
+        ("Biscoe,48.6,16,230,nan,MALE", "body_mass_g", "must be a finite number, not nan"),
+        ("Biscoe,48.6,16,230,1e999,MALE", "body_mass_g", "must be a finite number, not inf"),
+        (
+            "Anvers,48.6,16,230,5800,MALE",
+            "island",
+            "must be one of Biscoe, Dream, Torgersen, not 'Anvers'",
+        ),
         (",48.6,16,230,5800,MALE", "island", "may not be null"),
     ],
 )
@@ -76,7 +88,10 @@ def test_a_wrong_cell_is_named_by_row_column_and_reason(
 
 def test_a_row_of_another_length_is_named_and_can_be_left_out() -> None:
     text = f"{HEADER}\n{LINE}\nBiscoe,48.6\n{LINE},7\n"
-    assert [fault["row"] for fault in refusal_of(text).faults] == [1, 2]
+    assert refusal_of(text).faults == [
+        {"row": 1, "reason": "must be a row of 6 cells, not a list of 2"},
+        {"row": 2, "reason": "must be a row of 6 cells, not a list of 7"},
+    ]
     assert accepted(text, partial=True).positions == [0]
 
 
@@ -84,8 +99,25 @@ def test_columns_are_checked_by_name() -> None:
     error = refusal_of(f"wings,{HEADER.partition(',')[2]}\n{LINE}\n")
     assert {(fault["column"], fault["reason"]) for fault in error.faults} == {
         ("island", "is missing"),
-        ("wings", "is no known column"),
+        ("wings", "is no known column, while island is missing"),
     }
+    assert accepted(f"wings,{HEADER}\n7,{LINE}\n").rows == [ROW]
+
+
+@pytest.mark.parametrize(
+    ("first", "found"),
+    [
+        (LINE, "'Biscoe', '48.6', '16.0'"),
+        (HEADER.replace(",", ";"), f"'{HEADER.replace(',', ';')[:40]}'..."),
+    ],
+)
+@pytest.mark.parametrize("more", ["", f"\n{LINE}", f"\n{LINE}\n{LINE}\n"])
+def test_a_first_line_that_names_no_column_is_told_as_such(
+    first: str, found: str, more: str
+) -> None:
+    error = refusal_of(first + more)
+    reason = f"the first line must name the columns ({', '.join(ROW)}), and is {found}"
+    assert (error.status, error.faults) == (422, [{"reason": reason}])
 
 
 @pytest.mark.parametrize(
@@ -97,6 +129,7 @@ def test_columns_are_checked_by_name() -> None:
         b'"island',
         b'island\n"Biscoe"x',
         b"x" * (MAX_LINE + 1),
+        HEADER.encode() + b'\nBiscoe,48.6,16,230,5800,"MALE',
         b"," * (MAX_LINE + 1),
         b'"' + b"x" * MAX_LINE + b"\n" + b"x" * MAX_LINE + b"\n" + b"x" * MAX_LINE + b'"\n',
     ],

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
+from random import Random
 from typing import Any
 
 import pytest
@@ -85,8 +86,9 @@ def test_its_schemas_use_no_word_that_is_none_of_json_schema(document: dict[str,
             check(child)
         for child in [*schema.get("anyOf", ()), *schema.get("oneOf", ())]:
             check(child)
-        if "items" in schema:
-            check(schema["items"])
+        for inner in ("items", "propertyNames", "additionalProperties"):
+            if schema.get(inner):
+                check(schema[inner])
 
     for schema in document["components"]["schemas"].values():
         check(schema)
@@ -131,22 +133,46 @@ CELLS = (
 RECORDS = st.builds(
     lambda changes, dropped: {k: v for k, v in {**ROW, **changes}.items() if k not in dropped},
     st.dictionaries(st.sampled_from([*ROW, "wings"]), CELLS, max_size=2),
-    st.sets(st.sampled_from(list(ROW)), max_size=1),
+    st.sets(st.sampled_from(list(ROW)), max_size=2),
 )
 FREE = st.fixed_dictionaries(
     {"it's free": CELLS, HOSTILE: st.sampled_from(["a", HOSTILE, None]), "weight": st.just(2.5)}
 )
 
 
+FORMS = ["inputs", "instances", "dataframe_records", "rows"]
+
+
 @given(
-    records=st.lists(RECORDS, max_size=3),
-    form=st.sampled_from(["inputs", "instances", "dataframe_records", "rows"]),
+    records=st.lists(RECORDS, max_size=3) | RECORDS,
+    forms=st.lists(st.sampled_from(FORMS), min_size=1, max_size=2),
 )
 def test_the_schema_takes_exactly_the_records_that_the_server_takes(
-    records: list[dict[str, Any]], form: str
+    records: list[dict[str, Any]] | dict[str, Any], forms: list[str]
 ) -> None:
-    request = {form: records}
+    request = dict.fromkeys(forms, records)
     assert conforms(request, REQUEST, DOCUMENTS[0]) == accepts(SPEC, json.dumps(request))
+
+
+@given(
+    record=RECORDS,
+    order=st.randoms(use_true_random=False),
+    rows=st.integers(1, 6),
+    index=st.none() | st.just([0]),
+)
+def test_the_schema_takes_all_tables_that_the_server_takes(
+    record: dict[str, Any], order: Random, rows: int, index: list[int] | None
+) -> None:
+    names = order.sample(list(record), len(record))
+    columns = {name: [record[name]] * rows for name in names}
+    assert conforms({"inputs": columns}, REQUEST, DOCUMENTS[0]) == accepts(
+        SPEC, json.dumps({"inputs": columns})
+    )
+    split: dict[str, Any] = {"columns": names, "data": [[record[name] for name in names]] * rows}
+    if index is not None:
+        split["index"] = index * rows
+    request = {"dataframe_split": split}
+    assert conforms(request, REQUEST, DOCUMENTS[0]) or not accepts(SPEC, json.dumps(request))
 
 
 @given(record=FREE)

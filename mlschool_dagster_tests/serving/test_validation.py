@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mlschool_dagster.modeling.spec import CategoricalColumn
+from mlschool_dagster.modeling.spec import CategoricalColumn, Column
 from mlschool_dagster.serving.faults import MAX_FAULTS
 from mlschool_dagster.serving.formats import MAX_ROWS
 from mlschool_dagster.serving.rules import MAX_TEXT
@@ -65,20 +65,21 @@ def test_a_mapping_without_lists_is_one_row() -> None:
 @pytest.mark.parametrize(
     ("column", "value", "reason"),
     [
-        ("body_mass_g", 999.9, "must be between 1000 and 10000 g"),
-        ("body_mass_g", -5800, "must be between 1000 and 10000 g"),
-        ("body_mass_g", 10**30, "must be between 1000 and 10000 g"),
-        ("body_mass_g", "5800", "must be a number"),
-        ("body_mass_g", True, "must be a number"),
-        ("body_mass_g", [5800], "must be a number"),
-        ("body_mass_g", float("nan"), "must be a finite number"),
-        ("body_mass_g", float("inf"), "must be a finite number"),
-        ("body_mass_g", float("-inf"), "must be a finite number"),
-        ("island", "Anvers", "must be one of Biscoe, Dream, Torgersen"),
-        ("island", 3, "must be a string"),
+        ("body_mass_g", 999.9, "must be between 1000 and 10000 g, not 999.9"),
+        ("body_mass_g", -5800, "must be between 1000 and 10000 g, not -5800"),
+        ("body_mass_g", 10**30, "must be between 1000 and 10000 g, not 1e+30"),
+        ("body_mass_g", "5800", "must be a number, not '5800'"),
+        ("body_mass_g", True, "must be a number, not true"),
+        ("body_mass_g", [5800], "must be a number, not a list of 1"),
+        ("body_mass_g", float("inf"), "must be a finite number, not inf"),
+        ("body_mass_g", float("-inf"), "must be a finite number, not -inf"),
+        ("island", "Anvers", "must be one of Biscoe, Dream, Torgersen, not 'Anvers'"),
+        ("island", 3, "must be a string, not 3"),
         ("island", None, "may not be null"),
-        ("sex", {"is": "MALE"}, "must be a string"),
-        ("wings", 2, "is no known column"),
+        ("island", float("nan"), "may not be null"),
+        ("sex", float("inf"), "must be a string, not inf"),
+        ("sex", {"is": "MALE"}, "must be a string, not an object of 1"),
+        ("sex", "x" * 100, f"must be one of FEMALE, MALE, not '{'x' * 40}'..."),
     ],
 )
 def test_a_wrong_value_is_named_by_row_column_and_reason(
@@ -87,12 +88,79 @@ def test_a_wrong_value_is_named_by_row_column_and_reason(
     assert fault_of(**{column: value}) == (422, [{"row": 1, "column": column, "reason": reason}])
 
 
-@pytest.mark.parametrize("column", list(ROW))
-def test_a_missing_column_is_named(column: str) -> None:
-    row = {name: value for name, value in ROW.items() if name != column}
-    assert refusal_of({"inputs": [row]}).faults == [
-        {"row": 0, "column": column, "reason": "is missing"}
+def without(column: str, **others: object) -> dict[str, Any]:
+    return {name: value for name, value in {**ROW, **others}.items() if name != column}
+
+
+@pytest.mark.parametrize("count", [1, FEW_ROWS + 1])
+@pytest.mark.parametrize("column", SPEC.columns, ids=SPEC.input_names)
+def test_an_absent_column_is_null_where_null_is_allowed(column: Column, count: int) -> None:
+    rows = [without(column.name)] * count
+    documents: list[object] = [
+        {"inputs": rows},
+        {"instances": {name: [value] * count for name, value in rows[0].items()}},
+        {"dataframe_split": {"columns": [*rows[0]], "data": [[*row.values()] for row in rows]}},
     ]
+    for document in documents:
+        if column.nullable:
+            assert rows_of(document) == [{**ROW, column.name: None}] * count
+        else:
+            assert refusal_of(document).faults == [
+                {"row": row, "column": column.name, "reason": "is missing"} for row in range(count)
+            ]
+
+
+@pytest.mark.parametrize("count", [1, FEW_ROWS + 1])
+def test_a_surplus_column_is_left_out(count: int) -> None:
+    rows = [{"Unnamed: 0": 7, **ROW, "species": "Gentoo", "note": {"a": [1]}}] * count
+    assert rows_of({"inputs": rows}) == [ROW] * count
+    assert rows_of({"inputs": [*rows, ROW]}) == [ROW] * (count + 1)
+
+
+def test_a_surplus_column_beside_a_missing_one_may_be_its_misspelt_name() -> None:
+    for missing, reasons in (("sex", []), ("island", ["is missing"])):
+        error = refusal_of({"inputs": [ROW, without(missing, Wings="MALE")]})
+        assert [fault["reason"] for fault in error.faults] == [
+            *reasons,
+            f"is no known column, while {missing} is missing",
+        ]
+        assert (error.faults[-1]["row"], error.faults[-1]["column"]) == (1, "Wings")
+
+
+@pytest.mark.parametrize("count", [1, FEW_ROWS + 1])
+@pytest.mark.parametrize("partial", [False, True])
+def test_nan_is_null(count: int, partial: bool) -> None:
+    rows = [{**ROW, "sex": float("nan"), "body_mass_g": float("nan")}] * count
+    body = b"\xef\xbb\xbf" + json.dumps({"dataframe_records": rows}).encode()
+    assert b"NaN" in body
+    accepted = VALIDATOR.accept(body, JSON_TYPE, partial)
+    assert accepted.rows == [{**ROW, "sex": None, "body_mass_g": None}] * count
+    assert accepted.faults == []
+
+
+def test_what_python_alone_can_read_leaves_the_same_rows() -> None:
+    # One NaN lets another parser read the whole body.
+    row = {**ROW, "culmen_length_mm": 48.60000000000001, "culmen_depth_mm": 16}
+    for text in (json.dumps(row), json.dumps(row, indent=1)):
+        plain = f'{{"inputs": [{text}, {text}], "params": null}}'
+        odd = plain.replace("null", "NaN")
+        accepted = [VALIDATOR.accept(body.encode(), JSON_TYPE).rows for body in (plain, odd)]
+        assert [[*map(repr, rows)] for rows in accepted] == [[repr(row)] * 2] * 2
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"params": {"temperature": 1}},
+        {"params": None, "signature_name": "serving_default"},
+        {"client_request_id": "7", "usage_context": {"team": "birds"}},
+        {"rows": [{}], "": [[]]},
+    ],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_what_stands_beside_the_rows_is_ignored(beside: dict[str, object], first: bool) -> None:
+    table: dict[str, object] = {"inputs": [ROW]}
+    assert rows_of({**beside, **table} if first else {**table, **beside}) == [ROW]
 
 
 def test_null_is_accepted_exactly_where_the_data_has_missing_values() -> None:
@@ -130,10 +198,11 @@ def test_the_spec_can_allow_unknown_categories(count: int) -> None:
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ("x" * (MAX_TEXT + 1), "must have at most 256 characters"),
-        ("An\0vers", "may not hold the character NUL"),
+        ("x" * (MAX_TEXT + 1), f"must have at most 256 characters, not '{'x' * 40}'..."),
+        ("An\0vers", "may not hold the character NUL, not 'An\\x00vers'"),
+        ("An\ud800vers", "may not hold half a surrogate pair, not 'An\\ud800vers'"),
         (None, "may not be null"),
-        (["Anvers"], "must be a string"),
+        (["Anvers"], "must be a string, not a list of 1"),
     ],
 )
 def test_an_unknown_category_must_be_a_text_that_can_be_kept(
@@ -171,6 +240,8 @@ def test_a_column_of_many_rows_may_be_null_throughout() -> None:
         {"dataframe_split": {"columns": ["sex"], "data": [["MALE", "MALE"]]}},
         {"dataframe_split": {"columns": list(ROW), "data": [ROW]}},
         {"dataframe_split": {"columns": ["sex"], "data": "MALE"}},
+        {"dataframe_split": {"columns": list(ROW), "data": [[*ROW.values()]], "index": [1, 2]}},
+        {"dataframe_split": {"columns": list(ROW), "data": [[*ROW.values()]], "index": 7}},
         {"dataframe_split": {"columns": list(ROW), "data": []}},
         {"inputs": [ROW] * (MAX_ROWS + 1)},
         {"inputs": {name: [value] * (MAX_ROWS + 1) for name, value in ROW.items()}},
@@ -183,9 +254,22 @@ def test_what_is_json_but_no_input_is_refused_with_a_reason(document: object) ->
     assert error.faults[0]["reason"]
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"inputs", b"\xff\xfe", b'{"inputs": [}', b"\x00"])
-def test_what_is_not_json_is_malformed(body: bytes) -> None:
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"", "The body is empty; send rows as JSON."),
+        (b"{", "line 1, column 2, at its end"),
+        (b"inputs", "expecting value (line 1, column 1, at 'inputs')"),
+        (b"\xff\xfe", "not UTF-8: invalid start byte (byte 0)"),
+        (b'{"inputs": "\xed\xa0\x80"}', "not UTF-8: invalid continuation byte (byte 12)"),
+        (b'{"inputs": [}', "expecting value (line 1, column 13, at '}')"),
+        (b'{"inputs": [NaN,\n 01]}', "line 2, column 3, at '1]}'"),
+        (b"\x00", "expecting value (line 1, column 1, at '\\x00')"),
+    ],
+)
+def test_what_is_not_json_is_malformed_and_told_where(body: bytes, told: str) -> None:
     assert refusal_of(body).status == 400
+    assert told in refusal_of(body).message
 
 
 @pytest.mark.parametrize("depth", [50, 1_000, 100_000])
@@ -198,10 +282,10 @@ def test_the_list_of_faults_is_bounded() -> None:
     assert len(refusal_of({"inputs": [{str(i): i for i in range(5000)}]}).faults) == MAX_FAULTS
 
 
-WRONG = [
+WRONG: list[dict[str, Any]] = [
     {**ROW, "body_mass_g": -1},
-    {**ROW, "island": "Anvers", "wings": 2},
-    {name: value for name, value in ROW.items() if name != "sex"},
+    {**without("flipper_length_mm"), "island": "Anvers", "wings": 2},
+    without("island"),
 ]
 
 
@@ -211,12 +295,12 @@ def test_the_valid_rows_alone_are_taken_where_that_is_asked_for() -> None:
     assert accepted.rows == [ROW, OTHER]
     assert (list(accepted.positions), accepted.total) == ([1, 3], 6)
     assert [fault["row"] for fault in accepted.faults] == [0, 2, 2, 4, 5]
-    assert accepted.faults[3] == {"row": 4, "column": "sex", "reason": "is missing"}
+    assert accepted.faults[3] == {"row": 4, "column": "island", "reason": "is missing"}
     assert accepted.reasons == [
         "body_mass_g: is not in range",
         "island: is no known category",
         "unknown column",
-        "sex: is missing",
+        "island: is missing",
         "misshapen row",
     ]
 
@@ -237,7 +321,7 @@ def test_what_is_nested_too_deep_is_refused_even_in_part() -> None:
 
 
 def test_every_row_left_out_is_named_and_the_list_stays_bounded() -> None:
-    rows = [ROW, *[{**ROW, **{str(i): i for i in range(40)}}] * 500]
+    rows = [ROW, *[{**without("sex"), **{str(i): i for i in range(40)}}] * 500]
     body = json.dumps({"inputs": rows}).encode()
     accepted = VALIDATOR.accept(body, JSON_TYPE, partial=True)
     assert {fault["row"] for fault in accepted.faults} == set(range(1, 501))
@@ -255,7 +339,7 @@ def test_every_row_left_out_is_named_and_the_list_stays_bounded() -> None:
         (b'{"inputs":[1]}', "misshapen row"),
         (b'{"inputs":[{}]}', "island: is missing"),
         (json.dumps({"inputs": [WRONG[0]]}).encode(), "body_mass_g: is not in range"),
-        (json.dumps({"inputs": [{**ROW, "My secret": 1}]}).encode(), "unknown column"),
+        (json.dumps({"inputs": [without("sex", **{"My secret": 1})]}).encode(), "unknown column"),
     ],
 )
 def test_a_refusal_is_counted_under_a_name_that_no_request_can_choose(
