@@ -11,7 +11,13 @@ import sys
 from pathlib import Path
 
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.serving.process import STORE_VARIABLE, TOKEN_VARIABLE, ServerConfig
+from mlschool_dagster.serving.process import (
+    CONNECTIONS,
+    IDLE_SECONDS,
+    STORE_VARIABLE,
+    TOKEN_VARIABLE,
+    ServerConfig,
+)
 
 log = logging.getLogger("mlschool_dagster.serving")
 
@@ -59,6 +65,27 @@ def _config() -> ServerConfig:
         default=256,
         help="captures to keep in the home folder while the store is away",
     )
+    parser.add_argument(
+        "--names",
+        default="",
+        help="names of the server that requests may use, with commas between them, beside those of "
+        "this machine and its own address",
+    )
+    parser.add_argument(
+        "--connections", type=_count, default=CONNECTIONS, help="connections of each process"
+    )
+    parser.add_argument(
+        "--keep-alive-seconds",
+        type=_count,
+        default=IDLE_SECONDS,
+        help="how long a connection may be silent between two requests",
+    )
+    parser.add_argument(
+        "--preconnect-seconds",
+        type=_count,
+        default=IDLE_SECONDS,
+        help="how long a connection may be silent before its first request",
+    )
     parser.add_argument("--access-log", action="store_true", help="log each request")
     given = parser.parse_args()
     return ServerConfig(
@@ -70,6 +97,10 @@ def _config() -> ServerConfig:
         workers=given.workers,
         spill_bytes=given.spill_megabytes * 1024**2,
         access_log=given.access_log,
+        names=tuple(filter(None, (name.strip() for name in given.names.split(",")))),
+        connections=given.connections,
+        keep_alive_seconds=given.keep_alive_seconds,
+        preconnect_seconds=given.preconnect_seconds,
         token=os.environ.get(TOKEN_VARIABLE) or None,
     )
 

@@ -7,12 +7,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.serving.process import TOKEN_VARIABLE
-from mlschool_dagster.serving.responses import error_body, send_json
+from mlschool_dagster.serving.responses import OPEN_PATH, error_body, send_json
 
 MIN_TOKEN = 16
 """Fewest characters of a token."""
-OPEN_PATH = "/ping"
-"""What a load balancer asks, which has no token to present."""
 CHALLENGE = ((b"www-authenticate", b"Bearer"),)
 
 _REFUSAL = error_body("Send the token of this endpoint as Authorization: Bearer <token>.")

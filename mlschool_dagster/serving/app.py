@@ -31,6 +31,7 @@ from mlschool_dagster.serving.logs import RequestLog
 from mlschool_dagster.serving.metrics import Metrics
 from mlschool_dagster.serving.openapi import openapi_document, openapi_page
 from mlschool_dagster.serving.process import ServerConfig
+from mlschool_dagster.serving.protocol import COUNT_ANSWER
 from mlschool_dagster.serving.refusals import Refusals
 from mlschool_dagster.serving.responses import error_body
 from mlschool_dagster.serving.spill import SpillingStore, open_spilling
@@ -66,7 +67,8 @@ class Endpoint:
         self._refusals = Refusals(self._metrics)
         self._site = Starlette(
             routes=[
-                Route(INVOCATIONS, _only_post),
+                # Requests to predict come here only with another method.
+                Route(INVOCATIONS, self._ping, methods=["POST"]),
                 Route("/ping", self._ping),
                 Route("/version", self._version),
                 Route("/health", self._health),
@@ -86,7 +88,7 @@ class Endpoint:
             await self._site(scope, receive, send)
 
     @asynccontextmanager
-    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
         config = self._config
         self._store = open_spilling(
             config.store_uri, config.home / SPILL_FOLDER, config.spill_bytes
@@ -104,7 +106,7 @@ class Endpoint:
         for task in tasks:
             task.add_done_callback(_end_worker_if_failed)
         try:
-            yield
+            yield {COUNT_ANSWER: self._metrics.answer}
         finally:
             for task in tasks:
                 task.cancel()
@@ -197,10 +199,6 @@ def _end_worker_if_failed(task: "asyncio.Task[None]") -> None:
 
 def _json(document: Mapping[str, Any], status: int = 200) -> Response:
     return Response(orjson.dumps(document), status, media_type="application/json")
-
-
-async def _only_post(request: Request) -> Response:
-    raise HTTPException(405, headers={"Allow": "POST"})
 
 
 async def _http_error(request: Request, error: Any) -> Response:

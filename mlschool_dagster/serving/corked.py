@@ -1,20 +1,29 @@
 """One packet an answer: what is written in one turn of the event loop leaves together."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 
 class CorkedTransport:
-    """`transport` as it is, but for small writes: they are joined until the loop's next turn.
+    """`transport` as it is, but for small writes and for closing.
 
-    uvicorn writes head and body of a response one after the other, and each would be a system call
-    of the server and a wake-up of the client.
+    Writes are joined until the loop's next turn: uvicorn writes head and body of a response one
+    after the other, and each would be a system call of the server and a wake-up of the client.
+    ``close`` leaves it to `close_gently` how the connection ends, ``end`` closes it.
     """
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        close_gently: Callable[[], None],
+    ) -> None:
         self._transport = transport
         self._loop = loop
+        self._close_gently = close_gently
         self._pending: list[bytes] = []
+        self._is_closing = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -25,13 +34,26 @@ class CorkedTransport:
             self._loop.call_soon(self._send)
         self._pending.append(data)
 
+    def is_closing(self) -> bool:
+        """Whether nothing more is to be written."""
+        return self._is_closing or self._transport.is_closing()
+
     def close(self) -> None:
+        """Send what waits and close the connection gently."""
+        if not self.is_closing():
+            self._is_closing = True
+            self._send()
+            self._close_gently()
+
+    def end(self) -> None:
         """Send what waits and close the connection."""
+        self._is_closing = True
         self._send()
         self._transport.close()
 
     def abort(self) -> None:
         """Close the connection at once."""
+        self._is_closing = True
         self._pending.clear()
         self._transport.abort()
 
@@ -39,4 +61,5 @@ class CorkedTransport:
         if self._pending:
             data = b"".join(self._pending)
             self._pending.clear()
-            self._transport.write(data)
+            if not self._transport.is_closing():
+                self._transport.write(data)

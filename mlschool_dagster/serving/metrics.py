@@ -167,6 +167,11 @@ class Metrics:
             self._requests.add((str(status), version, role))
             self._latency.add((version, role), (seconds,))
 
+    def answer(self, status: int) -> None:
+        """Count a request that was refused before anybody looked at what it asks."""
+        with self._lock:
+            self._requests.add((str(status), "", ""))
+
     def predictions(self, captures: Sequence[Capture]) -> None:
         """Count predicted rows."""
         confidences: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)

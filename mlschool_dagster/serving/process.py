@@ -14,6 +14,11 @@ STORE_VARIABLE = "MLSCHOOL_CAPTURE_STORE"
 """Environment variables of the server: what may hold a secret does not belong on a command line,
 which every user of the machine can read."""
 
+CONNECTIONS = 512
+IDLE_SECONDS = 620
+"""Longer than load balancers keep idle connections, so that none is closed under a request: AWS's
+keeps them for 60 seconds, nginx for 60, Azure's for 240, Google's for 600."""
+
 SERVER_FILE = "server.json"
 LOG_FILE = "server.log"
 
@@ -25,7 +30,9 @@ class ServerConfig:
     ``home`` holds its deployments and whatever it keeps, ``store_uri`` is where it captures,
     ``name`` is kept with each capture. ``workers`` processes share the port. While the store is
     away, ``home`` keeps up to ``spill_bytes`` of captures. ``token`` is what requests must present,
-    if it is set.
+    if it is set. ``names`` are names of the server that requests may use beside ``host`` and those
+    of this machine. A worker has ``connections``, each of which may be silent for
+    ``preconnect_seconds`` at first and for ``keep_alive_seconds`` between two requests.
     """
 
     home: Path
@@ -36,6 +43,10 @@ class ServerConfig:
     workers: int = 1
     spill_bytes: int = 256 * 1024**2
     access_log: bool = False
+    names: tuple[str, ...] = ()
+    connections: int = CONNECTIONS
+    keep_alive_seconds: int = IDLE_SECONDS
+    preconnect_seconds: int = IDLE_SECONDS
     token: str | None = field(default=None, repr=False)
 
     @property

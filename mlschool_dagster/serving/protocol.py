@@ -1,23 +1,58 @@
-"""HTTP on the wire, within limits: how much a client may send, and how slowly.
+"""HTTP/1.1 on the wire: every request has one reading, and a connection costs a bounded amount.
 
-Without them a handful of clients that send a byte now and then could hold every connection that the
-server has.
+Request smuggling needs two readings of where a request ends. What RFC 9112 leaves open is refused
+here, and after a refusal the rest of the connection is discarded, never parsed. Without limits a
+handful of clients that send a byte now and then could hold every connection that the server has.
 """
 
 import asyncio
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, ClassVar
+from urllib.parse import unquote
 from weakref import WeakSet
 
+import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from mlschool_dagster.serving.corked import CorkedTransport
-from mlschool_dagster.serving.responses import error_body
+from mlschool_dagster.serving.process import CONNECTIONS, IDLE_SECONDS
+from mlschool_dagster.serving.responses import (
+    CLOSE,
+    OPEN_PATH,
+    RETRY_LATER,
+    Headers,
+    error_body,
+    send_json,
+)
 
 NEVER = float("inf")
+OVERFLOW = 4
+"""Connections, as a multiple of what `Limits` allows, above which new ones are dropped unread."""
+COUNT_ANSWER = "count_answer"
+"""Entry of the lifespan's state that is called with the status of each answer given here."""
+
+SINGLE_FIELDS = (
+    b"host",
+    b"content-length",
+    b"transfer-encoding",
+    b"content-type",
+    b"content-encoding",
+    b"authorization",
+    b"expect",
+    b"origin",
+    b"x-amzn-sagemaker-inference-id",
+    b"x-amzn-sagemaker-target-variant",
+    b"x-request-id",
+)
+"""Header fields that have a meaning here, which a second field of the name would make ambiguous."""
+_AUTHORITY = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=-]*(:\d*)?|\[[0-9A-Fa-f:.]+\](:\d*)?")
+_KEEP_ALIVE = (b"connection", b"keep-alive")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +60,15 @@ class Limits:
     """What a connection may cost.
 
     ``header_bytes`` bounds request line, headers and trailers together, ``request_bytes`` all that
-    is sent for one request, however its body is cut into chunks. From its first byte, or from the
-    connection's opening, a request's headers must be there within ``header_seconds`` and its body
-    within ``body_seconds``; a client must take its answer within ``answer_seconds``. All is looked
-    at once every ``sweep_seconds``.
+    is sent for one request, however its body is cut into chunks. From its first byte a request's
+    headers must be there within ``header_seconds`` and its body within ``body_seconds``; a client
+    must take its answer within ``answer_seconds``. What a client goes on sending after a refusal is
+    discarded, up to ``discarded_bytes`` within ``body_seconds``, so that it gets to read the
+    answer. A connection may be silent for ``preconnect_seconds`` before its first request and for
+    ``keep_alive_seconds`` between two. All is looked at once every ``sweep_seconds``.
+
+    A worker has ``connections``; another one takes the place of the one that has been idle longest,
+    or is answered 503. ``pipelined`` requests may wait behind the one that is being answered.
     """
 
     header_bytes: int = 16 * 1024
@@ -37,10 +77,38 @@ class Limits:
     body_seconds: float = 30.0
     answer_seconds: float = 30.0
     sweep_seconds: float = 1.0
+    keep_alive_seconds: float = IDLE_SECONDS
+    preconnect_seconds: float = IDLE_SECONDS
+    connections: int = CONNECTIONS
+    pipelined: int = 32
+    discarded_bytes: int = 256 * 1024**2
+
+
+class RefusedRequestError(Exception):
+    """A request that is answered with `status` and `message` here, and ends its connection."""
+
+    def __init__(self, status: HTTPStatus, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+class Cycle(RequestResponseCycle):
+    """One request and its response; an answer given before the request has ended is the last."""
+
+    async def send(self, message: Any) -> None:
+        """Send a part of the response."""
+        if self.more_body and not self.response_started:
+            self.keep_alive = False
+        await super().send(message)
+
+    async def send_500_response(self) -> None:
+        """Answer for an application that failed."""
+        await send_json(self.send, error_body("The server failed to answer."), 500, CLOSE)
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 with `Limits`.
+    """uvicorn's HTTP/1.1 with `Limits`, and without its ambiguities.
 
     No timer runs for a request. Each connection notes until when the client must have done its
     part, and one sweep over all connections ends those that are late.
@@ -59,80 +127,361 @@ class LimitedProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._deadline = NEVER
         self._answer_deadline = NEVER
+        # When the connection became idle; `NEVER` while a request is read or answered.
+        self._idle_since = NEVER
         self._in_head = False
+        self._trailer_bytes = 0
         # Bytes since the request began, unless it began behind another one.
         self._received = 0
-        self._refusal = HTTPStatus.BAD_REQUEST
+        self._refusal: RefusedRequestError | None = None
+        # Nothing more is parsed: what still arrives is discarded.
+        self._is_deaf = False
+        self._has_ended = False
+        self._is_upgrade = False
+        self._is_surplus = False
+        self._running: Cycle | None = None
+
+    # What the transport calls.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Give the client its time for a first request."""
-        super().connection_made(CorkedTransport(transport, self.loop))  # type: ignore[arg-type]
-        self._expect_head()
+        """Make room for the connection, and give the client its time for a first request."""
+        super().connection_made(CorkedTransport(transport, self.loop, self._linger))  # type: ignore[arg-type]
+        self._rest(self.limits.preconnect_seconds)
         if self.server_state not in self._swept:
             self._swept.add(self.server_state)
             self._sweep_later(self.server_state, self.loop)
+        if len(self.connections) > self.limits.connections:
+            self._make_room()
 
     def data_received(self, data: bytes) -> None:
         """Have `data` parsed, unless the request becomes too large."""
-        self._expect_head()
         self._received += len(data)
-        super().data_received(data)
+        if self._is_deaf:
+            self._discard()
+            return
+        if self._deadline == NEVER or self._idle_since != NEVER:
+            self._idle_since = NEVER
+            self._deadline = self.loop.time() + self.limits.header_seconds
+        self._parse(data)
         # Most requests come in one piece, and nothing more is expected by now.
-        if self._deadline != NEVER:
+        if self._deadline != NEVER and not self._is_deaf:
             self._bound()
 
-    def on_message_begin(self) -> None:
-        """Expect headers."""
-        self._expect_head()
-        self._in_head = True
-        super().on_message_begin()
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Answer what was asked: a client may close its half of the connection and wait."""
+        self._has_ended = True
+        if not self._is_deaf:
+            self._refuse(
+                RefusedRequestError(HTTPStatus.BAD_REQUEST, "The request ended before its body did")
+            )
+        return self._is_answering()
 
-    def on_headers_complete(self) -> None:
-        """Expect the body, which has more time."""
-        # Only a request that is large or came behind another one needs to be measured.
-        if not 0 < self._received <= self.limits.header_bytes and self._head_is_too_large():
-            self._refusal = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            raise ValueError("the headers are too large")
-        self._in_head = False
-        self._deadline += self.limits.body_seconds - self.limits.header_seconds
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        """Expect nothing more."""
-        self._deadline = NEVER
-        self._received = 0
-        super().on_message_complete()
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell whoever is still answering."""
+        self._is_deaf = True
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+        self.pipeline.clear()
+        super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Note until when the client must take what waits for it."""
-        self._answer_deadline = self.loop.time() + self.limits.answer_seconds
+        """Note until when the client must take its answer."""
+        if self._answer_deadline == NEVER:
+            self._answer_deadline = self.loop.time() + self.limits.answer_seconds
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        """The client has taken it."""
-        self._answer_deadline = NEVER
+        """Let the answer go on; one that is complete has been taken."""
+        if self._running is None or self._running.response_complete:
+            self._answer_deadline = NEVER
         super().resume_writing()
 
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what cannot be parsed."""
-        self._refuse(self._refusal)
+    def shutdown(self) -> None:
+        """Let the requests under way be answered, and close the connection."""
+        if self._is_answering() or (self.cycle is not None and not self.cycle.response_complete):
+            self.cycle.keep_alive = False
+        elif not self._is_deaf:
+            self._end()
 
-    def _expect_head(self) -> None:
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        """Expect headers."""
         if self._deadline == NEVER:
             self._deadline = self.loop.time() + self.limits.header_seconds
+        self._in_head = True
+        self._trailer_bytes = 0
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header field; one of the trailer is none (RFC 9110, 6.5.1)."""
+        if self._in_head:
+            self.headers.append((name.lower(), value))
+        else:
+            self._trailer_bytes += len(name) + len(value) + 4
+
+    def on_headers_complete(self) -> None:
+        """Begin to answer the request, or refuse it; expect its body, which has more time."""
+        try:
+            self._take_head()
+        except RefusedRequestError as refusal:
+            self._refusal = refusal
+            raise
+
+    def on_body(self, body: bytes) -> None:
+        """Pass on a part of the body."""
+        if not self._is_upgrade:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Expect nothing more."""
+        if self._is_upgrade:
+            return
+        self._deadline = NEVER
+        self._received = 0
+        if not self.cycle.response_complete:
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
+        if not self.cycle.keep_alive:
+            # Whatever follows will not be answered.
+            self._is_deaf = True
+            raise StopParsingError
+
+    # What a response calls.
+
+    def on_response_complete(self) -> None:
+        """Answer the next request, or wait for it."""
+        self.server_state.total_requests += 1
+        if not self.flow.write_paused:
+            self._answer_deadline = NEVER
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._deadline == NEVER:
+            self._rest(self.limits.keep_alive_seconds)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle  # type: ignore[assignment]
+        super()._start_asgi_task(cycle, app)
+
+    # Parsing.
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._parse_without_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            if self._is_deaf:
+                return
+            self._refuse(
+                self._refusal
+                or RefusedRequestError(
+                    HTTPStatus.BAD_REQUEST, f"The request is not valid HTTP/1.1 ({error})"
+                )
+            )
+
+    def _parse_without_upgrade(self, rest: bytes) -> None:
+        """Read the request whose head has been parsed again, as one that asks for no upgrade.
+
+        The parser takes whatever follows a request with ``Upgrade`` for another protocol, its body
+        included. A server may ignore the field (RFC 9110, 7.8).
+        """
+        self._is_upgrade = False
+        line = b"%s %s HTTP/%s\r\n" % (
+            self.parser.get_method(),
+            self.url,
+            self.parser.get_http_version().encode(),
+        )
+        fields = [b"%s: %s\r\n" % field for field in self.headers if field[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self._parse(b"".join([line, *fields, b"\r\n", rest]))
+
+    def _take_head(self) -> None:
+        # Only a request that is large or came behind another one needs to be measured.
+        if not 0 < self._received <= self.limits.header_bytes and self._head_is_too_large():
+            raise _refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        parser, headers = self.parser, self.headers
+        fields = dict(headers)
+        version, method = parser.get_http_version(), parser.get_method().decode("ascii")
+        if len(fields) != len(headers):
+            _require_single(headers)
+        _require_clear_framing(version, method, fields)
+        raw_path, query = _target(self.url, fields.get(b"host"))
+        if parser.should_upgrade():
+            self._is_upgrade = True
+            return
+        path = raw_path.decode("ascii")
+        if self._is_surplus and path != OPEN_PATH:
+            raise _refused(
+                HTTPStatus.SERVICE_UNAVAILABLE, "The server has no connection left; try again"
+            )
+        if len(self.pipeline) >= self.limits.pipelined:
+            # Requests behind an answer that closes the connection are to be sent again.
+            self.cycle.keep_alive = False
+            self._is_deaf = True
+            self._deadline = NEVER
+            raise StopParsingError
+        self._in_head = False
+        self._deadline += self.limits.body_seconds - self.limits.header_seconds
+        keep_alive = bool(parser.should_keep_alive())
+        default_headers = self.server_state.default_headers
+        if version == "1.0":
+            self.scope["http_version"] = version
+            if keep_alive:
+                default_headers = [*default_headers, _KEEP_ALIVE]
+        self.scope["method"] = method
+        self.scope["path"] = unquote(path) if "%" in path else path
+        self.scope["raw_path"] = raw_path
+        self.scope["query_string"] = query
+        cycle = Cycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=version == "1.1" and b"expect" in fields,
+            keep_alive=keep_alive,
+            on_response=self.on_response_complete,
+        )
+        is_first = self.cycle is None or self.cycle.response_complete
+        self.cycle = cycle
+        if is_first:
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
 
     def _bound(self) -> None:
         """Refuse the request that is being read if there is too much of it already."""
-        in_head = self._in_head and self._received > self.limits.header_bytes
-        if in_head or (self.headers and self._head_is_too_large()):
-            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        head = self._in_head and self._received > self.limits.header_bytes
+        if head or self._trailer_bytes > self.limits.header_bytes:
+            self._refuse(_refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE))
         elif self._received > self.limits.request_bytes:
-            self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+            self._refuse(_refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE))
 
     def _head_is_too_large(self) -> bool:
         # A header's colon, space and line end count as four bytes.
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         return size > self.limits.header_bytes
+
+    # Ending a connection.
+
+    def _refuse(self, refusal: RefusedRequestError) -> None:
+        """Answer the request that is being read with `refusal`, and parse nothing more.
+
+        Requests before it are answered first, as the last ones of the connection.
+        """
+        self._is_deaf = True
+        self._idle_since, self._deadline = NEVER, NEVER
+        cycle = self.cycle
+        if cycle is not None and cycle.more_body and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if cycle is self._running:
+                if not cycle.response_started:
+                    self._answer(refusal)
+                self.transport.close()
+                return
+            # It waits behind others, and its connection ends with the last of them.
+            self.pipeline.popleft()
+            newest = self.pipeline[0][0] if self.pipeline else self._running
+            self.cycle = newest  # type: ignore[assignment]
+        if self._is_answering():
+            self.cycle.keep_alive = False
+            return
+        if self._in_head:
+            self._answer(refusal)
+        self.transport.close()
+
+    def _answer(self, refusal: RefusedRequestError) -> None:
+        status = refusal.status
+        headers: Headers = RETRY_LATER if status == HTTPStatus.SERVICE_UNAVAILABLE else ()
+        body = error_body(f"{refusal.message}.")
+        self.transport.write(
+            b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\n"
+            b"content-length: %d\r\nconnection: close\r\n%s\r\n%s"
+            % (
+                status,
+                status.phrase.encode(),
+                len(body),
+                b"".join(b"%s: %s\r\n" % field for field in headers),
+                body,
+            )
+        )
+        self._count(status)
+
+    def _count(self, status: int) -> None:
+        count: Callable[[int], None] | None = self.app_state.get(COUNT_ANSWER)
+        if count is not None:
+            count(status)
+
+    def _is_answering(self) -> bool:
+        """Whether a request that is complete has not been answered yet."""
+        if self.pipeline:
+            return True
+        cycle = self._running
+        return cycle is not None and not cycle.response_complete and not cycle.more_body
+
+    def _linger(self) -> None:
+        """Close the connection once the client has.
+
+        Closing at once, while the client is still sending, would make the system reset the
+        connection, and the client would lose the answer (RFC 9112, 9.6).
+        """
+        self._is_deaf = True
+        self._received = 0
+        self._idle_since = NEVER
+        self.pipeline.clear()
+        self._deadline = self.loop.time() + self.limits.body_seconds
+        transport = self.transport
+        if self._has_ended:
+            transport.end()  # type: ignore[attr-defined]
+        else:
+            transport.write_eof()
+            self.flow.resume_reading()
+
+    def _end(self) -> None:
+        """Close the connection, on which nothing is under way."""
+        self._is_deaf = True
+        self._deadline = self.loop.time() + self.limits.answer_seconds
+        self.transport.end()  # type: ignore[attr-defined]
+
+    def _discard(self) -> None:
+        if self._received > self.limits.discarded_bytes and self.transport.is_closing():
+            self.transport.abort()
+
+    def _rest(self, seconds: float) -> None:
+        """Let the client be silent for `seconds`."""
+        self._idle_since = self.loop.time()
+        self._deadline = self._idle_since + seconds
+
+    def _make_room(self) -> None:
+        """End what has been idle longest, or mark this connection as one too many."""
+        others = [
+            connection
+            for connection in self.connections
+            if isinstance(connection, LimitedProtocol) and connection is not self
+        ]
+        if len(others) >= OVERFLOW * self.limits.connections:
+            self._count(HTTPStatus.SERVICE_UNAVAILABLE)
+            self.transport.abort()
+            return
+        lingering = next((other for other in others if other.transport.is_closing()), None)
+        if lingering is not None:
+            lingering.transport.abort()
+            return
+        idle = min(others, key=lambda other: other._idle_since)
+        if idle._idle_since != NEVER:
+            idle._end()
+        else:
+            self._is_surplus = True
 
     @classmethod
     def _sweep_later(cls, state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
@@ -143,44 +492,75 @@ class LimitedProtocol(HttpToolsProtocol):
         now = loop.time()
         # A connection that ends leaves the set.
         for connection in list(state.connections):
-            if isinstance(connection, LimitedProtocol) and connection._is_late(now):
+            if isinstance(connection, LimitedProtocol):
                 connection._expire(now)
         if state.connections:
             cls._sweep_later(state, loop)
         else:
             cls._swept.discard(state)
 
-    def _is_late(self, now: float) -> bool:
-        # One that is closing is looked at until it is closed.
-        return now > self._deadline or now > self._answer_deadline or self.transport.is_closing()
-
     def _expire(self, now: float) -> None:
         if now > self._answer_deadline:
             self.transport.abort()
-        elif self.transport.is_closing():
-            # Closing waits until the client has taken what was written.
-            self._answer_deadline = min(self._answer_deadline, now + self.limits.answer_seconds)
-        elif not self._is_answering():
-            self._refuse(HTTPStatus.REQUEST_TIMEOUT)
+        elif now > self._deadline:
+            if self.transport.is_closing():
+                self.transport.abort()
+            elif self._idle_since != NEVER:
+                self._end()
+            else:
+                self._refuse(_refused(HTTPStatus.REQUEST_TIMEOUT))
 
-    def _is_answering(self) -> bool:
-        """Whether a request that is complete has not been answered yet."""
-        if self.pipeline:
-            return True
-        cycle = self.cycle
-        return cycle is not None and not cycle.response_complete and not cycle.more_body
 
-    def _refuse(self, status: HTTPStatus) -> None:
-        """Answer `status` to the request that is being read, if any, and close the connection."""
-        if self.transport.is_closing():
-            return
-        cycle = self.cycle
-        in_body = cycle is not None and cycle.more_body and not cycle.response_started
-        if (self._in_head or in_body) and not self._is_answering():
-            body = error_body(f"{status.phrase}.")
-            self.transport.write(
-                b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\n"
-                b"content-length: %d\r\nconnection: close\r\n\r\n%s"
-                % (status, status.phrase.encode(), len(body), body)
+class StopParsingError(Exception):
+    """Makes the parser leave the rest of what it was given."""
+
+
+def _refused(status: HTTPStatus, message: str | None = None) -> RefusedRequestError:
+    return RefusedRequestError(status, message or status.phrase)
+
+
+def _bad(message: str) -> RefusedRequestError:
+    return RefusedRequestError(HTTPStatus.BAD_REQUEST, message)
+
+
+def _require_single(headers: list[tuple[bytes, bytes]]) -> None:
+    names = [name for name, _ in headers]
+    for field in SINGLE_FIELDS:
+        if names.count(field) > 1:
+            raise _bad(f"The request has several header fields {field.decode()}; send one")
+
+
+def _require_clear_framing(version: str, method: str, fields: Mapping[bytes, bytes]) -> None:
+    """Refuse a head after which two servers could disagree about where the request ends."""
+    if version not in ("1.1", "1.0"):
+        raise _refused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "Send the request as HTTP/1.1")
+    if method == "CONNECT":
+        raise _refused(HTTPStatus.NOT_IMPLEMENTED, "The server is no proxy")
+    encoding = fields.get(b"transfer-encoding")
+    if encoding is not None:
+        if version == "1.0" or b"content-length" in fields:
+            raise _bad("The length of the body is ambiguous; send Content-Length alone")
+        if encoding.lower() != b"chunked":
+            raise _refused(
+                HTTPStatus.NOT_IMPLEMENTED, "The only transfer encoding known here is chunked"
             )
-        self.transport.close()
+    if b"host" not in fields and version == "1.1":
+        raise _bad("The request names no Host")
+    if fields.get(b"expect", b"100-continue").lower() != b"100-continue":
+        raise _refused(HTTPStatus.EXPECTATION_FAILED, "The only expectation known is 100-continue")
+
+
+@lru_cache(64)
+def _target(url: bytes, host: bytes | None) -> tuple[bytes, bytes]:
+    """Path and query of `url`, which may name the server, but as the field Host does."""
+    if host is not None and not _AUTHORITY.fullmatch(host):
+        raise _bad("The header field Host is no host name")
+    parsed = httptools.parse_url(url)
+    if not url.startswith(b"/"):
+        # The target's host would count instead of the field's (RFC 9112, 3.2.2).
+        authority = url.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
+        if parsed.schema not in (b"http", b"https") or authority.lower() != (host or b"").lower():
+            raise _bad("The request's target is no path of this server")
+    if b"#" in url:
+        raise _bad("The request's target has a fragment")
+    return parsed.path or b"/", parsed.query or b""

@@ -11,6 +11,8 @@ Headers = Sequence[tuple[bytes, bytes]]
 JSON_TYPE = (b"content-type", b"application/json")
 RETRY_LATER: Headers = ((b"retry-after", b"1"),)
 CLOSE: Headers = ((b"connection", b"close"),)
+OPEN_PATH = "/ping"
+"""What a load balancer asks, which has no token to present, and knows the server by its address."""
 
 
 async def send_json(send: Send, body: bytes, status: int = 200, headers: Headers = ()) -> None:

@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -35,10 +36,6 @@ END_SECONDS = 21.0
 """How long a worker may take to end, draining included, before it is killed."""
 HUNG_SECONDS = 8
 """A worker that does not answer its supervisor for this long is replaced."""
-KEEP_ALIVE_SECONDS = 30
-"""Longer than clients keep idle connections, so that none is closed under a request."""
-MAX_CONCURRENCY = 512
-"""Connections and requests of a worker beyond this are answered 503 at once."""
 BACKLOG = 2048
 GARBAGE_OBJECTS = 10_000
 """New objects of a worker after which it looks for cycles of garbage. A request leaves hardly any,
@@ -122,7 +119,15 @@ def worker_app(config: ServerConfig) -> "ASGIApp":
     threading.Thread(target=_end_with_supervisor, name="orphan", daemon=True).start()
     try:
         from mlschool_dagster.serving.app import create_app
+        from mlschool_dagster.serving.protocol import LimitedProtocol
 
+        # uvicorn makes a connection's protocol without any settings of ours.
+        LimitedProtocol.limits = replace(
+            LimitedProtocol.limits,
+            connections=config.connections,
+            keep_alive_seconds=config.keep_alive_seconds,
+            preconnect_seconds=config.preconnect_seconds,
+        )
         return create_app(config)
     except Exception as error:
         # It would fail the same way each time, so the supervisor must not try again.
@@ -150,8 +155,6 @@ def _uvicorn_config(config: ServerConfig) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=MAX_CONCURRENCY,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=DRAIN_SECONDS,
         timeout_worker_healthcheck=HUNG_SECONDS,
     )

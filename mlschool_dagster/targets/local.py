@@ -187,6 +187,10 @@ class LocalTarget:
             "--port": config.port,
             "--workers": config.workers,
             "--spill-megabytes": config.spill_bytes // 1024**2,
+            "--names": ",".join(config.names),
+            "--connections": config.connections,
+            "--keep-alive-seconds": config.keep_alive_seconds,
+            "--preconnect-seconds": config.preconnect_seconds,
         }
         return [
             *(sys.executable, "-m", "mlschool_dagster.serving"),

@@ -1,34 +1,44 @@
 """Whoever sends too much, too slowly or nothing at all loses the connection; all others keep it."""
 
+import re
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from mlschool_dagster.serving.protocol import LimitedProtocol, Limits
+from mlschool_dagster.serving.protocol import OVERFLOW, LimitedProtocol, Limits
+from mlschool_dagster_tests.serving.web_server import (
+    PATIENCE,
+    answer_of,
+    connect,
+    serving,
+    wait_for,
+)
 
-PATIENCE = 20.0
 QUICK = 0.5
 """The time limit that a test waits for."""
 
 
 class Hasty(LimitedProtocol):
-    limits = Limits(1000, 10**6, QUICK, QUICK * 2, QUICK, QUICK / 10)
+    limits = Limits(1000, 10**6, QUICK, QUICK * 2, QUICK, QUICK / 10, preconnect_seconds=QUICK)
 
 
 class Patient(LimitedProtocol):
-    limits = Limits(1000, 10**6, PATIENCE, PATIENCE, PATIENCE, QUICK / 10)
+    limits = Limits(
+        *(1000, 10**6, PATIENCE, PATIENCE, PATIENCE, QUICK / 10), discarded_bytes=2 * 10**7
+    )
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     """Answers with the body that it was sent, or with many bytes where that is asked for."""
-    body, more = b"", True
+    if scope["path"] == "/failing":
+        raise ValueError
+    body, more = b"", scope["path"] != "/early"
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -41,55 +51,16 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-@contextmanager
-def serving(protocol: type[LimitedProtocol]) -> Iterator[uvicorn.Server]:
-    config = uvicorn.Config(
-        echo, port=0, http=protocol, lifespan="off", log_config=None, timeout_keep_alive=60
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        wait_for(lambda: server.started)
-        yield server
-    finally:
-        server.should_exit = server.force_exit = True
-        thread.join(PATIENCE)
-
-
 @pytest.fixture(scope="module")
 def hasty() -> Iterator[uvicorn.Server]:
-    with serving(Hasty) as server:
+    with serving(Hasty, echo) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def patient() -> Iterator[uvicorn.Server]:
-    with serving(Patient) as server:
+    with serving(Patient, echo) as server:
         yield server
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
-
-
-def connect(server: uvicorn.Server) -> socket.socket:
-    address = server.servers[0].sockets[0].getsockname()
-    return socket.create_connection(address, timeout=PATIENCE)
-
-
-def answer_of(connection: socket.socket) -> bytes:
-    """All that the server sends until it closes the connection."""
-    received = []
-    try:
-        while piece := connection.recv(65536):
-            received.append(piece)
-    except ConnectionResetError:
-        pass
-    return b"".join(received)
 
 
 def trickle(connection: socket.socket, data: bytes, pause: float) -> None:
@@ -274,3 +245,145 @@ def test_hundreds_of_slow_clients_do_not_keep_others_from_their_answers(
         for connection in slow:
             connection.close()
     wait_for(lambda: not hasty.server_state.connections)
+
+
+class Crowded(LimitedProtocol):
+    limits = Limits(
+        header_seconds=PATIENCE,
+        sweep_seconds=QUICK / 10,
+        keep_alive_seconds=PATIENCE,
+        preconnect_seconds=PATIENCE,
+        connections=20,
+    )
+
+
+@pytest.fixture
+def crowded() -> Iterator[uvicorn.Server]:
+    with serving(Crowded, echo) as server:
+        yield server
+
+
+PING = b"GET /ping HTTP/1.1\r\nHost: endpoint\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize("first", [b"", REQUEST], ids=["preconnected", "kept alive"])
+def test_idle_connections_make_room_for_others_the_longest_idle_first(
+    crowded: uvicorn.Server, first: bytes
+) -> None:
+    with ExitStack() as stack:
+        idle = []
+        for _ in range(20):
+            connection = stack.enter_context(connect(crowded))
+            connection.sendall(first)
+            wait_for(lambda: len(crowded.server_state.connections) == len(idle) + 1)
+            assert not first or connection.recv(65536).endswith(b"hello")
+            idle.append(connection)
+        for _ in range(5):
+            with connect(crowded) as another:
+                another.sendall(REQUEST)
+                assert another.recv(65536).endswith(b"hello")
+        assert answer_of(idle[0]) == b""
+        idle[-1].sendall(REQUEST)
+        assert idle[-1].recv(65536).endswith(b"hello")
+
+
+def test_where_all_are_busy_another_is_told_to_come_again_and_a_load_balancer_is_answered(
+    crowded: uvicorn.Server,
+) -> None:
+    with ExitStack() as stack:
+        for _ in range(20):
+            waiting = stack.enter_context(connect(crowded))
+            waiting.sendall(HEAD + b"Expect: 100-continue\r\n\r\n")
+            assert b" 100 " in waiting.recv(65536)
+        with connect(crowded) as another:
+            another.sendall(REQUEST)
+            answer = answer_of(another)
+        assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert b"\r\nretry-after: 1\r\n" in answer
+        assert b'{"error":' in answer
+        with connect(crowded) as balancer:
+            balancer.sendall(PING)
+            assert b"200 OK" in answer_of(balancer)
+
+
+def test_a_flood_of_connections_is_cut_off(crowded: uvicorn.Server) -> None:
+    with ExitStack() as stack:
+        for _ in range(200):
+            with suppress(ConnectionError):
+                stack.enter_context(connect(crowded)).sendall(HEAD)
+        wait_for(lambda: len(crowded.server_state.connections) > 20)
+        assert len(crowded.server_state.connections) <= 20 * (OVERFLOW + 1)
+
+
+@pytest.mark.parametrize(
+    "length", [b"Content-Length: 10000000\r\n", b"Transfer-Encoding: chunked\r\n"]
+)
+def test_who_is_refused_while_sending_gets_the_answer_and_no_reset(
+    patient: uvicorn.Server, length: bytes
+) -> None:
+    body = b"10000\r\n" + bytes(0x10000) + b"\r\n"
+    with connect(patient) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: endpoint\r\n" + length + b"\r\n")
+        for _ in range(10_000_000 // len(body)):
+            connection.sendall(body)
+        received = connection.recv(65536)
+        assert received.startswith(b"HTTP/1.1 413 Request Entity Too Large\r\n")
+        assert connection.recv(65536) == b""
+
+
+def test_who_never_stops_sending_is_cut_off_in_the_end(patient: uvicorn.Server) -> None:
+    with connect(patient) as connection, pytest.raises(ConnectionError):
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: endpoint\r\nContent-Length: 10\r\n")
+        while True:
+            connection.sendall(b"x: y\r\n" * 10_000)
+
+
+def test_requests_behind_each_other_are_answered_in_order(patient: uvicorn.Server) -> None:
+    requests = [HEAD.replace(b"5", b"1") + b"\r\n%d" % number for number in range(10)]
+    with connect(patient) as connection:
+        connection.sendall(b"".join(requests))
+        connection.shutdown(socket.SHUT_WR)
+        bodies = re.findall(rb"\r\n\r\n(\d)", answer_of(connection))
+    assert bodies == [b"%d" % number for number in range(10)]
+
+
+def test_a_flood_of_requests_behind_each_other_is_cut_off_behind_an_answer(
+    patient: uvicorn.Server,
+) -> None:
+    with connect(patient) as connection:
+        connection.sendall(REQUEST * 500)
+        answer = answer_of(connection)
+    assert answer.count(b"200 OK") == answer.count(b"hello") < 500
+    assert answer.count(b"connection: close") == 1
+
+
+def test_clients_of_http_1_0_may_keep_their_connection(patient: uvicorn.Server) -> None:
+    request = REQUEST.replace(b"HTTP/1.1", b"HTTP/1.0").replace(
+        b"Host", b"Connection: Keep-Alive\r\nHost"
+    )
+    with connect(patient) as connection:
+        for _ in range(3):
+            connection.sendall(request)
+            answer = connection.recv(65536)
+            assert b"\r\nconnection: keep-alive\r\n" in answer
+            assert answer.endswith(b"hello")
+
+
+def test_an_answer_before_the_body_is_the_last_one(patient: uvicorn.Server) -> None:
+    head = HEAD.replace(b"POST /", b"POST /early") + b"Expect: 100-continue\r\n\r\n"
+    with connect(patient) as connection:
+        # The client may send the body or leave it, and take what it sends for another request.
+        connection.sendall(head)
+        answer = connection.recv(65536)
+        connection.sendall(REQUEST)
+        answer += answer_of(connection)
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b"connection: close" in answer
+
+
+def test_a_failure_of_the_application_is_told_in_json(patient: uvicorn.Server) -> None:
+    with connect(patient) as connection:
+        connection.sendall(b"GET /failing HTTP/1.1\r\nHost: endpoint\r\n\r\n")
+        answer = answer_of(connection)
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    assert answer.endswith(b'{"error":"The server failed to answer.","faults":[]}')
