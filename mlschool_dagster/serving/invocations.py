@@ -6,6 +6,7 @@ request is durable.
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ with -0, -1, ... appended."""
 VARIANT_HEADER = b"x-amzn-sagemaker-target-variant"
 MAX_EVENT_ID = 200
 MEDIA_TYPES = ("application/json", "text/csv")
+_CHARSET = re.compile(r'(?:^|;)\s*charset\s*=\s*"?([^\s;"]*)', re.IGNORECASE)
 
 log = logging.getLogger(__name__)
 
@@ -239,9 +241,13 @@ def _event_name(headers: Mapping[bytes, bytes]) -> str | None:
 
 def _media_type(headers: Mapping[bytes, bytes]) -> str:
     declared = headers.get(b"content-type", b"").decode("latin-1")
-    media_type = declared.partition(";")[0].strip().lower()
+    media_type, _, parameters = declared.partition(";")
+    media_type = media_type.strip().lower()
     if media_type not in MEDIA_TYPES:
         raise InvalidRequestError(415, f"Send the body as {' or '.join(MEDIA_TYPES)}.")
+    charset = _CHARSET.search(parameters)
+    if charset is not None and charset[1].lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise InvalidRequestError(415, "Send the body in UTF-8.")
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise InvalidRequestError(415, "Send the body without content encoding.")
     return media_type
