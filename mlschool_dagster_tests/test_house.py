@@ -86,7 +86,7 @@ def test_keras_stays_in_its_room(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_modules_stay_small(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 350
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 600
 
 
 def test_every_package_says_what_belongs_in_it() -> None:

@@ -1,15 +1,12 @@
-"""HTTP/1.1 on the wire: every request has one reading, and a connection costs a bounded amount.
+"""HTTP/1.1 on the wire: nothing is parsed after a refusal, and a connection costs a bounded amount.
 
-Request smuggling needs two readings of where a request ends. What RFC 9112 leaves open is refused
-here, and after a refusal the rest of the connection is discarded, never parsed. Without limits a
-handful of clients that send a byte now and then could hold every connection that the server has.
+Without limits a handful of clients that send a byte now and then could hold every connection that
+the server has.
 """
 
 import asyncio
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, ClassVar
 from urllib.parse import unquote
@@ -21,6 +18,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from mlschool_dagster.serving.corked import CorkedTransport
+from mlschool_dagster.serving.framing import (
+    RefusedRequestError,
+    refused,
+    require_clear_framing,
+    require_single,
+    target_of,
+)
 from mlschool_dagster.serving.process import CONNECTIONS, IDLE_SECONDS
 from mlschool_dagster.serving.responses import (
     CLOSE,
@@ -37,21 +41,6 @@ OVERFLOW = 4
 COUNT_ANSWER = "count_answer"
 """Entry of the lifespan's state that is called with the status of each answer given here."""
 
-SINGLE_FIELDS = (
-    b"host",
-    b"content-length",
-    b"transfer-encoding",
-    b"content-type",
-    b"content-encoding",
-    b"authorization",
-    b"expect",
-    b"origin",
-    b"x-amzn-sagemaker-inference-id",
-    b"x-amzn-sagemaker-target-variant",
-    b"x-request-id",
-)
-"""Header fields that have a meaning here, which a second field of the name would make ambiguous."""
-_AUTHORITY = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=-]*(:\d*)?|\[[0-9A-Fa-f:.]+\](:\d*)?")
 _KEEP_ALIVE = (b"connection", b"keep-alive")
 
 
@@ -82,15 +71,6 @@ class Limits:
     connections: int = CONNECTIONS
     pipelined: int = 32
     discarded_bytes: int = 256 * 1024**2
-
-
-class RefusedRequestError(Exception):
-    """A request that is answered with `status` and `message` here, and ends its connection."""
-
-    def __init__(self, status: HTTPStatus, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
 
 
 class Cycle(RequestResponseCycle):
@@ -303,20 +283,20 @@ class LimitedProtocol(HttpToolsProtocol):
     def _take_head(self) -> None:
         # Only a request that is large or came behind another one needs to be measured.
         if not 0 < self._received <= self.limits.header_bytes and self._head_is_too_large():
-            raise _refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            raise refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         parser, headers = self.parser, self.headers
         fields = dict(headers)
         version, method = parser.get_http_version(), parser.get_method().decode("ascii")
         if len(fields) != len(headers):
-            _require_single(headers)
-        _require_clear_framing(version, method, fields)
-        raw_path, query = _target(self.url, fields.get(b"host"))
+            require_single(headers)
+        require_clear_framing(version, method, fields)
+        raw_path, query = target_of(self.url, fields.get(b"host"))
         if parser.should_upgrade():
             self._is_upgrade = True
             return
         path = raw_path.decode("ascii")
         if self._is_surplus and path != OPEN_PATH:
-            raise _refused(
+            raise refused(
                 HTTPStatus.SERVICE_UNAVAILABLE, "The server has no connection left; try again"
             )
         if len(self.pipeline) >= self.limits.pipelined:
@@ -362,9 +342,9 @@ class LimitedProtocol(HttpToolsProtocol):
         """Refuse the request that is being read if there is too much of it already."""
         head = self._in_head and self._received > self.limits.header_bytes
         if head or self._trailer_bytes > self.limits.header_bytes:
-            self._refuse(_refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE))
+            self._refuse(refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE))
         elif self._received > self.limits.request_bytes:
-            self._refuse(_refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE))
+            self._refuse(refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE))
 
     def _head_is_too_large(self) -> bool:
         # A header's colon, space and line end count as four bytes.
@@ -508,59 +488,8 @@ class LimitedProtocol(HttpToolsProtocol):
             elif self._idle_since != NEVER:
                 self._end()
             else:
-                self._refuse(_refused(HTTPStatus.REQUEST_TIMEOUT))
+                self._refuse(refused(HTTPStatus.REQUEST_TIMEOUT))
 
 
 class StopParsingError(Exception):
     """Makes the parser leave the rest of what it was given."""
-
-
-def _refused(status: HTTPStatus, message: str | None = None) -> RefusedRequestError:
-    return RefusedRequestError(status, message or status.phrase)
-
-
-def _bad(message: str) -> RefusedRequestError:
-    return RefusedRequestError(HTTPStatus.BAD_REQUEST, message)
-
-
-def _require_single(headers: list[tuple[bytes, bytes]]) -> None:
-    names = [name for name, _ in headers]
-    for field in SINGLE_FIELDS:
-        if names.count(field) > 1:
-            raise _bad(f"The request has several header fields {field.decode()}; send one")
-
-
-def _require_clear_framing(version: str, method: str, fields: Mapping[bytes, bytes]) -> None:
-    """Refuse a head after which two servers could disagree about where the request ends."""
-    if version not in ("1.1", "1.0"):
-        raise _refused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "Send the request as HTTP/1.1")
-    if method == "CONNECT":
-        raise _refused(HTTPStatus.NOT_IMPLEMENTED, "The server is no proxy")
-    encoding = fields.get(b"transfer-encoding")
-    if encoding is not None:
-        if version == "1.0" or b"content-length" in fields:
-            raise _bad("The length of the body is ambiguous; send Content-Length alone")
-        if encoding.lower() != b"chunked":
-            raise _refused(
-                HTTPStatus.NOT_IMPLEMENTED, "The only transfer encoding known here is chunked"
-            )
-    if b"host" not in fields and version == "1.1":
-        raise _bad("The request names no Host")
-    if fields.get(b"expect", b"100-continue").lower() != b"100-continue":
-        raise _refused(HTTPStatus.EXPECTATION_FAILED, "The only expectation known is 100-continue")
-
-
-@lru_cache(64)
-def _target(url: bytes, host: bytes | None) -> tuple[bytes, bytes]:
-    """Path and query of `url`, which may name the server, but as the field Host does."""
-    if host is not None and not _AUTHORITY.fullmatch(host):
-        raise _bad("The header field Host is no host name")
-    parsed = httptools.parse_url(url)
-    if not url.startswith(b"/"):
-        # The target's host would count instead of the field's (RFC 9112, 3.2.2).
-        authority = url.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
-        if parsed.schema not in (b"http", b"https") or authority.lower() != (host or b"").lower():
-            raise _bad("The request's target is no path of this server")
-    if b"#" in url:
-        raise _bad("The request's target has a fragment")
-    return parsed.path or b"/", parsed.query or b""

@@ -271,7 +271,7 @@ def test_idle_connections_make_room_for_others_the_longest_idle_first(
     crowded: uvicorn.Server, first: bytes
 ) -> None:
     with ExitStack() as stack:
-        idle = []
+        idle: list[socket.socket] = []
         for _ in range(20):
             connection = stack.enter_context(connect(crowded))
             connection.sendall(first)
