@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import orjson
+
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.owned import make_owned
 
@@ -27,6 +29,8 @@ SMTP = "MLSCHOOL_SMTP"
 
 PREFIXES = ("MLSCHOOL_", "MLFLOW_", "DAGSTER_")
 """Of the variables that set something of the platform or of what it is made of."""
+PLATFORM_RECORD = "platform.json"
+"""File of the state folder in which a running platform says where it is."""
 
 MAX_WORKERS = 64
 MAX_REMINDER = 24 * 365
@@ -41,6 +45,8 @@ class Settings:
 
     deployment: str
     home: Path
+    dagster_home: Path
+    """Folder of Dagster's instance."""
     spec: Path
     data: str
     tracking_uri: str
@@ -73,13 +79,14 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
-        """The settings that `environment` asks for.
+        """The settings that `environment` asks for; where a platform runs, it is the one meant.
 
         Raises:
             UserError: a variable has a value that cannot be used.
         """
         environment = {name: value for name, value in environment.items() if value.strip()}
         home = _state_folder(environment)
+        environment |= running_environment(home)
         deployment = environment.get("DAGSTER_DEPLOYMENT", "local")
         if deployment not in DEPLOYMENTS:
             raise UserError(
@@ -88,6 +95,7 @@ class Settings:
         return cls(
             deployment=deployment,
             home=home,
+            dagster_home=_folder(environment, "DAGSTER_HOME", home / "dagster"),
             spec=_path(environment, "MLSCHOOL_SPEC", ROOT / "data" / "penguins.yaml"),
             data=environment.get("MLSCHOOL_DATA", str(ROOT / "data" / "penguins.csv")),
             tracking_uri=environment.get("MLFLOW_TRACKING_URI", f"sqlite:///{home}/mlflow.db"),
@@ -175,6 +183,22 @@ def _path(environment: Mapping[str, str], variable: str, default: Path) -> Path:
         raise UserError(
             f"{variable} is {text!r}, and there is no such user; write the path out."
         ) from None
+
+
+def running_environment(home: Path) -> dict[str, str]:
+    """The variables that lead to the platform that runs on the state folder `home`.
+
+    They win over those of a shell: of one state folder there is one platform. Empty if none runs.
+    """
+    try:
+        document = orjson.loads((home / PLATFORM_RECORD).read_bytes())
+        owner, environment = document["owner"], document["platform"]["environment"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    # Most commands run where no platform does.
+    from mlschool_dagster.identity import Identity
+
+    return dict(environment) if Identity(**owner).find() else {}
 
 
 def _number(environment: Mapping[str, str], variable: str, default: int, maximum: int) -> int:

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.local.jobs import run_job
@@ -32,6 +33,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     os.umask(PRIVATE)
+    os.environ.update(environment_file(Path.cwd()))
     unset_empty()
     try:
         commands[name](Settings.from_environment(), *arguments)
@@ -41,6 +43,14 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def environment_file(folder: Path) -> dict[str, str]:
+    """The variables of the file `.env` in `folder`, which win over the shell's, as in Dagster."""
+    from dotenv import dotenv_values
+
+    values = dotenv_values(folder / ".env")
+    return {name: value for name, value in values.items() if value is not None}
 
 
 _STARTED = time.monotonic()

@@ -23,6 +23,7 @@ def run_job(job: str, settings: Settings, say: Say, config: Path | None = None) 
     Raises:
         UserError: the job failed.
     """
+    # In a folder without `.env`, which Dagster would let win over the variables of the platform.
     command = [
         sys.executable, "-W", "ignore", "-m", "dagster", "job", "execute", "--job", job,
         "--module-name", "mlschool_dagster.definitions",
@@ -35,7 +36,11 @@ def run_job(job: str, settings: Settings, say: Say, config: Path | None = None) 
     with (
         log.open("w", encoding="utf-8") as kept,
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            cwd=log.parent,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         ) as process,
     ):
         for line in process.stdout or ():

@@ -1,28 +1,33 @@
-"""The platform's processes: MLflow server, Dagster's UI and daemon, a server for report files."""
+"""The platform's processes: MLflow, Dagster's code server, UI and daemon, a server for reports.
+
+Each is started again if it ends by itself.
+"""
 
 import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import orjson
 import yaml
 
 from mlschool_dagster.atomic import replacing
+from mlschool_dagster.identity import Identity
 from mlschool_dagster.local.processes import (
-    Identity,
     Service,
     free_port,
+    kept_running,
     stop_tree,
 )
 from mlschool_dagster.modeling.spec import load_spec
 from mlschool_dagster.serving.process import ServerConfig
-from mlschool_dagster.settings import ROOT, Settings
+from mlschool_dagster.settings import PLATFORM_RECORD, ROOT, Settings
 from mlschool_dagster.targets.local import LocalTarget
 
 Say = Callable[[str], None]
@@ -73,7 +78,7 @@ def running_platform(settings: Settings, say: Say) -> Iterator[Platform]:
     Raises:
         UserError: a part does not start.
     """
-    record = settings.home / "platform.json"
+    record = settings.home / PLATFORM_RECORD
     known = Registered.load(record)
     if known and known.owner.find():
         say(f"using the platform that already runs: {known.platform.dagster_url}")
@@ -81,19 +86,22 @@ def running_platform(settings: Settings, say: Say) -> Iterator[Platform]:
         return
     if known:
         _stop(known.children, settings)
-    services: list[Service] = []
-    try:
-        platform = _start(settings, services, record, say)
-        yield platform
-    finally:
-        say("stopping what was started")
-        _stop([service.identity for service in services], settings)
-        record.unlink(missing_ok=True)
+    # Not in the state folder: the path of a socket is short.
+    with TemporaryDirectory(prefix="mlschool-") as folder:
+        start = _Start(settings, Path(folder), record, say)
+        try:
+            platform = start.all()
+            with kept_running(start.services, start.note_again):
+                yield platform
+        finally:
+            say("stopping what was started")
+            _stop(start.started, settings)
+            record.unlink(missing_ok=True)
 
 
 def stop_leftovers(settings: Settings) -> None:
     """Stop every process that belongs to this state folder."""
-    record = settings.home / "platform.json"
+    record = settings.home / PLATFORM_RECORD
     known = Registered.load(record)
     if known:
         _stop([known.owner, *known.children], settings)
@@ -115,14 +123,25 @@ def prepare(settings: Settings) -> dict[str, str]:
         The environment in which every command of the platform finds its state.
     """
     settings.make_home()
-    instance = settings.home / "dagster"
-    instance.mkdir(parents=True, exist_ok=True)
-    document = yaml.safe_load((ROOT / "dagster.yaml").read_text(encoding="utf-8"))
-    for located_by_home in ("storage", "local_artifact_storage", "compute_logs"):
-        del document[located_by_home]
-    with replacing(instance / "dagster.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(document), encoding="utf-8")
-    return {"MLSCHOOL_HOME": str(settings.home), "DAGSTER_HOME": str(instance)}
+    settings.dagster_home.mkdir(parents=True, exist_ok=True)
+    configuration = settings.dagster_home / "dagster.yaml"
+    if settings.dagster_home == settings.home / "dagster" or not configuration.exists():
+        document = yaml.safe_load((ROOT / "dagster.yaml").read_text(encoding="utf-8"))
+        for located_by_home in ("storage", "local_artifact_storage", "compute_logs"):
+            del document[located_by_home]
+        with replacing(configuration) as temporary:
+            temporary.write_text(yaml.safe_dump(document), encoding="utf-8")
+    return {
+        "MLSCHOOL_HOME": str(settings.home),
+        "DAGSTER_HOME": str(settings.dagster_home),
+        "MLSCHOOL_SPEC": str(settings.spec.absolute()),
+        "MLSCHOOL_DATA": absolute_uri(settings.data),
+    }
+
+
+def absolute_uri(uri: str) -> str:
+    """`uri`, or the whole path that it stands for."""
+    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
 
 
 def local_endpoint(settings: Settings) -> LocalTarget:
@@ -142,39 +161,92 @@ def local_endpoint(settings: Settings) -> LocalTarget:
     )
 
 
-def _start(settings: Settings, services: list[Service], record: Path, say: Say) -> Platform:
-    environment = prepare(settings)
-    ports = _choose_ports(settings, say)
-    files_url = f"http://127.0.0.1:{ports['report files']}"
-    dagster_url = f"http://127.0.0.1:{ports['Dagster']}"
-    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{ports['MLflow']}")
-    environment |= {
-        # MLflow would start four more processes for jobs that nothing here asks for.
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        "MLFLOW_TRACKING_URI": tracking_uri,
-        "MLSCHOOL_ENDPOINT_PORT": str(ports["endpoint"]),
-        "MLSCHOOL_FILES_URL": files_url,
-        "MLSCHOOL_DAGSTER_URL": dagster_url,
-    }
-    platform = Platform(dagster_url, tracking_uri, files_url, environment)
-    settings.files.mkdir(parents=True, exist_ok=True)
-    commands = {
-        "Dagster": _dagster_command(ports["Dagster"]),
-        "report files": _files_command(settings, ports["report files"]),
-    }
-    if "MLFLOW_TRACKING_URI" not in os.environ:
-        commands["MLflow"] = _mlflow_command(settings, ports["MLflow"])
-    for name, command in commands.items():
-        say(f"starting {name}")
-        log = settings.home / "logs" / f"{name.lower().replace(' ', '-')}.log"
-        services.append(Service.start(name, command, environment, log))
+@dataclass
+class _Start:
+    """The start of a platform: ``services`` as they run, and all that were ``started``.
+
+    ``folder`` holds the code server's socket, and nothing that outlives it.
+    """
+
+    settings: Settings
+    folder: Path
+    record: Path
+    say: Say
+    services: list[Service] = field(default_factory=list)
+    started: list[Identity] = field(default_factory=list)
+    platform: Platform | None = None
+
+    def all(self) -> Platform:
+        """Start all services, and wait until they answer.
+
+        Raises:
+            UserError: one does not.
+        """
+        environment = prepare(self.settings)
+        ports = _choose_ports(self.settings, self.say)
+        files_url = f"http://127.0.0.1:{ports['report files']}"
+        dagster_url = f"http://127.0.0.1:{ports['Dagster']}"
+        own_mlflow = "MLFLOW_TRACKING_URI" not in os.environ
+        tracking_uri = os.environ.get("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{ports['MLflow']}")
+        environment |= {
+            # MLflow would start four more processes for jobs that nothing here asks for.
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+            "MLFLOW_TRACKING_URI": tracking_uri,
+            "MLSCHOOL_ENDPOINT_PORT": str(ports["endpoint"]),
+            "MLSCHOOL_FILES_URL": files_url,
+            "MLSCHOOL_DAGSTER_URL": dagster_url,
+        }
+        self.platform = Platform(dagster_url, tracking_uri, files_url, environment)
+        self.settings.files.mkdir(parents=True, exist_ok=True)
+        socket, workspace = self.folder / "socket", self.folder / "workspace.yaml"
+        location = _code_location()
+        workspace.write_text(_workspace(location["location_name"], socket), encoding="utf-8")
+        # In the folder of the command: what is relative in a run's configuration is relative to it.
+        code = self._service(
+            "code server", _code_command(location, socket), Path.cwd(), needs_child=True
+        )
+        self._service("report files", _files_command(self.settings, ports["report files"]))
+        if own_mlflow:
+            self._service("MLflow", _mlflow_command(self.settings, ports["MLflow"]))
+        code.wait_until(socket.exists)
+        self._service("Dagster", _webserver_command(ports["Dagster"], workspace))
+        self._service("daemon", _daemon_command(workspace))
+        for service in self.services:
+            if service.name in ports:
+                service.wait_until(partial(_answers, f"http://127.0.0.1:{ports[service.name]}"))
+        return self.platform
+
+    def note_again(self, service: Service) -> None:
+        """Remember and tell that `service` was started again."""
+        self.say(f"{service.name} had ended and is started again; see {service.log}")
+        self._note(service)
+
+    def _service(
+        self,
+        name: str,
+        command: list[str],
+        folder: Path | None = None,
+        *,
+        needs_child: bool = False,
+    ) -> Service:
+        """Start a service; without a `folder`, in one where no `.env` changes its variables."""
+        self.say(f"starting {name}")
+        assert self.platform is not None  # noqa: S101 - its environment is that of the services
+        log = self.settings.home / "logs" / f"{name.lower().replace(' ', '-')}.log"
+        environment = self.platform.environment
+        service = Service.start(
+            name, command, environment, log, folder or self.folder, needs_child=needs_child
+        )
+        self.services.append(service)
+        self._note(service)
+        return service
+
+    def _note(self, service: Service) -> None:
         # Written after each start, so that nothing is forgotten if this process is killed.
-        children = [service.identity for service in services]
-        Registered(Identity.of(os.getpid()), children, platform).save(record)
-    for service in services:
-        service.wait_until(partial(_answers, f"http://127.0.0.1:{ports[service.name]}"))
-    return platform
+        assert self.platform is not None  # noqa: S101
+        self.started.append(service.identity)
+        Registered(Identity.of(os.getpid()), self.started, self.platform).save(self.record)
 
 
 def _choose_ports(settings: Settings, say: Say) -> dict[str, int]:
@@ -193,10 +265,37 @@ def _choose_ports(settings: Settings, say: Say) -> dict[str, int]:
     return chosen
 
 
-def _dagster_command(port: int) -> list[str]:
+def _code_location() -> dict[str, str]:
+    """The module that `workspace.yaml` names, and the name of the location that it is."""
+    document = yaml.safe_load((ROOT / "workspace.yaml").read_text(encoding="utf-8"))
+    location: dict[str, str] = document["load_from"][0]["python_module"]
+    return location
+
+
+def _workspace(location: str, socket: Path) -> str:
+    server = {"location_name": location, "socket": str(socket), "host": "localhost"}
+    return yaml.safe_dump({"load_from": [{"grpc_server": server}]})
+
+
+def _code_command(location: dict[str, str], socket: Path) -> list[str]:
     return [
-        sys.executable, "-m", "dagster", "dev", "--host", "127.0.0.1", "--port", str(port),
-        "--workspace", str(ROOT / "workspace.yaml"), "--log-level", "warning",
+        sys.executable, "-m", "dagster", "code-server", "start", "--socket", str(socket),
+        "--module-name", location["module_name"], "--location-name", location["location_name"],
+        "--log-level", "warning",
+    ]  # fmt: skip
+
+
+def _webserver_command(port: int, workspace: Path) -> list[str]:
+    return [
+        sys.executable, "-m", "dagster_webserver", "--host", "127.0.0.1", "--port", str(port),
+        "--workspace", str(workspace), "--dagster-log-level", "warning",
+    ]  # fmt: skip
+
+
+def _daemon_command(workspace: Path) -> list[str]:
+    return [
+        sys.executable, "-m", "dagster._daemon", "run", "--workspace", str(workspace),
+        "--log-level", "warning",
     ]  # fmt: skip
 
 

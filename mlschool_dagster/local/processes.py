@@ -4,67 +4,86 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from mlschool_dagster.errors import UserError
+from mlschool_dagster.identity import Identity as Identity
 
 STOP_SECONDS = 10.0
 READY_SECONDS = 120.0
 POLL_SECONDS = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """A process that cannot be mistaken for a later one with the same pid."""
-
-    pid: int
-    created: float
-
-    @classmethod
-    def of(cls, pid: int) -> "Identity":
-        """The identity of the running process `pid`."""
-        return cls(pid, psutil.Process(pid).create_time())
-
-    def find(self) -> psutil.Process | None:
-        """The process, if it still runs."""
-        try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.created) < 1
-        except psutil.NoSuchProcess:
-            return None
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+LOOK_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 30.0
+"""Between two starts of a service that ends again and again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A started child process with its log."""
+    """A started child process with its log; one that ``needs_child`` lets a child do its work."""
 
     name: str
     process: subprocess.Popen[bytes]
     identity: Identity
+    command: Sequence[str]
+    environment: Mapping[str, str]
     log: Path
+    folder: Path | None
+    needs_child: bool
 
     @classmethod
     def start(
-        cls, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path
+        cls,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path,
+        folder: Path | None = None,
+        *,
+        needs_child: bool = False,
     ) -> "Service":
-        """Start `command` in a session of its own, so that Ctrl-C reaches only its owner."""
+        """Start `command` in a session of its own, so that Ctrl-C reaches only its owner.
+
+        It works in `folder`, or where its owner does.
+        """
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             process = subprocess.Popen(
                 command,
+                cwd=folder,
                 env={**os.environ, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        return cls(name, process, Identity.of(process.pid), log)
+        identity = Identity.of(process.pid)
+        return cls(name, process, identity, command, environment, log, folder, needs_child)
+
+    def started_again(self) -> "Service":
+        """The same service as a new process."""
+        return Service.start(
+            self.name,
+            self.command,
+            self.environment,
+            self.log,
+            self.folder,
+            needs_child=self.needs_child,
+        )
+
+    def has_child(self) -> bool:
+        """Whether a process that it started runs."""
+        try:
+            children = psutil.Process(self.process.pid).children()
+        except psutil.NoSuchProcess:
+            return False
+        return any(map(_runs, children))
 
     def wait_until(self, answers: Callable[[], bool]) -> None:
         """Wait until the service answers.
@@ -81,6 +100,60 @@ class Service:
                     f"{self.name} did not answer within {READY_SECONDS:.0f} s; see {self.log}."
                 )
             time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def kept_running(services: list[Service], changed: Callable[[Service], None]) -> Iterator[None]:
+    """As long as the block lasts, start each of `services` again whenever it has ended.
+
+    One that needs a child has ended with it. The list holds the services as they run;
+    `changed` is called after each start. A service that ends again and again rests in between, up
+    to `LONGEST_PAUSE_SECONDS`.
+    """
+    over = threading.Event()
+    keeper = threading.Thread(target=_keep, args=(services, changed, over), name="keeper")
+    keeper.start()
+    try:
+        yield
+    finally:
+        over.set()
+        keeper.join()
+
+
+def _keep(
+    services: list[Service], changed: Callable[[Service], None], over: threading.Event
+) -> None:
+    parents: set[Identity] = set()
+    starts = dict.fromkeys((service.name for service in services), 0)
+    not_before = dict.fromkeys(starts, 0.0)
+    while not over.wait(LOOK_SECONDS):
+        for position, service in enumerate(services):
+            if service.process.poll() is None:
+                if not service.needs_child:
+                    continue
+                if service.has_child():
+                    parents.add(service.identity)
+                    continue
+                if service.identity not in parents:
+                    continue
+                # What else it started is left alone: runs may well end as they should.
+                service.process.kill()
+                service.process.wait()
+            now = time.monotonic()
+            if now < not_before[service.name]:
+                continue
+            starts[service.name] += 1
+            pause = min(LOOK_SECONDS * 2 ** starts[service.name], LONGEST_PAUSE_SECONDS)
+            not_before[service.name] = now + pause
+            services[position] = service.started_again()
+            changed(services[position])
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def stop_tree(identity: Identity) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from mlschool_dagster.capture.windows import LENGTH, Window
 from mlschool_dagster.clock import CLOCK, utc_now
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.local.platform import Say, running_platform
+from mlschool_dagster.local.platform import Say, absolute_uri, running_platform
 from mlschool_dagster.local.processes import free_port
 from mlschool_dagster.local.scenario_inbox import inbox
 from mlschool_dagster.local.scenario_stage import Clock, Stage
@@ -26,7 +26,6 @@ LEAD = timedelta(days=1)
 """How long ago a story ends: Dagster knows no windows of the future."""
 
 _PORTS = (20_000, 30_000)
-_KEPT = ("MLSCHOOL_SPEC", "MLSCHOOL_DATA")
 
 
 def tell(say: Say) -> None:
@@ -60,11 +59,20 @@ def stage_of_its_own(name: str) -> None:
     foreign = {
         variable: value
         for variable, value in os.environ.items()
-        if variable in _KEPT or not variable.startswith(PREFIXES)
+        if not variable.startswith(PREFIXES)
     }
     # Of two platforms that start side by side, both would be promised the usual port.
     port = free_port(random.randrange(*_PORTS))
-    own = {"MLSCHOOL_HOME": str(home), CLOCK: str(clock), "MLSCHOOL_ENDPOINT_PORT": str(port)}
+    settings = Settings.from_environment()
+    own = {
+        "MLSCHOOL_HOME": str(home),
+        CLOCK: str(clock),
+        "MLSCHOOL_ENDPOINT_PORT": str(port),
+        "MLSCHOOL_SPEC": str(settings.spec.absolute()),
+        "MLSCHOOL_DATA": absolute_uri(settings.data),
+    }
+    # Where no `.env` leads back to somebody's own platform.
+    os.chdir(home)
     command = [sys.executable, "-m", "mlschool_dagster.local", "scenario", name]
     os.execve(sys.executable, command, {**foreign, **own})  # noqa: S606 - no shell is meant
 

@@ -14,7 +14,14 @@ import pytest
 
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.local import processes
-from mlschool_dagster.local.processes import Identity, Service, free_port, is_free, stop_tree
+from mlschool_dagster.local.processes import (
+    Identity,
+    Service,
+    free_port,
+    is_free,
+    kept_running,
+    stop_tree,
+)
 from mlschool_dagster_tests.serving.server import wait_for
 
 STUBBORN = """
@@ -132,3 +139,52 @@ def test_a_service_that_never_answers_is_told_with_its_log(
     finally:
         service.process.kill()
         service.process.wait()
+
+
+PARENT = """
+import subprocess, sys, time
+while True:
+    subprocess.call([sys.executable, "-c", "import time; time.sleep(120)"])
+    time.sleep(0.5)
+"""
+
+
+def kill_children(service: Service) -> None:
+    process = service.identity.find()
+    for child in process.children() if process else []:
+        child.kill()
+
+
+def test_a_service_is_of_no_use_without_the_child_that_does_its_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "LOOK_SECONDS", 0.01)
+    program = tmp_path / "parent.py"
+    program.write_text(PARENT)
+    command = [sys.executable, str(program)]
+    services = [Service.start("parent", command, {}, tmp_path / "log", needs_child=True)]
+    first = services[0]
+    again: list[Service] = []
+    try:
+        with kept_running(services, again.append):
+            while not again:
+                wait_for(lambda: again or first.has_child())
+                kill_children(first)
+        assert first.identity.find() is None
+        assert services == again[-1:]
+    finally:
+        for service in (first, *again):
+            stop_tree(service.identity)
+            service.process.wait()
+
+
+def test_a_service_that_ends_at_once_again_and_again_rests_in_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "LOOK_SECONDS", 0.01)
+    services = [Service.start("brief", [sys.executable, "-c", ""], {}, tmp_path / "log")]
+    starts: list[float] = []
+    with kept_running(services, lambda _: starts.append(time.monotonic())):
+        wait_for(lambda: len(starts) == 5)
+    services[0].process.wait()
+    assert starts[-1] - starts[0] >= 0.01 * (2 + 4 + 8 + 16)
