@@ -38,6 +38,9 @@ class PostgresServer:
             self.port = free.getsockname()[1]
         secret = self._folder / "password"
         secret.write_text(PASSWORD)
+        if self._user:
+            # Files are private to whoever runs the tests.
+            shutil.chown(secret, self._user)
         self._run(
             "initdb", "--no-sync", "--username=owner", f"--pwfile={secret}", "--auth=scram-sha-256"
         )

@@ -28,7 +28,7 @@ from mlschool_dagster.capture.postgres_format import (
     new_identity,
 )
 from mlschool_dagster.capture.records import Capture
-from mlschool_dagster.capture.repetition import NOTHING_KNOWN, key_of, settle
+from mlschool_dagster.capture.repetition import NOTHING_KNOWN, key_of, keys_concerned, settle
 from mlschool_dagster.capture.rows import capture_of, capture_row
 from mlschool_dagster.capture.sql import Row, SqlStore
 from mlschool_dagster.capture.store import Appended, StoreRefusedError
@@ -153,7 +153,7 @@ def _insert(connection: "Connection", statement: str, rows: Sequence[Row]) -> in
 def _insert_unknown(connection: "Connection", captures: Sequence[Capture]) -> Appended:
     with connection.transaction():
         connection.execute(LOCK_CAPTURES)
-        event_ids = [capture.event_id for capture in captures]
+        event_ids = [event_id for event_id, _ in keys_concerned(captures)]
         rows = connection.execute(KNOWN_CAPTURES.encode(), (event_ids,)).fetchall()
         known = {key_of(capture): capture for capture in map(capture_of, rows)}
         appended, new = settle(captures, known)

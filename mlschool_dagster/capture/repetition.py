@@ -1,6 +1,17 @@
-"""What it means that an event id is known already: the same rule for every store."""
+"""What an event id covers, and what it means that one is known already: one rule for all stores.
 
-from collections.abc import Mapping, Sequence
+A request belongs to the name that its caller gave it, with exactly its rows. Its first row has the
+name as event id, the others the name with ``#1``, ``#2``, ... appended. So whatever is asked under
+a name that is taken collides in its first row, and the row after its last one tells whether there
+were more before. A name that could be taken for another one's row gets a ``#`` at its end.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import orjson
 
 from mlschool_dagster.capture.records import Capture, Role
 from mlschool_dagster.capture.store import Appended
@@ -10,10 +21,50 @@ NOTHING_KNOWN = Appended({}, frozenset())
 EventKey = tuple[str, bool]
 """An event id, and whether it is a shadow's: of each kind an event has one capture."""
 
+_ROW = "#"
+_DERIVED = re.compile(r"(#[0-9]*|~[0-9a-f]{16})$")
+"""How event ids end that no caller chose."""
+
+
+def row_ids(name: str, rows: int) -> list[str]:
+    """The event ids of a request with so many `rows` that its caller called `name`."""
+    first = f"{name}{_ROW}" if _DERIVED.search(name) else name
+    return [first, *(f"{name}{_ROW}{row}" for row in range(1, rows))]
+
+
+def following(event_id: str) -> str:
+    """The event id of the next row of the request that `event_id` belongs to, if it has one."""
+    name, separator, row = event_id.rpartition(_ROW)
+    if separator and row.isdecimal():
+        return f"{name}{_ROW}{int(row) + 1}"
+    return f"{name if separator and not row else event_id}{_ROW}1"
+
 
 def key_of(capture: Capture) -> EventKey:
     """Under which key `capture` is unique."""
     return capture.event_id, capture.role is Role.SHADOW
+
+
+def keys_concerned(captures: Iterable[Capture]) -> set[EventKey]:
+    """The keys that `settle` wants to know of."""
+    keys: set[EventKey] = set()
+    for request in requests_of(captures):
+        keys.update(map(key_of, request))
+        if request[0].role is not Role.SHADOW:
+            keys.add((following(request[-1].event_id), False))
+    return keys
+
+
+def requests_of(captures: Iterable[Capture]) -> list[list[Capture]]:
+    """`captures` cut into the rows of one request each, a shadow's rows apart."""
+    requests: list[list[Capture]] = []
+    expected: EventKey | None = None
+    for capture in captures:
+        if key_of(capture) != expected:
+            requests.append([])
+        requests[-1].append(capture)
+        expected = following(capture.event_id), capture.role is Role.SHADOW
+    return requests
 
 
 def settle(
@@ -21,24 +72,59 @@ def settle(
 ) -> tuple[Appended, list[Capture]]:
     """What `CaptureStore.append` answers to `captures`, and which of them are to be kept.
 
-    ``known`` are those already kept under the keys of `captures`.
+    ``known`` are those already kept under the `keys_concerned`.
     """
     kept = dict(known)
     new: list[Capture] = []
     repeated: dict[str, Capture] = {}
     refused: set[str] = set()
-    for capture in captures:
-        key = key_of(capture)
-        first = kept.get(key)
-        if first is None:
-            kept[key] = capture
-            new.append(capture)
-        elif capture.role is Role.SHADOW:
+    for request in requests_of(captures):
+        found = [kept.get(key_of(capture)) for capture in request]
+        if request[0].role is Role.SHADOW:
+            fresh = [capture for capture, first in zip(request, found, strict=True) if not first]
+        elif (following(request[-1].event_id), False) in kept or not _agree(request, found):
+            refused |= {capture.event_id for capture in request}
             continue
-        elif first.inputs == capture.inputs:
-            repeated[capture.event_id] = first
+        elif found[0] is None:
+            fresh = request
         else:
-            refused.add(capture.event_id)
+            fresh = []
+            repeated |= {first.event_id: first for first in found if first is not None}
+        new += fresh
+        kept |= {key_of(capture): capture for capture in fresh}
     if refused:
         return Appended({}, frozenset(refused)), []
     return Appended(repeated, frozenset()), new
+
+
+def _agree(request: Sequence[Capture], found: Sequence[Capture | None]) -> bool:
+    """Whether the rows of `request` are all new, or all known with the same inputs."""
+    return not any(found) or all(
+        first is not None and first.inputs == capture.inputs
+        for capture, first in zip(request, found, strict=True)
+    )
+
+
+def same_answer(one: Capture, other: Capture) -> bool:
+    """Whether a client was told the same."""
+    return _answer(one) == _answer(other)
+
+
+def kept_apart(captures: Sequence[Capture]) -> list[Capture]:
+    """`captures` of one request under ids made of their own and of what they say.
+
+    Those ids are the same each time, and nobody else's.
+    """
+    said = orjson.dumps([_answer(c) for c in captures], option=orjson.OPT_SORT_KEYS)
+    digest = hashlib.sha256(said).hexdigest()[:16]
+    return [replace(capture, event_id=f"{capture.event_id}~{digest}") for capture in captures]
+
+
+def _answer(capture: Capture) -> tuple[object, ...]:
+    return (
+        capture.inputs,
+        capture.model_version,
+        capture.prediction,
+        capture.confidence,
+        capture.probabilities,
+    )

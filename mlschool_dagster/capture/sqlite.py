@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from mlschool_dagster.capture.records import Capture, Role
-from mlschool_dagster.capture.repetition import NOTHING_KNOWN, EventKey, key_of, settle
+from mlschool_dagster.capture.repetition import NOTHING_KNOWN, EventKey, keys_concerned, settle
 from mlschool_dagster.capture.rows import CAPTURE_FIELDS, capture_of, capture_row
 from mlschool_dagster.capture.sql import Row, SqlStore
 from mlschool_dagster.capture.sqlite_format import (
@@ -381,7 +381,7 @@ def _insert_unknown(connection: sqlite3.Connection, captures: Sequence[Capture])
 
 def _known(connection: sqlite3.Connection, captures: Sequence[Capture]) -> dict[EventKey, Capture]:
     known = {}
-    for key in set(map(key_of, captures)):
+    for key in keys_concerned(captures):
         event_id, of_shadow = key
         row = connection.execute(
             f"SELECT {CAPTURE_FIELDS} FROM captures "  # noqa: S608

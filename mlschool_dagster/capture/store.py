@@ -53,7 +53,8 @@ class Appended:
     """What became of appended captures whose event ids were known already.
 
     ``repeated`` holds, by event id, what was kept before with the same inputs. ``refused`` are the
-    event ids that belong to a capture with other inputs; if there is one, nothing was kept.
+    event ids of requests whose name belongs to one with other rows; if there is one, nothing was
+    kept.
     """
 
     repeated: Mapping[str, Capture]
@@ -71,7 +72,8 @@ class CaptureStore(Protocol):
     def append(self, captures: Sequence[Capture]) -> Appended:
         """Keep all of `captures` or none of them; durable on return.
 
-        A capture whose event id is known with the same inputs is a repetition and changes nothing.
+        A request (see `repetition`) that is known with exactly the same rows is a repetition and
+        changes nothing; with any others it is refused.
         A shadow's capture has an event id of its own kind: it neither repeats nor refuses another
         role's, and the first one counts.
 

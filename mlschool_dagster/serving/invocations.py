@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl
 from starlette.types import Receive, Scope, Send
 
 from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX, Role
+from mlschool_dagster.capture.repetition import row_ids
 from mlschool_dagster.serving.batching import (
     Batcher,
     CaptureFailedError,
@@ -38,8 +39,7 @@ from mlschool_dagster.serving.validation import Accepted, InvalidRequestError
 from mlschool_dagster.serving.versions import NoVersionError, Routing, Version, Versions
 
 EVENT_ID_HEADERS = (b"x-amzn-sagemaker-inference-id", b"x-request-id")
-"""Where a caller may name its request, the first that is present counts. Several rows get the name
-with -0, -1, ... appended."""
+"""Where a caller may name its request, the first that is present counts (see `row_ids`)."""
 VARIANT_HEADER = b"x-amzn-sagemaker-target-variant"
 MAX_EVENT_ID = 200
 MEDIA_TYPES = ("application/json", "text/csv")
@@ -110,7 +110,7 @@ class Invocations:
         except ConflictError:
             self._refuse(exchange, 409, "event id taken")
             return error_body(
-                "The event id already belongs to a request with other input; use a new one."
+                "The event id already belongs to a request with other rows; use a new one."
             ), ()
         except (NoVersionError, TooBusyError, CaptureFailedError) as error:
             exchange.status = 503
@@ -206,10 +206,8 @@ def _question(
     if name is None:
         rows = len(accepted.rows)
         event_ids = [key] if rows == 1 else [key, *new_event_ids(rows - 1)]
-    elif accepted.total == 1:
-        event_ids = [name]
     else:
-        event_ids = [f"{name}-{position}" for position in accepted.positions]
+        event_ids = row_ids(name, len(accepted.rows))
     is_probe = key.startswith(SMOKE_TEST_PREFIX)
     is_captured = is_probe or routing.sampled(key)
     return Question(

@@ -108,8 +108,8 @@ def _parameters() -> list[Schema]:
     event_ids = [
         _header(
             header,
-            "Becomes the event id of the row, and with -0, -1, ... appended those of several "
-            "rows. A request that is sent again with the same id is captured once."
+            "Becomes the event id of the first row; the others get it with #1, #2, ... appended. A "
+            "request that is sent again with the same id and rows is captured once."
             + (f" Counts where {EVENT_ID_HEADERS[0].decode().title()} is missing." if i else ""),
             {"type": "string", "minLength": 1, "maxLength": MAX_EVENT_ID},
         )

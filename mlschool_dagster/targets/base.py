@@ -86,9 +86,9 @@ class EndpointTarget(Protocol):
     ) -> list[Prediction]:
         """One prediction for each of `rows`, in their order.
 
-        `inference_id` becomes the event id of a single row, and with -0, -1, ... appended those of
-        several rows. Without it the endpoint chooses new ones. The same id with the same rows is
-        captured once, and answered as it was the first time.
+        `inference_id` becomes the event id of the first row, and with #1, #2, ... appended those of
+        the others. Without it the endpoint chooses new ones. The same id with the same rows is
+        captured once, and answered as it was the first time; with other rows it is refused.
 
         Raises:
             RefusedError: the endpoint refuses the rows; the error holds its reasons.

@@ -234,7 +234,8 @@ def test_what_is_written_while_the_file_is_deleted_is_kept_in_the_next(
 ) -> None:
     file = tmp_path / "captures.db"
     store = open_store(f"sqlite:///{file}")
-    insert, deleted = sqlite._insert, []
+    insert = sqlite._insert
+    deleted: list[bool] = []
 
     def insert_and_delete(*arguments: Any) -> None:
         insert(*arguments)

@@ -1,5 +1,6 @@
 """What every capture store promises, whatever keeps its data."""
 
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
@@ -8,11 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from mlschool_dagster.capture import sql
 from mlschool_dagster.capture.frames import captures_frame
 from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX, Capture, Label, Role
-from mlschool_dagster.capture.repetition import NOTHING_KNOWN
+from mlschool_dagster.capture.repetition import NOTHING_KNOWN, following, kept_apart, row_ids
 from mlschool_dagster.capture.store import Appended, CaptureStore, open_store
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster_tests.capture.samples import (
@@ -134,6 +137,53 @@ def test_a_known_event_id_with_other_inputs_is_refused_with_its_whole_batch(
     assert store.append([capture("d"), capture("d", mass=1)]).refused == {"d"}
     assert event_ids(store) == ["a"]
     assert store.append([capture("b"), capture("d")]) == NOTHING_KNOWN
+
+
+NAMES = st.sampled_from(["a", "a#", "a#1", "a#2", "a#1#", "a##", "a-1", "a~0123456789abcdef", "b"])
+ROWS = st.lists(st.sampled_from([1, 2]), min_size=1, max_size=3)
+BATCHES = st.lists(st.lists(st.tuples(NAMES, ROWS), min_size=1, max_size=3), max_size=6)
+
+
+@settings(max_examples=60)
+@given(batches=BATCHES)
+@example(batches=[[("a", [1, 2])], [("a", [1])], [("a#1", [2])], [("a", [1, 2, 1])]])
+@example(batches=[[("a", [1]), ("a", [1, 1])]])
+def test_a_name_belongs_to_one_request_with_exactly_its_rows(
+    fresh_uri: Callable[[Path], str], batches: list[list[tuple[str, list[int]]]]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store = open_store(fresh_uri(Path(folder)))
+        taken: dict[str, list[int]] = {}
+        for batch in batches:
+            requests = [
+                [
+                    capture(event_id, mass=mass)
+                    for event_id, mass in zip(row_ids(name, len(rows)), rows, strict=True)
+                ]
+                for name, rows in batch
+            ]
+            after = {**dict(reversed(batch)), **taken}
+            fits = all(after[name] == rows for name, rows in batch)
+            outcome = store.append([row for request in requests for row in request])
+            assert bool(outcome.refused) != fits
+            taken = after if fits else taken
+        kept = dict(zip(event_ids(store), store.read(WINDOW)["inputs"], strict=True))
+        store.close()
+        assert {event: inputs["body_mass_g"] for event, inputs in kept.items()} == {
+            event_id: mass
+            for name, rows in taken.items()
+            for event_id, mass in zip(row_ids(name, len(rows)), rows, strict=True)
+        }
+
+
+@given(names=st.lists(st.text("a#1~0", min_size=1), min_size=2, max_size=2, unique=True))
+def test_no_two_names_share_an_event_id(names: list[str]) -> None:
+    ids = [event_id for name in names for event_id in row_ids(name, 12)]
+    ids += [c.event_id for c in kept_apart([capture(event_id) for event_id in ids])]
+    assert len(set(ids)) == len(ids)
+    for name in names:
+        first, *others = row_ids(name, 12)
+        assert list(map(following, [first, *others[:-1]])) == others
 
 
 def test_labels_are_joined_by_event_and_the_newest_counts(store: CaptureStore) -> None:

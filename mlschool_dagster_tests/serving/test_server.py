@@ -48,13 +48,49 @@ def test_it_answers_what_the_model_predicts(server: Server) -> None:
 def test_each_row_answered_is_one_capture(server: Server) -> None:
     rows = [ROW, {**ROW, "sex": None}]
     answer = server.invoke(rows, x_amzn_sagemaker_inference_id="two-rows").json()
-    assert [entry["event_id"] for entry in answer["predictions"]] == ["two-rows-0", "two-rows-1"]
+    assert [entry["event_id"] for entry in answer["predictions"]] == ["two-rows", "two-rows#1"]
     captured = [c for c in server.captures() if c.event_id.startswith("two-rows")]
     for capture, row, entry in zip(captured, rows, answer["predictions"], strict=True):
         assert capture.inputs == row
         assert (capture.endpoint, capture.model_version) == ("penguins", "1")
         assert capture.prediction == entry["prediction"]
         assert capture.probabilities == entry["probabilities"]
+
+
+def test_an_id_belongs_to_one_request_with_exactly_its_rows(server: Server) -> None:
+    other = {**ROW, "body_mass_g": 3200}
+    asked = [
+        ("job", [ROW, other], 200),
+        ("job", [ROW], 409),
+        ("job", [ROW, other, ROW], 409),
+        ("job", [other, ROW], 409),
+        ("job", [ROW, other], 200),
+        ("job-1", [ROW], 200),
+        ("job-1", [ROW, ROW], 409),
+        ("job#1", [ROW], 200),
+        ("job#1", [other, ROW], 409),
+        ("job", [ROW, other], 200),
+    ]
+    for name, rows, status in asked:
+        assert server.invoke(rows, x_request_id=name).status_code == status, (name, rows)
+    kept = [c.event_id for c in server.captures() if c.event_id.startswith("job")]
+    assert kept == ["job", "job#1", "job-1", "job#1#"]
+
+
+def test_what_was_answered_partly_is_a_request_of_the_rows_that_were(server: Server) -> None:
+    url, headers = "/invocations?on_error=partial", {"x-request-id": "mended"}
+    bad, other = {**ROW, "body_mass_g": -1}, {**ROW, "body_mass_g": 3200}
+    asked = [
+        ([bad, ROW, other], 200),
+        ([other, ROW, other], 409),
+        ([bad, ROW], 409),
+        ([bad, ROW, other], 200),
+    ]
+    for rows, status in asked:
+        answer = server.client.post(url, json={"inputs": rows}, headers=headers)
+        assert answer.status_code == status, rows
+    kept = [c.event_id for c in server.captures() if c.event_id.startswith("mended")]
+    assert kept == ["mended", "mended#1"]
 
 
 @pytest.mark.parametrize("header", ["x_amzn_sagemaker_inference_id", "x_request_id"])
@@ -153,17 +189,17 @@ def test_good_rows_are_answered_beside_bad_ones_where_the_caller_asks_for_it(
     assert answer.status_code == 200
     predictions = answer.json()["predictions"]
     assert [entry and entry["event_id"] for entry in predictions] == [
-        "partly-0",
+        "partly",
         None,
         None,
-        "partly-3",
+        "partly#1",
     ]
     assert {(fault["row"], fault["column"]) for fault in answer.json()["faults"]} == {
         (1, "body_mass_g"),
         (2, "sex"),
     }
     kept = [c.event_id for c in server.captures() if c.event_id.startswith("partly")]
-    assert kept == ["partly-0", "partly-3"]
+    assert kept == ["partly", "partly#1"]
 
 
 def test_a_request_without_a_good_row_is_refused_even_partly(server: Server) -> None:
