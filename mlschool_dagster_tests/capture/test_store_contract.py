@@ -144,7 +144,7 @@ ROWS = st.lists(st.sampled_from([1, 2]), min_size=1, max_size=3)
 BATCHES = st.lists(st.lists(st.tuples(NAMES, ROWS), min_size=1, max_size=3), max_size=6)
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(batches=BATCHES)
 @example(batches=[[("a", [1, 2])], [("a", [1])], [("a#1", [2])], [("a", [1, 2, 1])]])
 @example(batches=[[("a", [1]), ("a", [1, 1])]])
