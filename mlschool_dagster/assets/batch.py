@@ -26,7 +26,7 @@ def batch_predictions(spec: DataSpec, default_input: str) -> dg.AssetsDefinition
 
         input: str = Field(
             default=default_input,
-            description="A CSV file, a Parquet file, or a folder of them.",
+            description="A CSV or Parquet file, or a folder of them, as a path or file:// URI.",
         )
         output: str = Field(
             default="",
@@ -56,13 +56,14 @@ def batch_predictions(spec: DataSpec, default_input: str) -> dg.AssetsDefinition
         mlflow: MlflowTracking,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         from mlschool_dagster.modeling.compiled import CompiledModel
+        from mlschool_dagster.modeling.source_files import local_path
         from mlschool_dagster.serving.batch import score
 
         with plain_errors():
             registry = mlflow.registry(spec.name)
             version = registry.resolve(config.version).version
             summary = score(
-                source=Path(config.input),
+                source=local_path(config.input),
                 output=Path(config.output or files.batch),
                 model=CompiledModel.load(registry.fetch(version, files.versions)),
                 version=version,

@@ -33,7 +33,7 @@ def raw_data(spec: DataSpec, default_uri: str) -> dg.AssetsDefinition:
 
         uri: str = Field(
             default=default_uri,
-            description="A CSV file, or a folder of CSV files, as a path or file:// URI.",
+            description="A CSV or Parquet file, or a folder of them, as a path or file:// URI.",
         )
 
     @dg.asset(

@@ -1,54 +1,61 @@
 """Reading a data set by URI into one canonical table."""
 
-import csv
-import io
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 from mlschool_dagster.errors import UserError
+from mlschool_dagster.modeling.source_files import local_path, shown
 from mlschool_dagster.modeling.spec import DataSpec, NumericColumn
+from mlschool_dagster.modeling.tables import Chunk, table_files
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MISSING = frozenset({"", ".", "NA", "NaN", "nan"})
-"""How a missing value may be written in a file."""
-
 SHOWN_ROWS = 5
 """How many offending rows a sentence names before it only counts them."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """One record of a file, and where it starts: ``file.csv:2``, counting lines from 1."""
-
-    origin: str
-    cells: list[str]
+CHUNK_ROWS = 20_000
 
 
 def read_data(uri: str, spec: DataSpec) -> "pd.DataFrame":
-    """The data set at `uri`: one CSV file, or a folder whose CSV files are read in order of name.
+    """The data set at `uri`: one file, or a folder whose files are read in order of name.
 
-    Files are UTF-8 with a header. White space around a cell is dropped; columns may come in any
-    order; columns that the spec does not name are ignored, since raw tables carry identifiers and
+    Which files, and what their cells mean, is what `tables` and `cells` say. Columns may come in
+    any order; those that the spec does not name are ignored, since raw tables carry identifiers and
     notes that are no input.
 
     Returns:
         One row per record: the spec's columns and then its target. Numeric columns are float64,
-        the others strings; missing is NaN in both. The index names each row's place, as in
-        ``rows.csv:2``, so that whoever refuses a row can say where it is.
+        the others strings; missing is NaN in both. The index names each row's place, its line in a
+        CSV file (``rows.csv:2``) or its number in a Parquet file.
 
     Raises:
-        UserError: there is no such file, or it is empty, not UTF-8, malformed, lacks a column, or
+        UserError: there is no such file, or it is empty, no UTF-8, malformed, lacks a column, or
             has text where a number belongs.
     """
+    import numpy as np
     import pandas as pd
 
-    frames = [_read_file(path, spec) for path in _files(uri)]
-    return pd.concat(frames) if len(frames) > 1 else frames[0]
+    source = local_path(uri)
+    names = [*spec.input_names, spec.target.name]
+    origins: list[str] = []
+    columns: dict[str, list[Any]] = {name: [] for name in names}
+    for chunk in chain.from_iterable(
+        file.chunks(CHUNK_ROWS) for file in table_files(source, spec, with_target=True, carry=False)
+    ):
+        _require_whole(chunk)
+        origins += [f"{chunk.file}:{place}" for place in chunk.places]
+        for name, values in columns.items():
+            values += [row[name] for row in chunk.rows]
+    if not origins:
+        raise UserError(f"The data in {shown(source)} has a header but no rows; add some.")
+    # Without a name, the index meets no column of that name.
+    frame = pd.DataFrame(columns, index=pd.Index(origins), dtype=object)
+    frame = frame.mask(frame.isna(), np.nan)
+    for column in spec.columns:
+        if isinstance(column, NumericColumn):
+            frame[column.name] = _numbers(frame[column.name])
+    return frame
 
 
 def describe_rows(rows: "pd.Index") -> str:
@@ -90,113 +97,23 @@ def _with_missing(column: "pd.Series") -> Iterator[tuple[object, bool]]:
     return zip(column, column.isna(), strict=True)
 
 
-def _files(uri: str) -> list[Path]:
-    path = _local_path(uri)
-    if path.is_dir():
-        files = sorted(path.glob("*.csv"))
-        if not files:
-            raise UserError(f"The data folder {path} holds no .csv file; put one there.")
-        return files
-    if not path.exists():
-        raise UserError(f"There is no data at {path}; give the path of a CSV file or a folder.")
-    return [path]
-
-
-def _local_path(uri: str) -> Path:
-    parts = urlsplit(uri)
-    if parts.scheme == "file":
-        return Path(unquote(parts.path))
-    if "://" in uri:
-        raise UserError(
-            f"Data cannot be read from {parts.scheme}:// ({uri}); give a path or a file:// URI."
-        )
-    return Path(uri)
-
-
-def _read_file(path: Path, spec: DataSpec) -> "pd.DataFrame":
-    import numpy as np
-    import pandas as pd
-
-    lines = _records(path)
-    header = next(lines, None)
-    if header is None:
-        raise UserError(f"The data file {path} is empty; it needs a header and rows.")
-    names = [*spec.input_names, spec.target.name]
-    positions = _positions(path, header.cells, names)
-    records = list(_checked(lines, header))
-    if not records:
-        raise UserError(f"The data file {path} has a header but no rows; add some.")
-    frame = pd.DataFrame(
-        {name: [line.cells[at].strip() for line in records] for name, at in positions.items()},
-        index=pd.Index([line.origin for line in records], name="row"),
-        dtype=object,
-    )
-    frame = frame.mask(frame.isin(MISSING), np.nan)
-    for column in spec.columns:
-        if isinstance(column, NumericColumn):
-            frame[column.name] = _numbers(frame[column.name])
-    return frame
-
-
-def _records(path: Path) -> Iterator[_Line]:
-    """The non-blank records of the file, the header first."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"The data file {path} cannot be read: {error.strerror}.") from None
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"The data file {path} is not UTF-8 (line {line}); save it in that encoding."
-        ) from None
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    start = 1
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                yield _Line(f"{path.name}:{start}", cells)
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(f"The data file {path} is malformed at line {start}: {error}.") from None
-
-
-def _positions(path: Path, header: list[str], names: list[str]) -> dict[str, int]:
-    """Where in the header each of `names` stands."""
-    found = [cell.strip() for cell in header]
-    missing = [name for name in names if name not in found]
-    if missing:
-        raise UserError(
-            f"The data file {path} lacks the column{'s' if len(missing) > 1 else ''} "
-            f"{', '.join(missing)}; its header has {', '.join(found)}."
-        )
-    repeated = [name for name in names if found.count(name) > 1]
-    if repeated:
-        raise UserError(
-            f"The data file {path} has the column {repeated[0]} twice; keep one of them."
-        )
-    return {name: found.index(name) for name in names}
-
-
-def _checked(lines: Iterator[_Line], header: _Line) -> Iterator[_Line]:
-    for line in lines:
-        if len(line.cells) != len(header.cells):
+def _require_whole(chunk: Chunk) -> None:
+    for row, place in zip(chunk.rows, chunk.places, strict=True):
+        if type(row) is not dict:
             raise UserError(
-                f"Row {line.origin} has {len(line.cells)} cells where the header has "
-                f"{len(header.cells)}; mend that row."
+                f"Row {chunk.file}:{place} has {len(row)} cells, which is not as many as the "
+                "header has; mend that row."
             )
-        yield line
 
 
-def _numbers(text: "pd.Series") -> "pd.Series":
-    import pandas as pd
-
-    numbers = pd.to_numeric(text, errors="coerce").astype("float64")
-    wrong = text.index[numbers.isna() & text.notna()]
+def _numbers(values: "pd.Series") -> "pd.Series":
+    is_text = values.map(lambda value: isinstance(value, str)).astype(bool)
+    wrong = values.index[is_text]
     if len(wrong):
+        example = values[is_text].iloc[0]
+        comma = "a decimal point" if "," in example else "numbers"
         raise UserError(
-            f"Column {text.name} must be numeric but has text such as {text[wrong[0]]!r} in "
-            f"{describe_rows(wrong)}; write numbers, or NA where there is none."
+            f"Column {values.name} must be numeric but has text such as {example[:40]!r} in "
+            f"{describe_rows(wrong)}; write {comma}, or NA where there is none."
         )
-    return numbers
+    return values.astype("float64")

@@ -11,8 +11,10 @@ import numpy as np
 
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.compiled import CompiledModel
-from mlschool_dagster.serving.batch_input import carried_schema, table_files
-from mlschool_dagster.serving.batch_output import PREDICTIONS_FILE, REJECTED_FILE, outputs
+from mlschool_dagster.modeling.source_files import shown
+from mlschool_dagster.modeling.spec import PROBABILITY_PREFIX
+from mlschool_dagster.modeling.tables import carried_schema, table_files
+from mlschool_dagster.serving.batch_output import PREDICTIONS_FILE, REJECTED_FILE, TAKEN, outputs
 from mlschool_dagster.serving.rules import Rule, rules_of
 
 CHUNK_ROWS = 20_000
@@ -79,6 +81,12 @@ def score(
         )
     files = table_files(source, model.spec)
     carried = carried_schema(files)
+    taken = [n for n in carried.names if n in TAKEN or n.startswith(PROBABILITY_PREFIX)]
+    if taken:
+        raise UserError(
+            f"{shown(source)} has the column {taken[0]}, a name that the predictions use; rename "
+            "or drop it."
+        )
     rules = rules_of(model.spec)
     classes: Counter[str] = Counter()
     reasons: Counter[str] = Counter()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlschool_dagster.atomic import replacing
+from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.compiled import Array
 from mlschool_dagster.modeling.spec import (
     CONFIDENCE,
@@ -20,13 +21,15 @@ from mlschool_dagster.modeling.spec import (
     NumericColumn,
     probability_column,
 )
-from mlschool_dagster.serving.batch_input import Chunk
+from mlschool_dagster.modeling.tables import Chunk
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 PREDICTIONS_FILE = "predictions.parquet"
 REJECTED_FILE = "rejected.parquet"
+TAKEN = frozenset({SOURCE_FILE, ROW_NUMBER, PREDICTION, CONFIDENCE, MODEL_VERSION})
+"""Columns of the output, which no column that is carried along may be called."""
 
 Reasons = Mapping[int, Sequence[str]]
 """Why rows of a chunk are rejected, by their position in it."""
@@ -85,11 +88,19 @@ class Outputs:
         schema = self.predicted.schema
         carried = chunk.carried.column_names
         for field in list(schema)[len(columns) :]:
-            columns[field.name] = (
-                chunk.carried[field.name].take(pa.array(valid, pa.int64())).cast(field.type)
-                if field.name in carried
-                else pa.nulls(len(valid), field.type)
-            )
+            try:
+                columns[field.name] = (
+                    chunk.carried[field.name].take(pa.array(valid, pa.int64())).cast(field.type)
+                    if field.name in carried
+                    else pa.nulls(len(valid), field.type)
+                )
+            except pa.ArrowException as error:
+                told = str(error).partition("\n")[0].rstrip(".")
+                raise UserError(
+                    f"Column {field.name} of {chunk.file} has values that are no {field.type}, as "
+                    f"which all files together have it ({told}); write one type, or predict on "
+                    "the files one by one."
+                ) from None
         self.predicted.write_table(pa.table(columns, schema))
         return predictions
 
@@ -154,5 +165,9 @@ def _document(chunk: Chunk, at: int) -> str:
 
 
 def _plain(value: Any) -> Any:
-    # JSON has no word for what is not finite.
+    # JSON has no word for what is not finite, wherever in a value it is.
+    if isinstance(value, dict):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

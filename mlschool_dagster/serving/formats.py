@@ -3,20 +3,22 @@
 JSON follows MLflow's scoring protocol: ``inputs`` or ``instances`` (a list of records, or a mapping
 of columns), ``dataframe_split`` or ``dataframe_records``. What else stands beside the rows, such as
 ``params`` or ``client_request_id``, is nothing that a model here could use, and is ignored. CSV has
-a header row; an empty cell is null, and the cells of numeric columns are read as numbers. What a
-row holds is judged elsewhere.
+a header row, and is read by the rules of `modeling.cells` as training data is. What a row holds is
+judged elsewhere.
 """
 
 import csv
 import io
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
 import orjson
 
+from mlschool_dagster.modeling.cells import CsvRecords, cell_readers, text_reader
+from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.serving.faults import Finding, InvalidRequestError, invalid, shown
 
 MAX_ROWS = 10_000
@@ -111,42 +113,48 @@ def table_of_json(document: Any) -> Table:
     )
 
 
-def table_of_csv(body: bytes, columns: Sequence[str], numeric: Collection[str]) -> Table:
-    """The rows in `body`, some of whose columns are `columns`; those in `numeric` hold numbers.
+def table_of_csv(body: bytes, spec: DataSpec) -> Table:
+    """The rows in `body`, without the target of `spec` and columns that have no name.
 
-    What is no number in such a column stays text.
+    What is no number in a numeric column stays text.
 
     Raises:
         InvalidRequestError: it is no CSV in UTF-8 (400), or is no table or holds too many rows
             (422).
     """
     try:
-        text = body.decode("utf-8-sig")
-        lines = csv.reader(_lines(text), strict=True)
-        # Blank lines are no rows.
-        records = filter(None, lines)
-        names = next(records, [])
-        data = list(islice(records, MAX_ROWS + 1))
+        text = body.decode("utf-8")
     except UnicodeDecodeError as error:
         raise _not_utf8(error) from None
+    records = None
+    try:
+        records = CsvRecords(_lines(text), spec.input_names)
+        data = list(islice(records, MAX_ROWS + 1))
     except csv.Error as error:
+        line = records.line if records else 1
         raise InvalidRequestError(
-            400, f"The body is not valid CSV: {error} (line {lines.line_num + 1})."
+            400, f"The body is not valid CSV: {error} (line {line})."
         ) from None
-    if not names:
+    header = records.header
+    if not header:
         raise InvalidRequestError(400, "The body is empty; send CSV with a header row.")
-    if not set(columns) & set(names):
-        wanted, found = ", ".join(columns), ", ".join(map(shown, names[:_SHOWN_NAMES]))
+    if not set(spec.input_names) & set(header):
+        wanted, found = ", ".join(spec.input_names), ", ".join(map(shown, header[:_SHOWN_NAMES]))
         raise _no_table(f"the first line must name the columns ({wanted}), and is {found}")
+    width = len(header)
+    read, other = cell_readers(spec), text_reader()
+    # A file of training data holds the truth as well, which is none of the model's business.
+    places = [at for at, name in enumerate(header) if name not in ("", spec.target.name)]
+    names = [header[at] for at in places]
     _require_different(names)
-    readers = [number if name in numeric else _text for name in names]
+    columns = list(zip(names, places, [read.get(name, other) for name in names], strict=True))
     rows = [
-        {name: read(cell) for name, read, cell in zip(names, readers, cells, strict=True)}
-        if len(cells) == len(names)
+        {name: value_of(cells[at]) for name, at, value_of in columns}
+        if len(cells) == width
         else cells
         for cells in _bounded(data)
     ]
-    return Table(rows, Finding(f"must be a row of {len(names)} cells", "misshapen row"))
+    return Table(rows, Finding(f"must be a row of {width} cells", "misshapen row"))
 
 
 _NO_OBJECT = Finding("must be an object with one entry per column", "misshapen row")
@@ -255,20 +263,3 @@ def _lines(text: str) -> Iterator[str]:
         if len(line) > MAX_LINE:
             raise csv.Error(f"a line has more than {MAX_LINE} characters")
         yield line
-
-
-def number(cell: str) -> float | str | None:
-    """The number in `cell`, None if it is empty, or the text itself if it is no number."""
-    if not cell:
-        return None
-    # Python reads 5_800 and digits of any script, which nobody means.
-    if "_" in cell or not cell.isascii():
-        return cell
-    try:
-        return float(cell)
-    except ValueError:
-        return cell
-
-
-def _text(cell: str) -> str | None:
-    return cell or None

@@ -61,7 +61,7 @@ class Validator:
     def __init__(self, spec: DataSpec) -> None:
         self._rules = rules_of(spec)
         self._fits = [rule.fits for rule in self._rules.values()]
-        self._numeric = frozenset(column.name for column in spec.numeric)
+        self._spec = spec
         self._values = values_getter(spec.input_names)
         self._nullable = {column.name for column in spec.columns if column.nullable}
 
@@ -75,7 +75,7 @@ class Validator:
                 well-formed but not input for this spec.
         """
         if media_type == "text/csv":
-            return self._judge(table_of_csv(body, list(self._rules), self._numeric), partial)
+            return self._judge(table_of_csv(body, self._spec), partial)
         document = document_of(body)
         try:
             accepted = self._judge(table_of_json(document), partial)

@@ -100,7 +100,7 @@ def test_what_is_wrong_with_a_file_is_one_sentence(
 def test_where_there_is_no_data_the_place_is_named(tmp_path: Path, spec: DataSpec) -> None:
     with pytest.raises(UserError, match=r"There is no data at .*absent"):
         read_data(str(tmp_path / "absent.csv"), spec)
-    with pytest.raises(UserError, match=r"holds no \.csv file"):
+    with pytest.raises(UserError, match=r"holds no \.csv or \.parquet file"):
         read_data(str(tmp_path), spec)
     with pytest.raises(UserError, match="ftp://"):
         read_data("ftp://host/data.csv", spec)

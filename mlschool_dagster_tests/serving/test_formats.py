@@ -65,7 +65,7 @@ def test_an_empty_cell_is_null() -> None:
             "body_mass_g",
             "must be a number, not '\u0665\u0668\u0660\u0660'",
         ),
-        ("Biscoe,48.6,16,230,nan,MALE", "body_mass_g", "must be a finite number, not nan"),
+        ("Biscoe,48.6,16,230,-inf,MALE", "body_mass_g", "must be a finite number, not -inf"),
         ("Biscoe,48.6,16,230,1e999,MALE", "body_mass_g", "must be a finite number, not inf"),
         (
             "Anvers,48.6,16,230,5800,MALE",

@@ -1,0 +1,182 @@
+"""Files of data: which ones are read, and what a file is that cannot be.
+
+Belongs here: names, folders, compression, encodings. Does not belong here: rows and columns.
+"""
+
+import gzip
+import os
+import re
+import stat
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from io import TextIOWrapper
+from pathlib import Path
+from typing import IO
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from mlschool_dagster.errors import UserError
+
+SUFFIXES = (".csv", ".csv.gz", ".tsv", ".parquet")
+"""How the names of files of data end, in letters of either case."""
+MAX_LINE = 1024**2
+"""Characters in a line of CSV."""
+
+_LOOKS = {
+    b"PK\x03\x04": "looks like a ZIP archive or an Excel workbook; save the table as CSV in UTF-8",
+    b"\xd0\xcf\x11\xe0": "looks like an old Excel workbook; save the table as CSV in UTF-8",
+    b"PAR1": "looks like Parquet; let its name end in .parquet",
+    b"\x1f\x8b": "looks compressed with gzip; let its name end in .csv.gz",
+    b"BZh": "looks compressed with bzip2; unpack it",
+    b"\x28\xb5\x2f\xfd": "looks compressed with Zstandard; unpack it",
+    b"\xfd7zXZ": "looks compressed with xz; unpack it",
+    b"SQLite": "looks like an SQLite database; export the table as CSV in UTF-8",
+    b"\xff\xfe": "looks like UTF-16, which Excel calls Unicode text; save it as CSV in UTF-8",
+    b"\xfe\xff": "looks like UTF-16, which Excel calls Unicode text; save it as CSV in UTF-8",
+}
+"""What a file that should be CSV is instead, by its first bytes."""
+
+
+def local_path(uri: str) -> Path:
+    """The path that `uri` names: a path itself, or a ``file://`` URI.
+
+    Raises:
+        UserError: it is a URI of another kind.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        return Path(os.fsdecode(unquote_to_bytes(parts.path)))
+    if "://" in uri:
+        raise UserError(
+            f"Data cannot be read from {parts.scheme}:// ({uri}); give a path or a file:// URI."
+        )
+    return Path(uri)
+
+
+def shown(path: Path | str) -> str:
+    """`path` as text that can be shown and kept: what is no UTF-8 or ends a line is replaced."""
+    return re.sub(r"[\x00-\x1f\x7f]", "\ufffd", os.fsencode(path).decode("utf-8", "replace"))
+
+
+def data_files(source: Path) -> list[Path]:
+    """The file at `source`, or the files of data in that folder in order of name.
+
+    Raises:
+        UserError: there are none.
+    """
+    try:
+        if not source.is_dir():
+            if not source.exists():
+                raise UserError(
+                    f"There is no data at {shown(source)}; give the path of a CSV or Parquet file "
+                    "or of a folder of them."
+                )
+            if not source.name.lower().endswith(SUFFIXES):
+                raise UserError(
+                    f"The name of {shown(source)} ends in none of {', '.join(SUFFIXES)}, so that "
+                    "it is no data; rename it if it is."
+                )
+            return [source]
+        paths = [
+            path
+            for path in sorted(source.iterdir())
+            if path.name.lower().endswith(SUFFIXES) and not path.name.startswith((".", "_"))
+        ]
+    except (OSError, ValueError) as error:
+        told = getattr(error, "strerror", None) or error
+        raise UserError(f"{shown(source)} cannot be read: {told}.") from None
+    if not paths:
+        raise UserError(
+            f"The data folder {shown(source)} holds no .csv or .parquet file; put one there."
+        )
+    return paths
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether the file at `path` is Parquet by its name."""
+    return path.name.lower().endswith(".parquet")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[int]:
+    """What goes wrong with the file at `path`, in a sentence; its size in bytes."""
+    import pyarrow as pa
+
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            what = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
+            raise UserError(
+                f"{shown(path)} is {what}, though it is called like a file of data; rename it, or "
+                "give its path itself if it is a folder of data."
+            )
+        yield status.st_size
+    except UnicodeDecodeError:
+        raise UserError(
+            f"{shown(path)} is not UTF-8 (line {_undecodable_line(path)}); it looks like Latin-1, "
+            "as of Windows: save it in UTF-8."
+        ) from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{shown(path)} is no intact gzip file ({error}); write it anew.") from None
+    except pa.ArrowException as error:
+        raise _damaged(path, error) from None
+    except OSError as error:
+        if error.strerror is None:
+            raise _damaged(path, error) from None
+        raise UserError(f"{shown(path)} cannot be read: {error.strerror}.") from None
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    told = str(error).partition("\n")[0].rstrip(".")
+    return UserError(f"{shown(path)} is no intact Parquet file ({told}); write it anew.")
+
+
+@contextmanager
+def opened_text(path: Path) -> Iterator[IO[str]]:
+    """The text of the CSV file at `path`, its ends of lines as they are; to be read in `reading`.
+
+    Raises:
+        UserError: it begins as files do that are no text.
+    """
+    with path.open("rb") as file:
+        head = file.read(16)
+        file.seek(0)
+        if is_packed := path.name.lower().endswith(".gz"):
+            with gzip.open(file) as unpacked:
+                head = unpacked.read(16)
+            file.seek(0)
+        look = next((told for magic, told in _LOOKS.items() if head.startswith(magic)), None)
+        if look is None and b"\0" in head:
+            look = _LOOKS[b"\xff\xfe"]
+        if look is not None:
+            raise UserError(f"{shown(path)} is no CSV: it {look}.")
+        with (
+            gzip.open(file) if is_packed else nullcontext(file) as content,
+            TextIOWrapper(content, encoding="utf-8", newline="") as text,
+        ):
+            yield text
+
+
+def text_lines(content: IO[str], path: Path) -> Iterator[str]:
+    """The lines of `content`, of the file at `path`.
+
+    Raises:
+        UserError: one is longer than `MAX_LINE`.
+    """
+    for number, line in enumerate(iter(lambda: content.readline(MAX_LINE + 1), ""), start=1):
+        if len(line) > MAX_LINE:
+            raise UserError(
+                f"Line {number} of {shown(path)} has more than {MAX_LINE:,} characters; is it CSV?"
+            )
+        yield line
+
+
+def _undecodable_line(path: Path) -> int:
+    """The first line of the file at `path` that is not UTF-8."""
+    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return 1
