@@ -25,7 +25,7 @@ BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", r"data\.csv is empty; it needs a header and rows\."),
     "latin-1": (
         lambda: DATA.read_text().replace("Biscoe", "Bisc\xf6e").encode("latin-1"),
-        r"data\.csv is not UTF-8 \(line \d+\); save it in that encoding\.",
+        r"data\.csv is not UTF-8 \(line \d+\); it looks like Latin-1, as of Windows: save",
     ),
     "text for a number": (
         data_with("39.1", "long"),
@@ -33,7 +33,7 @@ BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "a column less": (
         data_with("body_mass_g", "mass"),
-        r"lacks the column body_mass_g; its header has",
+        r"lacks the column body_mass_g; it has",
     ),
 }
 
