@@ -98,6 +98,7 @@ class CsvRecords:
         self._reader, self._skipped = reader, skipped
         self.line = skipped + 1
         self.header = [name.strip() for name in next(reader, [])]
+        self._names_columns = bool(set(self.header).intersection(wanted))
 
     def __iter__(self) -> Iterator[list[str]]:
         """Yield the cells of each row, however many it has."""
@@ -109,11 +110,15 @@ class CsvRecords:
             if cells is None:
                 return
             if any(map(str.strip, cells)):
-                if len(cells) == len(header) and [cell.strip() for cell in cells] == header:
+                # Most rows differ from it in their first cell.
+                if cells[0].strip() == header[0] and self._repeats_header(cells):
                     raise csv.Error("it repeats the header, as joined files do")
             elif not (is_narrow and cells):
                 continue
             yield cells
+
+    def _repeats_header(self, cells: list[str]) -> bool:
+        return self._names_columns and [cell.strip() for cell in cells] == self.header
 
 
 def _reader(lines: Iterable[str], delimiter: str, *, strict: bool) -> Any:

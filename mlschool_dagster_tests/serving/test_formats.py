@@ -108,7 +108,7 @@ def test_columns_are_checked_by_name() -> None:
     ("first", "found"),
     [
         (LINE, "'Biscoe', '48.6', '16.0'"),
-        (HEADER.replace(",", ";"), f"'{HEADER.replace(',', ';')[:40]}'..."),
+        (HEADER.replace(",", ":"), f"'{HEADER.replace(',', ':')[:40]}'..."),
     ],
 )
 @pytest.mark.parametrize("more", ["", f"\n{LINE}", f"\n{LINE}\n{LINE}\n"])
