@@ -1,52 +1,31 @@
-"""A trained model as plain arrays: the transformers and the network in one numpy function.
+"""A trained model as plain arrays, checked and kept: the transformers and the network.
 
 It needs neither scikit-learn nor Keras, so a server that loads one stays small and answers one row
-in microseconds. Features are the numeric columns in the spec's order, then the one-hot categories
-of each categorical column in the spec's order.
+in microseconds. How it predicts is in `predictor`.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
 from mlschool_dagster.errors import UserError
+from mlschool_dagster.modeling.predictor import ACTIVATIONS, Predictor
 from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.values import InputValue
 
+if TYPE_CHECKING:
+    from sklearn.compose import ColumnTransformer
+
 Array = npt.NDArray[np.float64]
-Singles = npt.NDArray[np.float32]
-Activation = Callable[[Singles], Singles]
 
 SPEC_FILE = "spec.json"
 ARRAYS_FILE = "compiled.npz"
-
-
-def _softmax(x: Singles) -> Singles:
-    # Ufuncs' own reductions: on one row, the array's methods cost more than the arithmetic.
-    exponentials = np.exp(x - np.maximum.reduce(x, axis=0))
-    return np.asarray(exponentials / np.add.reduce(exponentials, axis=0))
-
-
-def _sigmoid(x: Singles) -> Singles:
-    # The logistic function as a hyperbolic tangent, which does not overflow.
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x)))
-
-
-ACTIVATIONS: Mapping[str, Activation] = {
-    "linear": lambda x: x,
-    "relu": lambda x: np.maximum(x, 0.0),
-    "sigmoid": _sigmoid,
-    "softmax": _softmax,
-    "tanh": np.tanh,
-}
-"""What a layer does to its sums, of shape (units, rows)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +61,7 @@ class CompiledModel:
     categorical_fill: tuple[str, ...]
     categories: tuple[tuple[str, ...], ...]
     layers: tuple[DenseLayer, ...]
-    _features: "_Features" = field(init=False, repr=False)
-    _steps: list[tuple[Singles, Singles, Activation]] = field(init=False, repr=False)
+    _predictor: Predictor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check the shapes, and lay out once what each request needs."""
@@ -101,18 +79,8 @@ class CompiledModel:
             units = len(layer.bias)
         _require(units == len(self.spec.target.classes), "one output per class")
         _require(self.layers[-1].activation == "softmax", "a softmax as last layer")
-        object.__setattr__(self, "_features", _Features(self))
-        # In double precision answers would differ from the trained network's by up to 3e-6, in
-        # single precision by up to 1e-6: as far as its own differ between sizes of batches.
-        steps = [
-            (
-                layer.kernel.T.astype(np.float32),
-                layer.bias[:, None].astype(np.float32),
-                ACTIVATIONS[layer.activation],
-            )
-            for layer in self.layers
-        ]
-        object.__setattr__(self, "_steps", steps)
+        names = [c.name for c in numeric], [c.name for c in categorical]
+        object.__setattr__(self, "_predictor", Predictor(*names, self._arrays()))
 
     def features(self, rows: Sequence[Mapping[str, InputValue]]) -> Array:
         """What the network sees of `rows`, shape (rows, features).
@@ -122,23 +90,26 @@ class CompiledModel:
         Raises:
             KeyError: a row lacks a column of the spec.
         """
-        return self._features.of(rows).T
+        return self._predictor.features(rows).T
 
     def probabilities(self, rows: Sequence[Mapping[str, InputValue]]) -> Array:
         """The probability of each class for each of `rows`, shape (rows, classes).
 
-        The network computes in single precision, as it was trained.
+        A row's are the same bits whatever batch, process and CPU they are computed in.
 
         Raises:
             KeyError: a row lacks a column of the spec.
         """
-        x = self._features.of(rows).astype(np.float32)
-        for kernel, bias, activate in self._steps:
-            x = activate(kernel.dot(x) + bias)
-        return x.T.astype(np.float64)
+        return self._predictor.probabilities(rows)
 
     def save(self, folder: Path) -> None:
         """Write the model into `folder`, which is created if needed; `load` reads it back."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / SPEC_FILE).write_text(json.dumps(self.spec.to_dict(), indent=2), encoding="utf-8")
+        np.savez(folder / ARRAYS_FILE, **self._arrays())
+
+    def _arrays(self) -> dict[str, Any]:
+        """The arrays as `Predictor` takes them and as they are kept."""
         arrays: dict[str, Any] = {
             "numeric_fill": self.numeric_fill,
             "numeric_mean": self.numeric_mean,
@@ -151,9 +122,7 @@ class CompiledModel:
         for i, layer in enumerate(self.layers):
             arrays[f"kernel_{i}"] = layer.kernel
             arrays[f"bias_{i}"] = layer.bias
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / SPEC_FILE).write_text(json.dumps(self.spec.to_dict(), indent=2), encoding="utf-8")
-        np.savez(folder / ARRAYS_FILE, **arrays)
+        return arrays
 
     @classmethod
     def load(cls, folder: Path) -> "CompiledModel":
@@ -200,60 +169,26 @@ class CompiledModel:
         )
 
 
-class _Features:
-    """The features of a model's rows, worked out column by column.
-
-    Arrays have shape (features, rows), so that each numpy call runs along many rows.
-    """
-
-    def __init__(self, model: CompiledModel) -> None:
-        spec = model.spec
-        # Numeric columns first, as in the features.
-        names = [c.name for c in spec.numeric] + [c.name for c in spec.categorical]
-        self._values = values_getter(names)
-        self._count = len(spec.numeric)
-        self._fill = model.numeric_fill[:, None]
-        self._mean = model.numeric_mean[:, None]
-        self._scale = model.numeric_scale[:, None]
-        self._codes: list[dict[InputValue, int]] = []
-        sources: list[int] = []
-        codes: list[int] = []
-        for categories, fill in zip(model.categories, model.categorical_fill, strict=True):
-            sources += [self._count + len(self._codes)] * len(categories)
-            codes += range(len(categories))
-            code: dict[InputValue, int] = {name: i for i, name in enumerate(categories)}
-            self._codes.append({**code, None: code[fill]} if fill in code else code)
-        # Which column each one-hot feature looks at, and which code sets it.
-        self._sources = np.array(sources, dtype=np.intp)
-        self._code = np.array(codes, dtype=np.float64)[:, None]
-
-    def of(self, rows: Sequence[Mapping[str, InputValue]]) -> Array:
-        """The features of `rows`, shape (features, rows)."""
-        if not rows:
-            return np.empty((self._count + len(self._sources), 0))
-        columns = list(zip(*map(self._values, rows), strict=True))
-        encoded = map(_encode, self._codes, columns[self._count :])
-        # None becomes NaN, which equals no code.
-        cells = np.array([*columns[: self._count], *encoded], dtype=np.float64)
-        numbers = cells[: self._count]
-        np.copyto(numbers, self._fill, where=np.isnan(numbers))
-        numbers -= self._mean
-        numbers /= self._scale
-        return np.concatenate((numbers, cells.take(self._sources, axis=0) == self._code))
-
-
-def values_getter(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
-    """A function from a row to its values of `names`, as a tuple whatever their number."""
-    get = itemgetter(*names)
-    return get if len(names) > 1 else lambda row: (get(row),)
-
-
-def _encode(codes: Mapping[InputValue, int], values: Sequence[InputValue]) -> list[int | None]:
-    """The code of each of `values`; None where training did not know it."""
-    found = list(map(codes.get, values))
-    if None not in found:
-        return found
-    return [codes.get(None if value is None or value != value else str(value)) for value in values]
+def compile_model(transformer: "ColumnTransformer", model: Any, spec: DataSpec) -> CompiledModel:
+    """The numpy-only model that predicts as `transformer` and the Keras `model` together do."""
+    numeric = transformer.named_transformers_["numeric"]
+    categorical = transformer.named_transformers_["categorical"]
+    return CompiledModel(
+        spec=spec,
+        numeric_fill=numeric["impute"].statistics_.astype(float),
+        numeric_mean=numeric["standardise"].mean_,
+        numeric_scale=numeric["standardise"].scale_,
+        categorical_fill=tuple(str(value) for value in categorical["impute"].statistics_),
+        categories=tuple(tuple(names) for names in categorical["encode"].categories_),
+        layers=tuple(
+            DenseLayer(
+                kernel=np.asarray(layer.kernel, dtype=float),
+                bias=np.asarray(layer.bias, dtype=float),
+                activation=layer.activation.__name__,
+            )
+            for layer in model.layers
+        ),
+    )
 
 
 def _require(holds: bool, what: str) -> None:

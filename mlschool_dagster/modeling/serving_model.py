@@ -2,36 +2,20 @@
 
 MLflow copies this file into each version (models from code) and runs the copy, never a pickle. So
 the file must stand alone: it imports nothing of the package, and a version keeps loading when the
-package has changed or is not installed. Its only inputs are the files of the version folder. It
-predicts from the fitted arrays with numpy, so that a container needs neither Keras nor JAX.
+package has changed or is not installed. Its only inputs are the files of the version folder, among
+them ``predictor.py``, so that it predicts the same bits as the endpoint. A container needs neither
+Keras nor JAX.
 """
 
+import importlib.util
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 # Nobody but MLflow imports this file, so nobody else pays for these.
 import mlflow  # noqa: TID253
 import numpy as np
-import numpy.typing as npt
 import pandas as pd  # noqa: TID253
-
-Array = npt.NDArray[Any]
-
-
-def _softmax(x: Array) -> Array:
-    exponentials = np.exp(x - x.max(axis=1, keepdims=True))
-    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
-
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "linear": lambda x: x,
-    "relu": lambda x: np.maximum(x, 0.0),
-    "sigmoid": lambda x: 0.5 * (1.0 + np.tanh(0.5 * x)),
-    "softmax": _softmax,
-    "tanh": np.tanh,
-}
 
 
 class ServingModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -42,10 +26,15 @@ class ServingModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         folder = Path(context.artifacts["version"])
         spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
         self.classes = np.array(spec["target"]["classes"], dtype=object)
-        self.numeric = [c["name"] for c in spec["columns"] if c["type"] == "numeric"]
-        self.categorical = [c["name"] for c in spec["columns"] if c["type"] == "categorical"]
+        self.columns = [column["name"] for column in spec["columns"]]
         with np.load(folder / "compiled.npz", allow_pickle=False) as arrays:
-            self.fitted = dict(arrays)
+            self.predictor = _module(folder / "predictor.py").Predictor(
+                *(
+                    [column["name"] for column in spec["columns"] if column["type"] == kind]
+                    for kind in ("numeric", "categorical")
+                ),
+                dict(arrays),
+            )
 
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -54,31 +43,24 @@ class ServingModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
         Columns: ``prediction``, ``confidence`` and ``probability_<class>`` for each class.
         """
-        # In single precision, as the network was trained.
-        x = self._features(model_input).astype(np.float32)
-        for position, activation in enumerate(self.fitted["activations"]):
-            kernel, bias = self.fitted[f"kernel_{position}"], self.fitted[f"bias_{position}"]
-            x = ACTIVATIONS[activation](x @ kernel.astype(np.float32) + bias.astype(np.float32))
-        x = x.astype(np.float64)
+        rows = model_input[self.columns].astype(object).to_dict("records")
+        with np.errstate(all="ignore"):
+            probabilities = self.predictor.probabilities(rows)
         columns = {
-            "prediction": self.classes[x.argmax(axis=1)],
-            "confidence": x.max(axis=1),
-        } | {f"probability_{label}": x[:, i] for i, label in enumerate(self.classes)}
+            "prediction": self.classes[probabilities.argmax(axis=1)],
+            "confidence": probabilities.max(axis=1),
+        } | {f"probability_{label}": probabilities[:, i] for i, label in enumerate(self.classes)}
         return pd.DataFrame(columns, index=model_input.index)
 
-    def _features(self, rows: pd.DataFrame) -> Array:
-        """What the network sees: imputed and standardised numbers, then one-hot categories."""
-        fitted = self.fitted
-        numbers = np.empty((len(rows), len(self.numeric)))
-        for position, name in enumerate(self.numeric):
-            numbers[:, position] = rows[name].to_numpy(dtype=float, na_value=np.nan)
-        numbers = np.where(np.isnan(numbers), fitted["numeric_fill"], numbers)
-        blocks = [(numbers - fitted["numeric_mean"]) / fitted["numeric_scale"]]
-        for position, name in enumerate(self.categorical):
-            values = rows[name].to_numpy(dtype=object)
-            values = np.where(pd.isna(values), fitted["categorical_fill"][position], values)
-            blocks.append(values.astype(str)[:, None] == fitted[f"categories_{position}"])
-        return np.hstack(blocks)
+
+def _module(path: Path) -> Any:
+    """The module in the file at `path`, known to nobody else: another version has another."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 mlflow.models.set_model(ServingModel())

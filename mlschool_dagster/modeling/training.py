@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.garbage import no_garbage_collection
+from mlschool_dagster.modeling.compiled import compile_model
 from mlschool_dagster.modeling.config import TrainingConfig
 from mlschool_dagster.modeling.features import input_frame, new_transformer
 from mlschool_dagster.modeling.network import (
@@ -99,17 +100,22 @@ def train(
         f"epochs on {len(frame)} rows."
     )
     with no_garbage_collection():
-        weights, curves, probabilities = _program(keras, network, config)(
+        weights, curves = _program(keras, network, config)(
             np.stack([_flat(start) for start in starts]),
             np.array([seed.generate_state(1)[0] for seed in seeds], dtype=np.uint32),
             features,
             training,
             targets,
         )
-    network.set_weights(_shaped(np.asarray(weights)[-1], network))
+    fold_of_row = held_out.argmax(axis=0)
+    probabilities = np.empty((len(frame), len(spec.target.classes)))
+    for rows, transformer, vector in zip(training, transformers, np.asarray(weights), strict=True):
+        network.set_weights(_shaped(vector, network))
+        # By the arithmetic that will serve; the last network, which stays, has held nothing out.
+        model = compile_model(transformer, network, spec)
+        probabilities[~rows] = model.probabilities(inputs[~rows].to_dict("records"))
 
     histories = [Curves(*rows) for rows in np.stack(curves, axis=1).astype(np.float64)]
-    fold_of_row = held_out.argmax(axis=0)
     for number, history in enumerate(histories[:-1], start=1):
         accuracy = history.validation_accuracy[-1]
         progress(f"Fold {number} of {config.folds}: accuracy {accuracy:.4f} on rows held out.")
@@ -118,7 +124,7 @@ def train(
         curves=tuple(histories[:-1]),
         final_curves=histories[-1],
         fold_of_row=fold_of_row,
-        probabilities=np.asarray(probabilities)[fold_of_row, np.arange(len(frame))],
+        probabilities=probabilities,
         model=network,
         transformer=transformers[-1],
     )
@@ -186,8 +192,7 @@ def _program(keras: Any, network: Any, config: TrainingConfig) -> Any:
 
     It takes weights (networks x parameters), seeds (networks,), features (networks x rows x
     features), which rows to train on (networks x rows) and target codes (rows,). It gives the
-    weights after training, the four arrays of `Curves` (networks x epochs), and the probabilities
-    for all rows (networks x rows x classes).
+    weights after training and the four arrays of `Curves` (networks x epochs).
     """
     import jax
     import jax.numpy as jnp
@@ -245,6 +250,6 @@ def _program(keras: Any, network: Any, config: TrainingConfig) -> Any:
 
         keys = jax.random.split(jax.random.key(seed), config.epochs)
         (weights, _), curves = jax.lax.scan(epoch, (weights, start_of_optimizer), keys)
-        return weights, curves, predict(weights, x)
+        return weights, curves
 
     return jax.jit(jax.vmap(fit, in_axes=(0, 0, 0, 0, None)))

@@ -1,7 +1,7 @@
 """Micro-batches: requests at hand are predicted together and captured in one transaction.
 
 While one batch is made durable, requests gather for the next: the busier the server, the more of
-them share one matrix product and one synchronisation of the disk.
+them share one pass through the model and one synchronisation of the disk.
 """
 
 import asyncio

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from mlschool_dagster.modeling.compiled import values_getter
+from mlschool_dagster.modeling.predictor import values_getter
 from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.serving.faults import (
     INVALID,

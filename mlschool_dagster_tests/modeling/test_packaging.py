@@ -1,12 +1,14 @@
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -19,17 +21,25 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
-from mlschool_dagster.modeling.compiled import CompiledModel
+from mlschool_dagster.capture.records import Role
+from mlschool_dagster.clock import utc_now
+from mlschool_dagster.modeling.comparison import right
+from mlschool_dagster.modeling.compiled import CompiledModel, DenseLayer, compile_model
 from mlschool_dagster.modeling.data import content_digest
 from mlschool_dagster.modeling.evaluation import exemplars, reference_frame
 from mlschool_dagster.modeling.features import input_frame
 from mlschool_dagster.modeling.registry import Registry
 from mlschool_dagster.modeling.spec import Column, DataSpec, NumericColumn, load_spec
 from mlschool_dagster.modeling.training import TrainingResult
-from mlschool_dagster.modeling.version_folder import compile_model
+from mlschool_dagster.serving.batching import predict
+from mlschool_dagster.serving.deployment import Release
+from mlschool_dagster.serving.questions import Question
+from mlschool_dagster.serving.validation import Accepted, Validator
+from mlschool_dagster.serving.versions import Version
 from mlschool_dagster.values import InputValue
 from mlschool_dagster_tests.modeling.conftest import DATA
 from mlschool_dagster_tests.modeling.logged import Logged
+from mlschool_dagster_tests.serving.tiny_model import ROW, tiny_model
 
 READY_SECONDS = 120
 BATCH = 8
@@ -46,6 +56,7 @@ def values_of(column: Column) -> st.SearchStrategy[InputValue]:
 
 
 COLUMNS = load_spec(DATA / "penguins.yaml").columns
+NUMBERS = {column.name: float for column in COLUMNS if isinstance(column, NumericColumn)}
 NAMES = [column.name for column in COLUMNS]
 ROWS = st.fixed_dictionaries({column.name: values_of(column) for column in COLUMNS})
 
@@ -74,11 +85,14 @@ def test_all_ways_to_predict_agree_with_scikit_learn_and_keras(
     frame = input_frame(pd.DataFrame(rows), spec)
     features = trained.transformer.transform(frame)
     expected = np.asarray(trained.model.predict_on_batch(features.astype(np.float32)))
-    np.testing.assert_allclose(compiled.probabilities(rows), expected, atol=1e-6)
+    # Keras's own differ between sizes of batches and CPUs.
+    np.testing.assert_allclose(compiled.probabilities(rows), expected, atol=1e-5)
     answers = served.unwrap_python_model().predict(None, frame)
     columns = [f"probability_{label}" for label in spec.target.classes]
-    np.testing.assert_allclose(answers[columns], expected, atol=1e-6)
-    np.testing.assert_allclose(answers[columns], compiled.probabilities(rows), atol=1e-6)
+    np.testing.assert_array_equal(answers[columns], compiled.probabilities(rows))
+    np.testing.assert_array_equal(
+        answers[columns], np.vstack([compiled.probabilities([row]) for row in rows])
+    )
 
 
 def test_the_run_tells_how_the_model_came_about(
@@ -161,7 +175,27 @@ def test_the_served_model_takes_what_its_signature_states(
     assert answers["prediction"].tolist() == [
         spec.target.classes[code] for code in expected.argmax(axis=1)
     ]
-    np.testing.assert_allclose(answers["confidence"], expected.max(axis=1), atol=1e-6)
+    np.testing.assert_array_equal(answers["confidence"], expected.max(axis=1))
+
+
+def test_of_equal_probabilities_the_first_class_is_predicted_everywhere(
+    logged: Logged, spec: DataSpec, tmp_path: Path
+) -> None:
+    tied = replace(
+        tiny_model(), layers=(DenseLayer(np.zeros((9, 3)), np.array([-1.0, 2.0, 2.0]), "softmax"),)
+    )
+    shutil.copytree(Path(mlflow.artifacts.download_artifacts(logged.model_uri)), tmp_path / "model")
+    folder = tmp_path / "model" / "artifacts" / "version"
+    tied.save(folder)
+    answers = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(
+        pd.DataFrame([ROW]).astype(NUMBERS)
+    )
+    assert answers["prediction"].tolist() == ["Chinstrap"]
+    version = Version(Release("1", folder), tied, Validator(spec), utc_now())
+    asked = Question(Role.PRIMARY, version, None, Accepted([ROW], [0], 1, [], []), ["a"], True, 1.0)
+    predict([asked], "penguins")
+    assert asked.captures[0].prediction == "Chinstrap"
+    assert right(tied, pd.DataFrame([{**ROW, "species": "Chinstrap"}])).tolist() == [True]
 
 
 @pytest.mark.slow

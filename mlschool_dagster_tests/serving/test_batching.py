@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlschool_dagster.capture.records import Capture, Role
 from mlschool_dagster.capture.store import open_store
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
-from mlschool_dagster.serving.batching import Batcher, CaptureFailedError, ConflictError
+from mlschool_dagster.serving.batching import Batcher, CaptureFailedError, ConflictError, predict
 from mlschool_dagster.serving.deployment import Release
 from mlschool_dagster.serving.metrics import Metrics
 from mlschool_dagster.serving.questions import Question
@@ -94,8 +95,24 @@ def test_each_question_gets_the_prediction_of_its_own_rows_and_version(tmp_path:
     for asked in questions:
         (capture,) = asked.captures
         (expected,) = asked.version.model.probabilities(asked.accepted.rows)
-        assert list(capture.probabilities.values()) == pytest.approx(list(expected))
+        assert list(capture.probabilities.values()) == list(expected)
         assert capture.model_version == asked.version.release.version
+
+
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=9))
+def test_whatever_is_batched_together_each_row_gets_what_it_gets_alone(sizes: list[int]) -> None:
+    masses = iter(range(1000, 10_000, 97))
+    questions = [
+        question(*map(str, range(size)), mass=next(masses), by=(FIRST, SECOND)[size % 2])
+        for size in sizes
+    ]
+    predict(questions, "penguins")
+    for asked in questions:
+        alone = asked.version.model.probabilities(asked.accepted.rows[:1])[0].tolist()
+        for capture in asked.captures:
+            assert list(capture.probabilities.values()) == alone
+            assert capture.confidence == max(alone)
+            assert capture.prediction == SPEC.target.classes[alone.index(max(alone))]
 
 
 def test_the_conflict_of_one_question_refuses_no_other(tmp_path: Path) -> None:
