@@ -2,6 +2,8 @@
 
 import os
 from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -27,6 +29,7 @@ from mlschool_dagster.assets.serving import endpoint
 from mlschool_dagster.assets.traffic_volume import traffic_volume
 from mlschool_dagster.assets.training import cross_validation_and_model, registered_version
 from mlschool_dagster.assets.training_data import training_data
+from mlschool_dagster.assets.windows import partitions
 from mlschool_dagster.automation.alerts import alert_sensor
 from mlschool_dagster.automation.approvals import approval_job
 from mlschool_dagster.automation.dashboard import dashboard_job, dashboard_sensor
@@ -35,15 +38,17 @@ from mlschool_dagster.automation.outside_world import labeling_job, traffic_job
 from mlschool_dagster.automation.promotion import promotion_jobs, promotion_sensor
 from mlschool_dagster.automation.retention import retention_job, retention_schedule
 from mlschool_dagster.automation.retraining import retraining_sensor
-from mlschool_dagster.automation.sensors import CAPTURES, LABELS, following_sensor
+from mlschool_dagster.automation.sensors import CAPTURES, FOLLOWING, LABELS, following_sensor
 from mlschool_dagster.automation.volume import volume_job, volume_sensor
+from mlschool_dagster.capture.windows import first_window
+from mlschool_dagster.clock import utc_now
 from mlschool_dagster.modeling.spec import DataSpec, load_spec
 from mlschool_dagster.owned import PRIVATE
 from mlschool_dagster.promotion.config import gates
 from mlschool_dagster.resources.alerts import Alerts
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.endpoint import LocalEndpoint
-from mlschool_dagster.resources.files import PlatformFiles
+from mlschool_dagster.resources.files import FIRST_WINDOW, PlatformFiles
 from mlschool_dagster.resources.history import History
 from mlschool_dagster.resources.promotion import PromotionPolicy
 from mlschool_dagster.resources.tracking import MlflowTracking
@@ -67,6 +72,8 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
         # Whoever only looks at the definitions needs no state.
         settings.make_home()
     spec = load_spec(settings.spec)
+    windows = partitions(first_window(settings.files / FIRST_WINDOW, utc_now()))
+    following = replace(FOLLOWING, rest=timedelta(seconds=settings.rest_seconds))
     diary = settings.home / "simulation" / "diary.jsonl"
     training, retraining, deployment, rollback, health, batch, monitoring = asset_jobs(spec)
     rebuilding = dashboard_job()
@@ -88,11 +95,11 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
             batch_predictions(spec, settings.data),
             live_traffic(spec),
             traffic_volume(),
-            captured_traffic(spec),
-            labels(spec),
-            data_quality_report(spec),
-            drift_report(spec),
-            performance_report(spec),
+            captured_traffic(spec, windows),
+            labels(spec, windows),
+            data_quality_report(spec, windows),
+            drift_report(spec, windows),
+            performance_report(spec, windows),
             accuracy_estimates(),
             dashboard(spec),
         ],
@@ -119,8 +126,8 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
             retention_schedule(retaining),
         ],
         sensors=[
-            following_sensor(CAPTURES, monitoring),
-            following_sensor(LABELS, monitoring),
+            following_sensor(CAPTURES, monitoring, following),
+            following_sensor(LABELS, monitoring, following),
             retraining_sensor(retraining),
             promotion_sensor([deployment, rollback, *promoting]),
             dashboard_sensor(rebuilding),

@@ -29,6 +29,8 @@ SMTP = "MLSCHOOL_SMTP"
 
 PREFIXES = ("MLSCHOOL_", "MLFLOW_", "DAGSTER_")
 """Of the variables that set something of the platform or of what it is made of."""
+REST_SECONDS = "MLSCHOOL_REST_SECONDS"
+
 PLATFORM_RECORD = "platform.json"
 """File of the state folder in which a running platform says where it is."""
 
@@ -74,6 +76,8 @@ class Settings:
     smtp: str = field(repr=False)
     """Where e-mail is handed in, empty if nobody is told by it."""
     alert_reminder_hours: int
+    rest_seconds: int
+    """Between two monitoring runs of a window that is not over."""
     approvals: str
     """Which steps of a promotion wait for a human, by name, separated by commas."""
 
@@ -116,6 +120,7 @@ class Settings:
             alert_emails=_emails(environment),
             smtp=_address(environment, SMTP, ("smtp", "smtps")),
             approvals=environment.get("MLSCHOOL_APPROVALS", ""),
+            rest_seconds=_number(environment, REST_SECONDS, 180, 3600),
             alert_reminder_hours=_number(
                 environment, "MLSCHOOL_ALERT_REMINDER_HOURS", 24, MAX_REMINDER
             ),

@@ -53,11 +53,12 @@ def live_traffic(spec: DataSpec) -> dg.AssetSpec:
     )
 
 
-def captured_traffic(spec: DataSpec) -> dg.AssetsDefinition:
+def captured_traffic(spec: DataSpec, windows: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
     """The asset ``captured_traffic``: a window's requests and predictions, frozen."""
 
     @windowed_asset(
         "captured_traffic",
+        windows,
         deps=["endpoint", LIVE_TRAFFIC],
         kinds={"parquet", "pandas"},
         description="Requests and predictions of one hour, frozen as Parquet as they are in the "
@@ -99,11 +100,12 @@ def captured_traffic(spec: DataSpec) -> dg.AssetsDefinition:
     return traffic
 
 
-def labels(spec: DataSpec) -> dg.AssetsDefinition:
+def labels(spec: DataSpec, windows: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
     """The asset ``labels``: the ground truth of a window, as far as it is known."""
 
     @windowed_asset(
         "labels",
+        windows,
         deps=["captured_traffic"],
         kinds={"parquet", "pandas"},
         description=f"Ground truth ({spec.target.name}) of one hour's captures, joined by event "

@@ -58,11 +58,12 @@ class DriftSettings(ReportConfig):
         return DriftConfig(self.alpha, self.minimum_effect, self.minimum_rows)
 
 
-def drift_report(spec: DataSpec) -> dg.AssetsDefinition:
+def drift_report(spec: DataSpec, windows: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
     """The asset ``drift_report``: whether a window still looks like the training data."""
 
     @windowed_asset(
         NAME,
+        windows,
         deps=["captured_traffic"],
         kinds={"evidently", "scipy", "html"},
         check_specs=[

@@ -51,11 +51,14 @@ class PerformanceSettings(ReportConfig):
     )
 
 
-def performance_report(spec: DataSpec) -> dg.AssetsDefinition:
+def performance_report(
+    spec: DataSpec, windows: dg.PartitionsDefinition[str]
+) -> dg.AssetsDefinition:
     """The asset ``performance_report``: how often the model was right."""
 
     @windowed_asset(
         NAME,
+        windows,
         deps=["captured_traffic", "labels"],
         kinds={"evidently", "html"},
         check_specs=[

@@ -22,11 +22,14 @@ from mlschool_dagster.resources.tracking import MlflowTracking
 NAME = "data_quality_report"
 
 
-def data_quality_report(spec: DataSpec) -> dg.AssetsDefinition:
+def data_quality_report(
+    spec: DataSpec, windows: dg.PartitionsDefinition[str]
+) -> dg.AssetsDefinition:
     """The asset ``data_quality_report``: what is wrong with a window's rows in themselves."""
 
     @windowed_asset(
         NAME,
+        windows,
         deps=["captured_traffic"],
         kinds={"evidently", "html"},
         check_specs=[

@@ -22,11 +22,6 @@ if TYPE_CHECKING:
     from mlschool_dagster.monitoring.frozen import FrozenTable
     from mlschool_dagster.monitoring.page import Subject
 
-# The window of the current hour exists as soon as the hour begins.
-WINDOWS = dg.HourlyPartitionsDefinition(
-    start_date="2026-01-01-00:00", timezone="UTC", fmt=KEY_FORMAT, end_offset=1
-)
-
 GROUP = "monitoring"
 TRAFFIC_FILE = "captured_traffic.parquet"
 LABELS_FILE = "labels.parquet"
@@ -46,15 +41,23 @@ class ReportConfig(dg.Config):
     )
 
 
+def partitions(first: Window) -> dg.HourlyPartitionsDefinition:
+    """One partition per window from `first` on; that of the current hour exists as it begins."""
+    return dg.HourlyPartitionsDefinition(
+        start_date=first.start, timezone="UTC", fmt=KEY_FORMAT, end_offset=1
+    )
+
+
 def windowed_asset(
     name: str,
+    windows: dg.PartitionsDefinition[str],
     *,
     deps: Sequence[str],
     kinds: set[str],
     description: str,
     check_specs: Sequence[dg.AssetCheckSpec] = (),
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """Declares an asset with one partition per window."""
+    """Declares an asset with one partition for each of `windows`."""
     return dg.asset(
         name=name,
         deps=deps,
@@ -62,7 +65,7 @@ def windowed_asset(
         kinds=kinds,
         owners=OWNERS,
         code_version="1",
-        partitions_def=WINDOWS,
+        partitions_def=windows,
         description=description,
         check_specs=check_specs,
     )

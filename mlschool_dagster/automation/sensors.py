@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -12,10 +12,11 @@ from mlschool_dagster.assets.captures import REPORTS
 from mlschool_dagster.assets.windows import CAPTURES_TOKEN, LABELS_TOKEN, covered_token
 from mlschool_dagster.automation.jobs import MONITORED, MONITORING_SECONDS
 from mlschool_dagster.capture.store import CaptureStore, Changes
-from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.capture.windows import Window, begin_with
 from mlschool_dagster.clock import utc_now
-from mlschool_dagster.monitoring.following import FollowingConfig, Run, RunStatus, follow
+from mlschool_dagster.monitoring.following import FollowingConfig, Run, RunStatus, Tick, follow
 from mlschool_dagster.resources.captures import Captures
+from mlschool_dagster.resources.files import PlatformFiles
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import (
@@ -108,8 +109,34 @@ class FollowedStream:
         return Run(
             key=run.tags.get(RUN_KEY_TAG) if own else None,
             status=_STATUSES.get(run.status, RunStatus.STARTED),
-            since=record.update_timestamp.replace(tzinfo=UTC),
+            since=record.update_timestamp.replace(tzinfo=UTC) + behind(),
         )
+
+
+def behind() -> timedelta:
+    """By how much (0 or less) the platform's clock is behind the machine's, by which Dagster goes.
+
+    Where it is ahead, the machine's counts: Dagster has no partition for what is yet to come.
+    """
+    return min(utc_now() - datetime.now(UTC), timedelta(0))
+
+
+def _known(context: dg.SensorEvaluationContext, job: "AssetJob", window: Window) -> str | None:
+    """The window's partition, if this process knows it; else its tag alone leads a run to it."""
+    repository = context.repository_def
+    partitions = repository.get_job(job.name).partitions_def if repository else None
+    known = partitions is not None and partitions.has_partition_key(window.key)
+    return window.key if known else None
+
+
+def _idle(stream: Stream, tick: Tick) -> str:
+    sentence = f"No window with new {stream.name} waits."
+    if not tick.later:
+        return sentence
+    return (
+        f"{sentence} A clock that is ahead wrote into {len(tick.later)} that have not begun yet, "
+        f"the first is {tick.later[0]}."
+    )
 
 
 def following_sensor(
@@ -125,22 +152,32 @@ def following_sensor(
         description=f"Requests one monitoring run per window in which {stream.name} landed, again "
         "if it failed, until the reports cover all of them.",
     )
-    def new_arrivals(context: dg.SensorEvaluationContext, captures: Captures) -> dg.SensorResult:
+    def new_arrivals(
+        context: dg.SensorEvaluationContext, captures: Captures, files: PlatformFiles
+    ) -> dg.SensorResult:
+        now = datetime.now(UTC) + behind()
         with captures.open() as store:
             followed = FollowedStream(stream, store, context.instance)
-            tick = follow(context.cursor, followed, utc_now(), config)
+            tick = follow(context.cursor, followed, now, config)
         for message in tick.messages:
             context.log.warning(message)
+        if tick.requests:
+            # Runs load the code anew, and find their partitions there.
+            first = min(request.window for request in tick.requests)
+            begin_with(first, files.first_window, now)
         requests = [
             dg.RunRequest(
                 run_key=request.key,
-                partition_key=request.window.key,
+                partition_key=_known(context, job, request.window),
                 asset_selection=[dg.AssetKey(name) for name in stream.selection],
-                tags={STREAM_TAG: stream.name},
+                tags={STREAM_TAG: stream.name, PARTITION_TAG: request.window.key},
             )
             for request in tick.requests
         ]
-        idle = None if requests else dg.SkipReason(f"No window with new {stream.name} waits.")
-        return dg.SensorResult(run_requests=requests, skip_reason=idle, cursor=tick.state)
+        return dg.SensorResult(
+            run_requests=requests,
+            skip_reason=None if requests else dg.SkipReason(_idle(stream, tick)),
+            cursor=tick.state,
+        )
 
     return new_arrivals

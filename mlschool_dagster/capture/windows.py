@@ -5,12 +5,16 @@ A window is named by its key, ``2026-11-20-23:00`` (UTC), which is also its Dags
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+from mlschool_dagster.atomic import replacing
 from mlschool_dagster.errors import UserError
 
 KEY_FORMAT = "%Y-%m-%d-%H:%M"
 FOLDER_FORMAT = "%Y-%m-%dT%H"
 LENGTH = timedelta(hours=1)
+MOST = 100_000
+"""Windows that are monitored, back from the present one: as many partitions as Dagster advises."""
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -27,12 +31,12 @@ class Window:
     @property
     def key(self) -> str:
         """The window's name, as in ``2026-11-20-23:00``."""
-        return self.start.strftime(KEY_FORMAT)
+        return _padded(self.start, KEY_FORMAT)
 
     @property
     def folder(self) -> str:
         """The window's name where a key's colon may not be, as in ``2026-11-20T23``."""
-        return self.start.strftime(FOLDER_FORMAT)
+        return _padded(self.start, FOLDER_FORMAT)
 
     @classmethod
     def of(cls, instant: datetime) -> "Window":
@@ -53,3 +57,30 @@ class Window:
         if start is None or start.minute:
             raise UserError(f"{key!r} names no window; write it as 2026-11-20-23:00 (UTC).")
         return cls(start)
+
+
+def earliest(now: datetime) -> Window:
+    """The earliest window that is monitored at `now`; what claims to be older had a wrong clock."""
+    return Window.of(now - MOST * LENGTH)
+
+
+def first_window(path: Path, now: datetime) -> Window:
+    """Where the windows begin: with the data, as the file `path` says; else with last year."""
+    try:
+        kept = Window.from_key(path.read_text(encoding="ascii"))
+    except (OSError, ValueError, UserError):
+        kept = Window(datetime(now.year - 1, 1, 1, tzinfo=UTC))
+    return max(kept, earliest(now))
+
+
+def begin_with(window: Window, path: Path, now: datetime) -> None:
+    """Have the windows begin with `window` from now on, unless they begin earlier already."""
+    first = min(window, first_window(path, now))
+    if not path.exists() or first < first_window(path, now):
+        with replacing(path) as temporary:
+            temporary.write_text(first.key, encoding="ascii")
+
+
+def _padded(instant: datetime, form: str) -> str:
+    # The C library's years before 1000 have as many digits as they need.
+    return instant.strftime(form.replace("%Y", f"{instant.year:04}"))

@@ -13,7 +13,7 @@ from mlschool_dagster.local.jobs import run_job
 from mlschool_dagster.local.platform import local_endpoint, running_platform, stop_leftovers
 from mlschool_dagster.owned import PRIVATE, is_owned, remove_owned
 from mlschool_dagster.serving.deployment import read_deployment
-from mlschool_dagster.settings import Settings, unset_empty
+from mlschool_dagster.settings import REST_SECONDS, Settings, unset_empty
 
 
 def main() -> int:
@@ -63,6 +63,8 @@ def say(text: str) -> None:
 
 def demo(settings: Settings) -> None:
     """The loop once, from raw data to reports, on a platform that is stopped afterwards."""
+    # Somebody watches: labels that come at once are reported on at once.
+    os.environ.setdefault(REST_SECONDS, "1")
     with running_platform(settings, say) as platform:
         os.environ.update(platform.environment)
         from mlschool_dagster.local.demo import Demonstration

@@ -1,7 +1,7 @@
 """The demonstration: the whole loop as a user would drive it, and a summary of what it showed."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import dagster as dg
@@ -21,7 +21,8 @@ from mlschool_dagster.local.platform import Platform, Say
 from mlschool_dagster.local.summary import summary
 from mlschool_dagster.settings import Settings
 
-PATIENCE_SECONDS = 180.0
+PATIENCE_SECONDS = 400.0
+"""As long as a window may rest, on a platform that ran already, and a run may take."""
 POLL_SECONDS = 1.0
 
 
@@ -43,17 +44,18 @@ class Demonstration:
         with dg.DagsterInstance.get() as instance:
             self._run("training_job")
             self._run("deployment_job")
+            captured = {window: store.captures_token(window) for window in store.windows()}
             before = sum(store.windows().values())
             self._run("traffic_job")
             landed = sum(store.windows().values()) - before
             if not landed:
                 raise UserError("The traffic left no capture; see the endpoint's log.")
             self.say(f"{landed} captures landed; the daemon's sensor takes over")
-            self._await_coverage(CAPTURES, store, instance)
+            window = self._await_coverage(CAPTURES, store, instance, captured)
+            labelled = {window: store.labels_token(window) for window in store.windows()}
             self._run("labeling_job")
             self.say("labels landed; the daemon's sensor takes over")
-            self._await_coverage(LABELS, store, instance)
-            window = max(store.windows())
+            self._await_coverage(LABELS, store, instance, labelled)
             for line in summary(instance, self.settings, self.platform, window, landed):
                 self.say(line)
 
@@ -61,13 +63,24 @@ class Demonstration:
         run_job(job, self.settings, self.say, run_config(job))
 
     def _await_coverage(
-        self, stream: Stream, store: CaptureStore, instance: dg.DagsterInstance
-    ) -> None:
-        """Wait until the daemon has brought the reports of every window up to date."""
+        self,
+        stream: Stream,
+        store: CaptureStore,
+        instance: dg.DagsterInstance,
+        before: Mapping[Window, str],
+    ) -> Window:
+        """Wait until the daemon has reported on each window whose token is not the one `before`.
+
+        Returns:
+            The newest of them.
+        """
         followed = FollowedStream(stream, store, instance)
+        touched = [w for w in store.windows() if followed.token(w) != before.get(w)]
+        if not touched:
+            raise UserError(f"No {stream.name} landed; see {self.settings.home / 'logs'}.")
         deadline = time.monotonic() + PATIENCE_SECONDS
         told: set[tuple[str, str]] = set()
-        while waiting := [w for w in store.windows() if followed.coverage(w) != followed.token(w)]:
+        while waiting := [w for w in touched if followed.coverage(w) != followed.token(w)]:
             for news in _run_news(instance, waiting, told):
                 self.say(f"  {news}")
             if time.monotonic() > deadline:
@@ -78,6 +91,7 @@ class Demonstration:
                     f"{self.platform.dagster_url}."
                 )
             time.sleep(POLL_SECONDS)
+        return max(touched)
 
 
 def _run_news(

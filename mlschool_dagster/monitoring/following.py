@@ -14,13 +14,13 @@ remember. It relies on three properties instead of on its own memory being up to
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
 from mlschool_dagster.capture.store import Changes
-from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.capture.windows import Window, earliest
 from mlschool_dagster.errors import UserError
 
 STATE_VERSION = 1
@@ -88,25 +88,31 @@ class FollowingConfig:
     After a failure the next attempt waits ``backoff``, doubled with every further failure in a row
     up to ``maximum_backoff``; after ``max_attempts`` for the same token the window rests until
     something lands in it. A run started longer than ``stale_after`` ago is taken for dead with its
-    machine; whoever runs it must see to it that it reports nothing any more. ``max_pending`` bounds
-    what is remembered, ``max_requests`` what one tick asks for.
+    machine; whoever runs it must see to it that it reports nothing any more. A window that is not
+    over yet rests for ``rest`` after each of its reports: steady traffic is not reported on without
+    pause. ``max_pending`` bounds what is decided upon, ``max_requests`` what one tick asks for.
     """
 
     max_attempts: int = 4
     backoff: timedelta = timedelta(minutes=1)
     maximum_backoff: timedelta = timedelta(hours=1)
     stale_after: timedelta = timedelta(hours=1)
+    rest: timedelta = timedelta(minutes=3)
     max_requests: int = 10
     max_pending: int = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """What one evaluation came to: runs to request, what to remember, and what to tell the log."""
+    """What one evaluation came to: runs to request, what to remember, and what to tell the log.
+
+    ``later`` names the windows that have not begun.
+    """
 
     requests: tuple[RunRequest, ...]
     state: str
     messages: tuple[str, ...]
+    later: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +122,14 @@ class _State:
     When more windows were touched than may be pending, they are taken in over several ticks, oldest
     first: ``cursor`` stays, ``taken_until`` is the last window taken in, and ``next_cursor``, fixed
     when the intake began, becomes the cursor when it ends. What lands meanwhile comes after it.
+    Windows that have not begun yet, by a clock that is ahead, wait in ``later``.
     """
 
     cursor: str | None = None
     next_cursor: str | None = None
     taken_until: str = ""
     pending: tuple[str, ...] = ()
+    later: tuple[str, ...] = ()
 
     def dump(self) -> str:
         return json.dumps({"version": STATE_VERSION, **asdict(self)})
@@ -134,7 +142,8 @@ class _State:
             document = json.loads(text)
             if document.pop("version") != STATE_VERSION:
                 raise ValueError
-            return cls(**{**document, "pending": tuple(document["pending"])})
+            lists = {name: tuple(document.get(name, ())) for name in ("pending", "later")}
+            return cls(**{**document, **lists})
         except (ValueError, TypeError, KeyError, AttributeError):
             raise UserError(
                 "The sensor's cursor was not written by this version; reset the cursor in the UI, "
@@ -147,6 +156,8 @@ def follow(
 ) -> Tick:
     """One tick: which runs to request at `now` (timezone-aware), given the remembered `state`.
 
+    A window that has not begun is kept until it has; one that is impossibly old is named and left.
+
     To be called with the state of the last tick that was saved, None at first. It may be called
     again with an old state: then it asks for the same runs by the same keys, or finds them.
 
@@ -156,7 +167,7 @@ def follow(
         UserError: `state` is no state of this version.
     """
     config = config or FollowingConfig()
-    remembered = _take_in(_State.load(state), followed, config)
+    remembered = _take_in(_State.load(state), followed, now, config)
     requests: list[RunRequest] = []
     pending: list[str] = []
     messages: list[str] = []
@@ -168,23 +179,33 @@ def follow(
             pending.append(key)
         if decision.request and len(requests) < config.max_requests:
             requests.append(decision.request)
-    settled = _State(
-        remembered.cursor, remembered.next_cursor, remembered.taken_until, tuple(pending)
-    )
-    return Tick(tuple(requests), settled.dump(), tuple(messages))
+    settled = replace(remembered, pending=tuple(pending))
+    return Tick(tuple(requests), settled.dump(), tuple(messages), settled.later)
 
 
-def _take_in(state: _State, followed: Followed, config: FollowingConfig) -> _State:
+def _take_in(state: _State, followed: Followed, now: datetime, config: FollowingConfig) -> _State:
     changes = followed.changes(state.cursor)
     target = changes.cursor if state.next_cursor is None else state.next_cursor
-    fresh = sorted(w.key for w in changes.windows if w.key > state.taken_until)
-    new = [key for key in fresh if key not in state.pending]
+    present = Window.of(now)
+    later = {*state.later, *(w.key for w in changes.windows if w > present)}
     room = max(0, config.max_pending - len(state.pending))
-    pending = tuple(sorted({*state.pending, *new[:room]}))
+    due = sorted(key for key in later if key <= present.key)[:room]
+    known = {*state.pending, *due}
+    fresh = sorted(w.key for w in changes.windows if w.key > state.taken_until and w <= present)
+    new = [key for key in fresh if key not in known]
+    room -= len(due)
+    taken = replace(
+        state,
+        cursor=target,
+        next_cursor=None,
+        taken_until="",
+        pending=tuple(sorted({*known, *new[:room]})),
+        later=tuple(sorted(later.difference(due))),
+    )
     if len(new) <= room:
-        return _State(cursor=target, pending=pending)
+        return taken
     taken_until = new[room - 1] if room else state.taken_until
-    return _State(state.cursor, target, taken_until, pending)
+    return replace(taken, cursor=state.cursor, next_cursor=target, taken_until=taken_until)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +220,12 @@ class _Decision:
 def _decide(
     window: Window, followed: Followed, now: datetime, config: FollowingConfig
 ) -> _Decision:
+    if window < earliest(now):
+        return _Decision(
+            pending=False,
+            message=f"{window.key}: no window is that old; the clock that said so was wrong, and "
+            "what it captured is in no report.",
+        )
     # The order matters: a run that ends, or an event that lands, between two of these questions
     # may cause one report too many, never one too few, and never two runs at once.
     runs = followed.runs(window)
@@ -208,6 +235,8 @@ def _decide(
     token = followed.token(window)
     if coverage == token:
         return _Decision(pending=False)
+    if _rests(window, runs, now, config):
+        return _Decision(pending=True)
     made = max((_attempt(run, window, token) for run in runs), default=0)
     if made >= config.max_attempts:
         return _Decision(
@@ -225,6 +254,14 @@ def _under_way(run: Run, now: datetime, config: FollowingConfig) -> bool:
     if run.status is RunStatus.STARTED:
         return now - run.since <= config.stale_after
     return run.status is RunStatus.QUEUED
+
+
+def _rests(window: Window, runs: Sequence[Run], now: datetime, config: FollowingConfig) -> bool:
+    """Whether the window goes on, and was reported on just now."""
+    newest = next((run for run in runs if run.key is not None), None)
+    if newest is None or newest.status is not RunStatus.SUCCEEDED:
+        return False
+    return now < min(window.end, newest.since + config.rest)
 
 
 def _attempt(run: Run, window: Window, token: str) -> int:

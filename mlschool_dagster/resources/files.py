@@ -9,6 +9,9 @@ from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.monitoring.retention import is_window_folder
 from mlschool_dagster.owned import make_owned
 
+FIRST_WINDOW = "first_window"
+"""File, among the platform's own, that says where the windows begin."""
+
 
 class PlatformFiles(dg.ConfigurableResource):  # type: ignore[type-arg]
     """One folder for what assets keep outside MLflow, and how a browser reaches it."""
@@ -48,6 +51,11 @@ class PlatformFiles(dg.ConfigurableResource):  # type: ignore[type-arg]
     def windows(self) -> Path:
         """Where the files of windows are kept, a folder each."""
         return Path(self.root) / "windows"
+
+    @property
+    def first_window(self) -> Path:
+        """Where it is kept where the windows begin."""
+        return Path(self.root) / FIRST_WINDOW
 
     def link(self, path: Path) -> dg.MetadataValue:
         """A link that opens `path` in the browser, or its path when the folder is not served."""

@@ -1,7 +1,7 @@
 """The sensors that follow the capture store: one run per window touched, until it is covered."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
@@ -10,6 +10,8 @@ from dagster._daemon.sensor import MIN_INTERVAL_LOOP_TIME
 from mlschool_dagster.automation.jobs import MONITORED, asset_jobs
 from mlschool_dagster.automation.sensors import CAPTURES, LABELS, Stream, following_sensor
 from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.clock import utc_now
+from mlschool_dagster.definitions import build_definitions
 from mlschool_dagster.monitoring.following import FollowingConfig
 from mlschool_dagster_tests.capture.samples import NOON, capture, label
 from mlschool_dagster_tests.platform import LATER, SPEC, WINDOW, Platform
@@ -24,6 +26,7 @@ class Ticks:
         self.platform = platform
         self.stream = stream
         self.cursor: str | None = None
+        self.skipped = ""
         job = next(job for job in asset_jobs(SPEC) if job.name == "monitoring_job")
         self.sensor = following_sensor(stream, job, IMPATIENT)
 
@@ -37,6 +40,7 @@ class Ticks:
         )
         data = self.sensor.evaluate_tick(context)
         self.cursor = data.cursor
+        self.skipped = data.skip_message or ""
         assert (data.skip_message is None) == bool(data.run_requests)
         return data.run_requests or ()
 
@@ -48,7 +52,7 @@ class Ticks:
             tags={
                 **request.tags,
                 "dagster/run_key": request.run_key or "",
-                "dagster/partition": request.partition_key or "",
+                "dagster/partition": request.tags["dagster/partition"],
             },
             status=status,
         )
@@ -195,3 +199,30 @@ def test_labels_that_come_before_their_captures_wait_for_them(platform: Platform
     with platform.store() as store:
         store.append_labels([label("a")])
     assert ticks.tick() == ()
+
+
+def test_an_odd_window_neither_stops_the_others_nor_is_forgotten(ticks: Ticks) -> None:
+    """Clocks two hours ahead, of two years ago, and never set: each is dealt with by itself."""
+    ahead = Window(Window.of(utc_now()).start + timedelta(hours=2))
+    old = Window.of(utc_now() - timedelta(days=800))
+    unset = Window.of(datetime(1970, 1, 2, tzinfo=UTC))
+    for number, window in enumerate((ahead, old, WINDOW, unset)):
+        land(ticks.platform, str(number), window)
+    requests = ticks.tick()
+    tags = [request.tags["dagster/partition"] for request in requests]
+    assert tags == [old.key, WINDOW.key]
+    assert windows(requests) == [None, WINDOW.key]
+    # Whoever loads the code from now on knows the old one.
+    assert partitions().has_partition_key(old.key)
+    assert not partitions().has_partition_key(unset.key)
+    for request, window in zip(requests, (old, WINDOW), strict=True):
+        ticks.created(request, dg.DagsterRunStatus.SUCCESS)
+        ticks.report(window, ticks.present(window))
+    assert ticks.tick() == ()
+    assert ahead.key in ticks.skipped
+
+
+def partitions() -> dg.PartitionsDefinition[str]:
+    found = build_definitions().resolve_job_def("monitoring_job").partitions_def
+    assert found is not None
+    return found

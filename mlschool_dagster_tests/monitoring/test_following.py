@@ -7,6 +7,7 @@ report what they read when they started. The state machine lets each of them fai
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from hypothesis import settings
@@ -288,6 +289,79 @@ def test_a_long_history_is_taken_in_bit_by_bit_while_new_events_land() -> None:
         assert len(state) < 400
         world.finish_everything()
     assert world.reports == {window: world.token(window) for window in WINDOWS}
+
+
+def test_a_window_that_has_not_begun_waits_until_it_has_and_the_others_go_on() -> None:
+    """However many there are: they take no place of those that are pending."""
+    present = Window.of(World().now)
+    future = [Window(present.start + timedelta(hours=hours)) for hours in range(1, 6)]
+    world = World(events=[*future, WINDOWS[0]])
+    state: str | None = None
+    for step in range(12):
+        result = tick(world, state)
+        assert {request.window for request in result.requests} <= {
+            window for window in world.events if window.start <= world.now
+        }
+        if not step:
+            assert [request.window for request in result.requests] == [WINDOWS[0]]
+            assert result.later == tuple(window.key for window in future)
+        for request in result.requests:
+            world.submit(request)
+        world.finish_everything()
+        state = result.state
+        world.now += timedelta(minutes=40)
+    assert set(world.reports) == {*future, WINDOWS[0]}
+
+
+@pytest.mark.parametrize("year", [1, 999, 1970])
+def test_a_window_of_a_clock_that_was_never_set_is_named_once_and_left(year: int) -> None:
+    odd = Window(datetime(year, 1, 1, tzinfo=UTC))
+    assert Window.from_key(odd.key) == odd
+    world = World(events=[odd, WINDOWS[0]])
+    result = tick(world, None)
+    assert [request.window for request in result.requests] == [WINDOWS[0]]
+    (message,) = result.messages
+    assert message.startswith(f"{odd.key}: no window is that old")
+    assert tick(world, result.state).messages == ()
+
+
+def test_a_window_that_goes_on_rests_between_its_reports_and_not_once_it_is_over() -> None:
+    """Steady traffic for two hours: a report at once, then every few minutes, one at each end."""
+    world = World(now=datetime(2026, 11, 21, 10, tzinfo=UTC))
+    requested: dict[str, list[datetime]] = {}
+    state: str | None = None
+    for second in range(0, 7200, 10):
+        world.now = datetime(2026, 11, 21, 10, tzinfo=UTC) + timedelta(seconds=second)
+        if second < 7100:
+            world.events.append(Window.of(world.now))
+        result = tick(world, state)
+        for request in result.requests:
+            requested.setdefault(request.window.key, []).append(world.now)
+            world.submit(request)
+        world.finish_everything()
+        state = result.state
+    first, second_window = requested.values()
+    for times in (first[:-1], second_window):
+        pauses = [after - before for before, after in pairwise(times)]
+        assert min(pauses) >= CONFIG.rest
+        assert max(pauses) <= CONFIG.rest + timedelta(seconds=10)
+    assert first[0] == datetime(2026, 11, 21, 10, tzinfo=UTC)
+    assert first[-1] == datetime(2026, 11, 21, 11, tzinfo=UTC)
+
+
+def test_runs_of_somebody_else_give_a_window_no_rest() -> None:
+    """A labelling that follows at once is reported on at once, whatever else was done there."""
+    world = World(now=WINDOWS[0].start + timedelta(minutes=5), events=[WINDOWS[0]])
+    world.world_runs.append(WorldRun(WINDOWS[0], Run(None, RunStatus.SUCCEEDED, world.now)))
+    assert len(tick(world, None).requests) == 1
+
+
+def test_an_attempt_that_failed_is_repeated_however_long_a_window_goes_on() -> None:
+    world = World(now=WINDOWS[0].start, events=[WINDOWS[0]])
+    state = run_through(world, None)
+    world.turn(world.world_runs[0], RunStatus.FAILED)
+    world.now += CONFIG.backoff
+    assert [request.attempt for request in tick(world, state).requests] == [2]
 
 
 @pytest.mark.parametrize("state", ["17", "{}", "not json", '{"version": 99}', "[]"])
