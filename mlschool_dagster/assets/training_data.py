@@ -128,7 +128,7 @@ def training_data(spec: DataSpec) -> dg.AssetsDefinition:
                 accept_new_truth=config.accept_new_truth,
             )
             yield (truth := _truth_check(found))
-            broken = violations(found.training, spec)
+            broken = violations(found.training, spec, recurring=found.recurring)
             yield dg.AssetCheckResult(
                 check_name="training_contract",
                 passed=not broken,
@@ -247,6 +247,7 @@ def _summary(
         "held_out_rows": float(len(found.held_out)),
         "replaced_base_rows": float(found.replaced),
         "repeated_captures": float(found.repeated),
+        "inputs_recur": found.recurring,
         "breaches": float(found.breaches),
         "distrusted": float(found.distrusted),
         "outdated": float(found.outdated),

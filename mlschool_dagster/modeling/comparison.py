@@ -184,16 +184,22 @@ def compare_on_base(
     """
     target = spec.target.name
     outcomes = []
-    truth = dict(zip(input_keys(base, spec), base[target], strict=True))
+    known = _row_names(base, spec)
     for reference in (champion, challenger):
-        keys = input_keys(reference, spec)
-        own = (keys.map(truth) == reference[target]) & ~keys.duplicated()
-        outcomes.append((reference[PREDICTION] == reference[target])[own].set_axis(keys[own]))
+        names = _row_names(reference, spec)
+        own = names.isin(known)
+        outcomes.append((reference[PREDICTION] == reference[target])[own].set_axis(names[own]))
     common = outcomes[0].index.intersection(outcomes[1].index)
     if common.empty:
         return None
     before, after = (outcome[common].to_numpy(dtype=bool) for outcome in outcomes)
     return paired(before, after)
+
+
+def _row_names(frame: "pd.DataFrame", spec: DataSpec) -> "pd.Series[str]":
+    """A name of each row by its inputs, its truth, and which of several such rows it is."""
+    names = input_keys(frame, spec) + "/" + frame[spec.target.name].astype(str)
+    return names + "/" + names.groupby(names).cumcount().astype(str)
 
 
 def _verdict(

@@ -31,14 +31,15 @@ def data_schema(spec: DataSpec) -> "pa.DataFrameSchema":
     return pa.DataFrameSchema(columns, checks=enough, name=spec.name)
 
 
-def violations(frame: "pd.DataFrame", spec: DataSpec) -> list[str]:
+def violations(frame: "pd.DataFrame", spec: DataSpec, *, recurring: bool = False) -> list[str]:
     """One sentence per rule that `frame` breaks, naming column and first rows; empty if none.
 
-    Rows are named by the frame's index (see `read_data`).
+    Rows are named by the frame's index (see `read_data`). That rows repeat is no fault if it is
+    known that individuals with equal inputs are many (`recurring`).
     """
     failures = _failure_cases(frame, spec)
     broken = [] if failures is None else list(_sentences(failures, frame))
-    return broken + _repetitions(frame, spec)
+    return broken if recurring else broken + _repetitions(frame, spec)
 
 
 def rows_in_breach(frame: "pd.DataFrame", spec: DataSpec) -> "pd.Index":

@@ -8,9 +8,10 @@ consistent it is; a majority that agrees on a wrong truth is not. Two sources th
 both be right: the one nearer to the served model is believed.
 
 A label for the very inputs of a row of the base data contradicts it or not. If believed sources
-contradict the base data of late more often than mistakes explain, then either the truth has changed
-or the labels are poisoned. One source alone cannot tell these apart; a second one that saw the same
-can.
+contradict the base data of late more often than mistakes and noise explain, then either the truth
+has changed or the labels are poisoned. One source alone cannot tell these apart; a second one that
+saw the same can. Noise is how often two rows with equal inputs have different truths by nature,
+which the base data itself tells.
 """
 
 from collections.abc import Sequence
@@ -47,7 +48,8 @@ class LabelSource:
     ``excess`` is the share of predictions contradicted beyond the median source's in the hours that
     both labelled, None without such hours; ``repeated`` counts labels, in the newest window that it
     labelled, for inputs that the base data has as well; ``contradicted`` those of them with another
-    truth.
+    truth, and ``noise`` is the share of them that would have another if the truth held and nobody
+    made mistakes.
     """
 
     name: str
@@ -57,20 +59,26 @@ class LabelSource:
     trusted: bool
     repeated: int
     contradicted: int
+    noise: float = 0.0
 
     @property
     def contradicts(self) -> bool:
-        """Whether it contradicts the base data more often than mistakes explain."""
+        """Whether it contradicts the base data more often than mistakes and noise explain."""
         from scipy.stats import binomtest
 
         if not self.repeated:
             return False
-        test = binomtest(self.contradicted, self.repeated, MAXIMUM_CONTRADICTED, "greater")
+        test = binomtest(self.contradicted, self.repeated, explained(self.noise), "greater")
         return bool(test.pvalue < ALPHA)
 
 
-def judge_sources(labelled: "pd.DataFrame") -> list[LabelSource]:
-    """Each source of `labelled`, in order of name.
+def explained(noise: float) -> float:
+    """The share of labels against the base data's truth that mistakes and `noise` explain."""
+    return 1 - (1 - MAXIMUM_CONTRADICTED) * (1 - noise)
+
+
+def judge_sources(labelled: "pd.DataFrame", noise: float = 0.0) -> list[LabelSource]:
+    """Each source of `labelled`, in order of name; `noise` is that of the base data.
 
     Columns used: ``source``, ``window``, ``wrong`` (the label is not what was predicted),
     ``repeated`` (the base data has these inputs) and ``contradicted`` (with another truth).
@@ -83,7 +91,7 @@ def judge_sources(labelled: "pd.DataFrame") -> list[LabelSource]:
     shares = labelled["wrong"].groupby(names).mean().sort_values(kind="stable")
     median = str(shares.index[(len(shares) - 1) // 2])
     return [
-        _judged(str(name), rows, labelled[names == median], len(shares), str(name) == median)
+        _judged(str(name), rows, labelled[names == median], len(shares), str(name) == median, noise)
         for name, rows in labelled.groupby(names)
     ]
 
@@ -106,7 +114,7 @@ def truth_told(sources: Sequence[LabelSource]) -> Truth:
     return Truth.CHANGED if witnesses > 1 else Truth.DOUBTFUL
 
 
-def new_truth_since(compared: "pd.DataFrame") -> str:
+def new_truth_since(compared: "pd.DataFrame", noise: float = 0.0) -> str:
     """The first window of those, up to the newest, whose labels contradict the base data.
 
     Columns used: those of `judge_sources`, of at least one row.
@@ -115,14 +123,19 @@ def new_truth_since(compared: "pd.DataFrame") -> str:
     shares = repeated.groupby("window")["contradicted"].mean().sort_index(ascending=False)
     since = str(compared["window"].max())
     for window, share in shares.items():
-        if share <= MAXIMUM_CONTRADICTED:
+        if share <= explained(noise):
             break
         since = str(window)
     return since
 
 
 def _judged(
-    name: str, rows: "pd.DataFrame", measure: "pd.DataFrame", sources: int, is_measure: bool
+    name: str,
+    rows: "pd.DataFrame",
+    measure: "pd.DataFrame",
+    sources: int,
+    is_measure: bool,
+    noise: float,
 ) -> LabelSource:
     from scipy.stats import fisher_exact
 
@@ -144,4 +157,5 @@ def _judged(
         trusted=bool(trusted),
         repeated=int(newest["repeated"].sum()),
         contradicted=int(newest["contradicted"].sum()),
+        noise=noise,
     )

@@ -114,6 +114,17 @@ def test_the_base_data_is_compared_out_of_fold_on_common_rows(
     assert nothing is None
 
 
+def test_rows_with_equal_inputs_and_different_truths_all_count(
+    penguins: pd.DataFrame, spec: DataSpec
+) -> None:
+    base = pd.concat([penguins[:2]] * 30, ignore_index=True)
+    base[spec.target.name] = [spec.target.classes[at % 3] for at in range(len(base))]
+    reference = base.assign(**{PREDICTION: spec.target.classes[0]})
+    found = compare_on_base(reference, pd.concat([reference, reference[:9]]), base, spec)
+    assert found is not None
+    assert (found.rows, found.difference) == (len(base), 0.0)
+
+
 def test_parts_cover_all_rows_and_small_ones_are_pooled(
     penguins: pd.DataFrame, spec: DataSpec
 ) -> None:

@@ -16,6 +16,7 @@ from mlschool_dagster.modeling.training_data import (
     input_keys,
     is_held_out,
     training_data,
+    truth_noise,
 )
 
 START = pd.Timestamp("2026-11-20", tz="UTC")
@@ -168,3 +169,69 @@ def test_ordinary_mistakes_are_no_new_truth(
         labelled(penguins[wrong:], spec, start=1000),
     ]
     assert joined(penguins, spec, *captures).truth is Truth.HOLDS
+
+
+def drawn(rows: pd.DataFrame, spec: DataSpec, noise: float, seed: int) -> pd.DataFrame:
+    """`rows` with truths drawn anew: each is another class with probability `noise`."""
+    rng = np.random.default_rng(seed)
+    classes = np.array(spec.target.classes, dtype=object)
+    codes = rows[spec.target.name].map({name: at for at, name in enumerate(classes)}).to_numpy(int)
+    other = (codes + rng.integers(1, len(classes), len(rows))) % len(classes)
+    truths = classes[np.where(rng.random(len(rows)) < noise, other, codes)]
+    return rows.assign(**{spec.target.name: truths})
+
+
+@pytest.mark.parametrize("distinct", [1, 3, 12])
+@pytest.mark.parametrize("noise", [0.0, 0.35])
+def test_where_inputs_recur_captures_are_added_and_replace_nothing(
+    penguins: pd.DataFrame, spec: DataSpec, distinct: int, noise: float
+) -> None:
+    rows = penguins[:: len(penguins) // distinct][:distinct]
+    many = pd.concat([rows] * (200 // distinct)).reset_index(drop=True)
+    base = drawn(many, spec, noise, 1)
+    captures = labelled(drawn(many, spec, noise, 2), spec)
+    found = joined(base, spec, captures)
+    assert found.truth is Truth.HOLDS
+    assert found.recurring
+    assert (found.replaced, found.repeated) == (0, 0)
+    assert found.captured_rows + len(found.held_out) == len(captures)
+    assert 0.15 < len(found.held_out) / len(captures) < 0.45
+    assert content_digest(found.training[: len(base)]) == content_digest(base)
+    assert set(found.training.index[len(base) :]).isdisjoint(found.held_out.index)
+
+
+@pytest.mark.parametrize("noise", [0.2, 0.35, 0.5])
+def test_honest_noise_is_no_new_truth(penguins: pd.DataFrame, spec: DataSpec, noise: float) -> None:
+    base = drawn(penguins, spec, noise, 1)
+    found = joined(base, spec, labelled(drawn(penguins, spec, noise, 2), spec))
+    assert found.truth is Truth.HOLDS
+    assert not found.recurring
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+def test_a_new_truth_is_seen_where_inputs_recur_and_truth_is_noisy(
+    penguins: pd.DataFrame, spec: DataSpec, noise: float
+) -> None:
+    many = pd.concat([penguins[::40]] * 30).reset_index(drop=True)
+    base = drawn(many, spec, noise, 1)
+    changed = drawn(many, spec, noise, 2)
+    lies = [labelled(changed, spec, source=name, lies=True) for name in ("one", "two")]
+    assert joined(base, spec, lies[0]).truth is Truth.DOUBTFUL
+    found = joined(base, spec, lies[0][::2], lies[1][1::2])
+    assert found.truth is Truth.CHANGED
+    assert found.base_rows == 0
+
+
+def test_noise_is_how_often_rows_with_equal_inputs_differ(
+    penguins: pd.DataFrame, spec: DataSpec
+) -> None:
+    many = pd.concat([penguins[:3]] * 40).reset_index(drop=True)
+    assert truth_noise(many, input_keys(many, spec), spec) == 0.0
+    half = drawn(many, spec, 0.5, 1)
+    truths = half.groupby(input_keys(half, spec))[spec.target.name]
+    pairs = [
+        (rows.to_numpy()[:, None] != rows.to_numpy()[None, :]).sum() / (len(rows) - 1)
+        for _, rows in truths
+    ]
+    noise = truth_noise(half, input_keys(half, spec), spec)
+    assert noise == pytest.approx(sum(pairs) / len(half))
