@@ -36,7 +36,9 @@ RULES = {
     "quotes": 'are `"`, doubled within a cell; a line may end within them',
     "a column without a name": "is ignored, as is the index that pandas writes",
     "columns": "come in any order; those that the data spec does not know are ignored in training, "
-    "carried along by a batch, and refused in a request; the target in a CSV request is ignored",
+    "carried along by a batch, and left out of a request's row unless another column is missing, "
+    "whose misspelt name they may be",
+    "a text in JSON": "is read as a cell, unless it is a category as it is",
 }
 """The table of rules: what, and what becomes of it. In Parquet, texts are read as cells are."""
 

@@ -1,8 +1,13 @@
-"""JSON schemas (2020-12) of what the endpoint takes and answers, derived from the data spec."""
+"""JSON schemas (2020-12) of what the endpoint takes and answers, derived from the data spec.
+
+They state the plain form of a value. Texts may also be written as in CSV (a number, white space
+around a category, a word for a missing value): that is taken, and left unsaid.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mlschool_dagster.modeling.cells import MISSING
 from mlschool_dagster.modeling.spec import Column, DataSpec, NumericColumn
 from mlschool_dagster.serving.formats import MAX_ROWS
 from mlschool_dagster.serving.rules import MAX_TEXT
@@ -31,7 +36,7 @@ def input_schemas(spec: DataSpec) -> Schema:
         "Request": {
             "description": (
                 "Rows in one of the forms of MLflow's scoring protocol. What else there is, such "
-                "as params, is ignored."
+                "as params, is ignored. A text is read as a cell of CSV is."
             ),
             "type": "object",
             "properties": forms,
@@ -105,7 +110,9 @@ def _column(column: Column) -> Schema:
         return {
             **schema,
             "maxLength": MAX_TEXT,
-            "pattern": r"^[^\u0000]*$",
+            # No white space around it, and no NUL.
+            "pattern": r"^[^\s\u0000]([^\u0000]*[^\s\u0000])?$",
+            "not": {"enum": sorted(MISSING.difference(column.categories))},
             "examples": list(column.categories),
         }
     return {**schema, "enum": [*column.categories, *([None] if column.nullable else [])]}

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from mlschool_dagster.modeling.cells import text_reader
 from mlschool_dagster.modeling.spec import CategoricalColumn, Column, DataSpec, NumericColumn
 from mlschool_dagster.serving.faults import Finding
 
@@ -132,6 +133,10 @@ class OpenRule:
         self._surrogate = Finding(
             "may not hold half a surrogate pair", f"{name}: holds half a surrogate pair"
         )
+        self._read = text_reader(column.categories)
+        self._unread = Finding(
+            "may neither be a missing value nor have white space around it", f"{name}: is unread"
+        )
         # PostgreSQL keeps no text with this character.
         self._nul = Finding("may not hold the character NUL", f"{name}: holds NUL")
 
@@ -150,6 +155,8 @@ class OpenRule:
     def _text(self, value: str) -> Finding | None:
         if len(value) > MAX_TEXT:
             return self._long
+        if self._read(value) != value:
+            return self._unread
         if not value.isascii() and _LONE_SURROGATE.search(value) is not None:
             return self._surrogate
         return self._nul if "\0" in value else None

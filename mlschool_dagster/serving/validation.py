@@ -3,16 +3,19 @@
 Every rule about a column comes from the data spec. A request is taken as a whole or refused as a
 whole, unless its caller asks for the valid rows alone. A nullable column that a row does not have
 is null. A column that the spec does not know is left out of a row that has all others; where one
-is missing it is refused, since it may be a misspelt name.
+is missing it is refused, since it may be a misspelt name. A text that is no valid value as it is is
+read as a cell of CSV, so that a row means the same in JSON, in CSV and to a batch.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from mlschool_dagster.modeling.cells import Reader, cell_readers
 from mlschool_dagster.modeling.predictor import values_getter
-from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.modeling.spec import CategoricalColumn, Column, DataSpec
 from mlschool_dagster.serving.faults import (
     INVALID,
     MAX_FAULTS,
@@ -64,6 +67,10 @@ class Validator:
         self._spec = spec
         self._values = values_getter(spec.input_names)
         self._nullable = {column.name for column in spec.columns if column.nullable}
+        texts = cell_readers(spec)
+        self._readers = {c.name: _reader_of(c, texts[c.name]) for c in spec.columns}
+        # A row of training data holds the truth as well.
+        self._known = {*spec.input_names, spec.target.name}
 
     def accept(self, body: bytes, media_type: str, partial: bool = False) -> Accepted:
         """The valid rows in `body`, which is ``application/json`` or ``text/csv``.
@@ -112,7 +119,10 @@ class Validator:
         reasons: dict[str, None] = {}
         for position, given in enumerate(table.rows):
             row = self._completed(given)
-            found = list(islice(self._findings(row, table.misshapen), MAX_FAULTS))
+            found = self._findings(row, table.misshapen)
+            if found:
+                row = self._read(row)
+                found = self._findings(row, table.misshapen)
             if not found:
                 valid.append(row)
                 positions.append(position)
@@ -131,32 +141,60 @@ class Validator:
         if type(row) is not dict or row.keys() == self._rules.keys():
             return row
         missing = self._rules.keys() - row.keys()
-        surplus = len(row) + len(missing) > len(self._rules)
-        if not missing <= self._nullable or (missing and surplus):
+        if not missing <= self._nullable or (missing and not row.keys() <= self._known):
             return row
         return {name: row.get(name) for name in self._rules}
 
-    def _findings(self, row: Any, misshapen: Finding) -> Iterator[tuple[Fault, str]]:
-        """What is wrong with `row`, and what to count it under."""
+    def _read(self, row: Any) -> Any:
+        """`row` with its values read as cells."""
         if type(row) is not dict:
-            yield {"reason": misshapen.about(row)}, misshapen.counted
-            return
+            return row
+        return {
+            name: self._readers[name](value) if name in self._readers else value
+            for name, value in row.items()
+        }
+
+    def _findings(self, row: Any, misshapen: Finding) -> list[tuple[Fault, str]]:
+        """What is wrong with `row`, and what to count it under: the first `MAX_FAULTS`."""
+        if type(row) is not dict:
+            return [({"reason": misshapen.about(row)}, misshapen.counted)]
+        found: list[tuple[Fault, str]] = []
         missing = None
         for name, rule in self._rules.items():
             if name in row:
                 finding = rule.finding(row[name])
                 if finding is not None:
-                    yield {"column": name, "reason": finding.about(row[name])}, finding.counted
+                    fault = {"column": name, "reason": finding.about(row[name])}
+                    found.append((fault, finding.counted))
                 continue
             missing = missing or name
             if name not in self._nullable:
-                yield {"column": name, "reason": "is missing"}, f"{name}: is missing"
-        if missing is None:
-            return
-        for name in row:
-            if name not in self._rules:
-                reason = f"is no known column, while {missing} is missing"
-                yield {"column": _printable(name), "reason": reason}, "unknown column"
+                found.append(({"column": name, "reason": "is missing"}, f"{name}: is missing"))
+        if missing is not None:
+            reason = f"is no known column, while {missing} is missing"
+            unknown = islice((name for name in row if name not in self._known), MAX_FAULTS)
+            found += (
+                ({"column": _printable(name), "reason": reason}, "unknown column")
+                for name in unknown
+            )
+        return found[:MAX_FAULTS]
+
+
+def _reader_of(column: Column, read: Reader) -> Callable[[Any], Any]:
+    """A function from a value that is none of `column`'s to what it may have been meant as."""
+    # Categories that are numbers are numbers again in pandas, and floats where one is missing.
+    categories = column.categories if isinstance(column, CategoricalColumn) else ()
+    codes = {float(text): text for text in categories if _DIGITS.fullmatch(text)}
+
+    def read_value(value: Any) -> Any:
+        if type(value) is str:
+            return read(value)
+        return codes.get(value, value) if type(value) in (int, float) else value
+
+    return read_value
+
+
+_DIGITS = re.compile(r"0|-?[1-9][0-9]{0,14}")
 
 
 def _printable(name: str) -> str:

@@ -86,6 +86,7 @@ RULES: Mapping[str, Callable[[Any, Any, Any, Any], bool]] = {
     ),
     "required": _required,
     "additionalProperties": _additional,
+    "not": lambda value, wanted, _, document: not conforms(value, wanted, document),
     "anyOf": lambda value, wanted, _, doc: any(conforms(value, rule, doc) for rule in wanted),
     "oneOf": lambda value, wanted, _, doc: sum(conforms(value, rule, doc) for rule in wanted) == 1,
 }

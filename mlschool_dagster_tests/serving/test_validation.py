@@ -18,6 +18,17 @@ JSON_TYPE = "application/json"
 OTHER: dict[str, Any] = {**ROW, "island": "Dream", "sex": None, "culmen_length_mm": None}
 
 
+OPEN = Validator(
+    replace(
+        SPEC,
+        columns=tuple(
+            replace(c, allow_unknown=True) if isinstance(c, CategoricalColumn) else c
+            for c in SPEC.columns
+        ),
+    )
+)
+
+
 def rows_of(document: object) -> list[dict[str, Any]]:
     body = json.dumps(document).encode()
     accepted = VALIDATOR.accept(body, JSON_TYPE)
@@ -68,7 +79,10 @@ def test_a_mapping_without_lists_is_one_row() -> None:
         ("body_mass_g", 999.9, "must be between 1000 and 10000 g, not 999.9"),
         ("body_mass_g", -5800, "must be between 1000 and 10000 g, not -5800"),
         ("body_mass_g", 10**30, "must be between 1000 and 10000 g, not 1e+30"),
-        ("body_mass_g", "5800", "must be a number, not '5800'"),
+        ("body_mass_g", "5_800", "must be a number, not '5_800'"),
+        ("body_mass_g", "5,800", "must be a number, not '5,800'"),
+        ("body_mass_g", "580", "must be between 1000 and 10000 g, not 580.0"),
+        ("body_mass_g", "inf", "must be a finite number, not inf"),
         ("body_mass_g", True, "must be a number, not true"),
         ("body_mass_g", [5800], "must be a number, not a list of 1"),
         ("body_mass_g", float("inf"), "must be a finite number, not inf"),
@@ -76,6 +90,8 @@ def test_a_mapping_without_lists_is_one_row() -> None:
         ("island", "Anvers", "must be one of Biscoe, Dream, Torgersen, not 'Anvers'"),
         ("island", 3, "must be a string, not 3"),
         ("island", None, "may not be null"),
+        ("island", "NA", "may not be null"),
+        ("island", " anvers", "must be one of Biscoe, Dream, Torgersen, not 'anvers'"),
         ("island", float("nan"), "may not be null"),
         ("sex", float("inf"), "must be a string, not inf"),
         ("sex", {"is": "MALE"}, "must be a string, not an object of 1"),
@@ -118,6 +134,7 @@ def test_a_surplus_column_is_left_out(count: int) -> None:
 
 
 def test_a_surplus_column_beside_a_missing_one_may_be_its_misspelt_name() -> None:
+    assert rows_of({"inputs": [without("sex", species="Gentoo")]}) == [{**ROW, "sex": None}]
     for missing, reasons in (("sex", []), ("island", ["is missing"])):
         error = refusal_of({"inputs": [ROW, without(missing, Wings="MALE")]})
         assert [fault["reason"] for fault in error.faults] == [
@@ -148,6 +165,30 @@ def test_what_python_alone_can_read_leaves_the_same_rows() -> None:
         assert [[*map(repr, rows)] for rows in accepted] == [[repr(row)] * 2] * 2
 
 
+@pytest.mark.parametrize("count", [1, FEW_ROWS + 1])
+@pytest.mark.parametrize("validator", [VALIDATOR, OPEN], ids=["closed", "open"])
+def test_a_text_means_what_it_means_in_csv(validator: Validator, count: int) -> None:
+    sent = {**ROW, "island": " Biscoe", "body_mass_g": "5.8e3 ", "sex": "", "culmen_depth_mm": "NA"}
+    kept = {**ROW, "sex": None, "culmen_depth_mm": None}
+    body = json.dumps({"inputs": [sent] * count}).encode()
+    assert validator.accept(body, JSON_TYPE).rows == [kept] * count
+    table = "\n".join([",".join(sent), *[",".join(map(str, sent.values()))] * count])
+    assert validator.accept(table.encode(), "text/csv").rows == [kept] * count
+
+
+def test_a_category_that_is_a_number_may_be_sent_as_one() -> None:
+    column = CategoricalColumn("class", "Class", ("1", "2", "03", "NA", "-4"), nullable=True)
+    for allow_unknown in (False, True):
+        spec = replace(SPEC, columns=(replace(column, allow_unknown=allow_unknown),))
+        sent = [1, 2.0, "1", " 2 ", "NA", "", "03", -4, float("nan")]
+        body = json.dumps({"inputs": [{"class": value} for value in sent]}).encode()
+        kept = [row["class"] for row in Validator(spec).accept(body, JSON_TYPE).rows]
+        assert kept == ["1", "2", "1", "2", "NA", None, "03", "-4", None]
+        for other in (3, 1.5, True, 10**30, [1]):
+            error = refusal_of({"inputs": [{"class": other}]}, Validator(spec))
+            assert error.faults[0]["reason"].startswith("must be a string, not ")
+
+
 @pytest.mark.parametrize(
     "beside",
     [
@@ -175,17 +216,6 @@ def test_the_ends_of_a_range_are_inside() -> None:
     for column in SPEC.numeric:
         rows_of({"inputs": [{**ROW, column.name: column.minimum}]})
         rows_of({"inputs": [{**ROW, column.name: column.maximum}]})
-
-
-OPEN = Validator(
-    replace(
-        SPEC,
-        columns=tuple(
-            replace(c, allow_unknown=True) if isinstance(c, CategoricalColumn) else c
-            for c in SPEC.columns
-        ),
-    )
-)
 
 
 @pytest.mark.parametrize("count", [1, FEW_ROWS + 1])
