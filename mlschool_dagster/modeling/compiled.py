@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.modeling.predictor import ACTIVATIONS, Predictor
+from mlschool_dagster.modeling.predictor import ACTIVATIONS, Predictor, load_arrays
 from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.values import InputValue
 
@@ -133,14 +133,13 @@ class CompiledModel:
         """
         try:
             spec = DataSpec.from_dict(json.loads((folder / SPEC_FILE).read_text(encoding="utf-8")))
-            with np.load(folder / ARRAYS_FILE, allow_pickle=False) as arrays:
-                return cls._from_arrays(spec, arrays)
+            return cls._from_arrays(spec, load_arrays(folder / ARRAYS_FILE))
         except OSError as error:
             raise UserError(
                 f"The compiled model in {folder} cannot be read ({error.strerror or error}); "
                 "export the version again."
             ) from None
-        except (BadZipFile, EOFError, KeyError, ValueError, UserError) as error:
+        except (BadZipFile, EOFError, KeyError, MemoryError, ValueError, UserError) as error:
             raise UserError(
                 f"The compiled model in {folder} is damaged ({error}); export the version again."
             ) from None

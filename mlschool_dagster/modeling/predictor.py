@@ -20,7 +20,9 @@ that each numpy call runs along rows.
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, repeat
 from operator import itemgetter, mul
+from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -230,6 +232,22 @@ class Predictor:
             sums += bias
             x = activate(sums)
         return x.T
+
+
+def load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """The arrays in the ``.npz`` file at `path`, which are no larger than the file itself.
+
+    Raises:
+        OSError: it cannot be read.
+        BadZipFile, EOFError, ValueError: it is damaged, or is packed so that it unfolds to more.
+    """
+    with ZipFile(path) as archive:
+        unfolded = sum(entry.file_size for entry in archive.infolist())
+    # `numpy.savez` does not compress.
+    if unfolded > path.stat().st_size:
+        raise ValueError(f"{path.name} unfolds to {unfolded} bytes, more than it has")
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 class _Codes(dict[Any, int]):

@@ -5,22 +5,32 @@ that serves.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.garbage import no_garbage_collection
-from mlschool_dagster.modeling.version_folder import REFERENCE_FILE, VERSION_FOLDER
+from mlschool_dagster.modeling.version_folder import (
+    FILES,
+    NEEDED,
+    REFERENCE_FILE,
+    VERSION_FOLDER,
+)
+from mlschool_dagster.owned import make_owned
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CHALLENGER = "challenger"
 CHAMPION = "champion"
+
+REMOTE = ("http:", "https:", "databricks")
+"""How the URI of a registry begins that is a server, perhaps on another machine."""
 
 ORIGIN_FILE = "origin.json"
 """Written into a fetched version folder: which version it is, by `RegisteredVersion`."""
@@ -43,8 +53,10 @@ def fetched(model_name: str, version: str, destination: Path) -> Path | None:
     It asks no registry and does not import MLflow, which would cost more than all statistics of a
     small window. So it is for a version that is known to have been deployed from there.
     """
+    if not _is_number(version):
+        return None
     folder = destination / version
-    origin = _read(folder / ORIGIN_FILE)
+    origin = None if folder.is_symlink() else _read(folder / ORIGIN_FILE)
     return folder if origin and json.loads(origin)["name"] == model_name else None
 
 
@@ -89,7 +101,7 @@ class Registry:
             UserError: there is none; the sentence names those that exist.
         """
         number = self._aliases().get(version, version)
-        for found in self._versions():
+        for found in self._versions() if _is_number(number) else ():
             if str(found.version) == number:
                 return RegisteredVersion(
                     name=self.model_name,
@@ -137,10 +149,11 @@ class Registry:
     def fetch(self, version: str, destination: Path) -> Path:
         """The version folder, at ``destination/<number>``: downloaded once, whole or not at all.
 
-        A folder of that number that came from another registry is replaced.
+        A folder of that number that was fetched from another registry is replaced.
 
         Raises:
-            UserError: there is no such version.
+            UserError: there is no such version, the registry names files of this machine although
+                it is on another one, or something else is where the folder belongs.
         """
         from filelock import FileLock
 
@@ -157,11 +170,18 @@ class Registry:
             # Another process may have been faster.
             if _read(folder / ORIGIN_FILE) == origin:
                 return folder
-            downloaded = self._download(found, VERSION_FOLDER, Path(temporary))
-            (downloaded / ORIGIN_FILE).write_text(origin, encoding="utf-8")
+            if folder.is_symlink() or (folder.exists() and not make_owned(folder, _was_fetched)):
+                raise UserError(
+                    f"{folder} is where version {found.version} belongs, and was not made by the "
+                    "platform; move it elsewhere."
+                )
+            fresh = Path(temporary, found.version)
+            make_owned(fresh)
+            self._download(found, FILES, fresh)
+            (fresh / ORIGIN_FILE).write_text(origin, encoding="utf-8")
             if folder.exists():
                 folder.rename(Path(temporary, "replaced"))
-            downloaded.rename(folder)
+            fresh.rename(folder)
         return folder
 
     def reference(self, version: str) -> "pd.DataFrame":
@@ -172,22 +192,48 @@ class Registry:
         """
         import pandas as pd
 
+        found = self.resolve(version)
         with TemporaryDirectory() as temporary:
-            found = self.resolve(version)
-            path = self._download(found, f"{VERSION_FOLDER}/{REFERENCE_FILE}", Path(temporary))
-            return pd.read_parquet(path)
+            self._download(found, [REFERENCE_FILE], Path(temporary))
+            return pd.read_parquet(Path(temporary, REFERENCE_FILE))
 
-    def _download(self, found: RegisteredVersion, path: str, destination: Path) -> Path:
-        from mlflow.artifacts import download_artifacts
+    def _download(
+        self, found: RegisteredVersion, names: Collection[str], destination: Path
+    ) -> None:
+        """Take those files of the version folder that have one of `names`, and nothing else.
 
-        uri = self._client.get_model_version_download_uri(found.name, found.version)
-        return Path(
-            download_artifacts(
-                artifact_uri=f"{uri}/artifacts/{path}",
-                dst_path=str(destination),
-                tracking_uri=self.tracking_uri,
+        Where they are is the registry's word, so a registry on another machine is not followed to
+        files of this one.
+        """
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+        from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+        with _global_tracking_uri(self.tracking_uri):
+            uri = self._client.get_model_version_download_uri(found.name, found.version)
+            repository = get_artifact_repository(uri, tracking_uri=self.tracking_uri)
+            # URIs that stand for others (models:, runs:) have repositories that hold another.
+            store = repository
+            while hasattr(store, "repo"):
+                store = store.repo
+            if self.tracking_uri.startswith(REMOTE) and isinstance(store, LocalArtifactRepository):
+                raise UserError(
+                    f"The registry says that version {found.version} of {found.name} is in a "
+                    "folder of this machine; let the MLflow server keep artifacts itself "
+                    "(mlflow server --serve-artifacts) and register the version again."
+                )
+            folder = f"artifacts/{VERSION_FOLDER}"
+            for listed in repository.list_artifacts(folder):
+                name = PurePosixPath(listed.path).name
+                if name in names:
+                    with TemporaryDirectory(dir=destination) as temporary:
+                        path = repository.download_artifacts(f"{folder}/{name}", temporary)
+                        Path(path).rename(destination / name)
+        missing = [n for n in NEEDED if n in names and not (destination / n).is_file()]
+        if missing:
+            raise UserError(
+                f"Version {found.version} of {found.name} has no {', '.join(missing)} in MLflow's "
+                "artifacts; run the training job again."
             )
-        )
 
     def _is_registered(self) -> bool:
         return bool(self._client.search_registered_models(f"name = '{self.model_name}'"))
@@ -203,7 +249,8 @@ class Registry:
         return list(self._client.search_model_versions(f"name = '{self.model_name}'"))
 
     def _choices(self) -> str:
-        numbers = sorted((str(found.version) for found in self._versions()), key=int)
+        versions = (str(found.version) for found in self._versions())
+        numbers = sorted(filter(_is_number, versions), key=int)
         if not numbers:
             return "none is registered yet: run the training job"
         aliases = (f"{alias} (version {number})" for alias, number in self._aliases().items())
@@ -221,6 +268,17 @@ def _global_tracking_uri(tracking_uri: str) -> Iterator[None]:
         yield
     finally:
         mlflow.set_tracking_uri(before)
+
+
+def _is_number(version: str) -> bool:
+    """Whether `version` can be the number of a version, which names its folder."""
+    return re.fullmatch(r"[1-9][0-9]{0,17}", version) is not None
+
+
+def _was_fetched(folder: Path) -> bool:
+    """Whether an earlier release fetched `folder`, before folders had markers."""
+    names = {path.name for path in folder.iterdir()}
+    return ORIGIN_FILE in names and names <= {ORIGIN_FILE, *FILES}
 
 
 def _read(path: Path) -> str | None:

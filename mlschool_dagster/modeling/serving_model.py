@@ -27,14 +27,12 @@ class ServingModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
         self.classes = np.array(spec["target"]["classes"], dtype=object)
         self.columns = [column["name"] for column in spec["columns"]]
-        with np.load(folder / "compiled.npz", allow_pickle=False) as arrays:
-            self.predictor = _module(folder / "predictor.py").Predictor(
-                *(
-                    [column["name"] for column in spec["columns"] if column["type"] == kind]
-                    for kind in ("numeric", "categorical")
-                ),
-                dict(arrays),
-            )
+        predictor = _module(folder / "predictor.py")
+        names = (
+            [column["name"] for column in spec["columns"] if column["type"] == kind]
+            for kind in ("numeric", "categorical")
+        )
+        self.predictor = predictor.Predictor(*names, predictor.load_arrays(folder / "compiled.npz"))
 
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None

@@ -12,8 +12,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlschool_dagster.modeling.calibration import fit_calibration
-from mlschool_dagster.modeling.compiled import compile_model
+from mlschool_dagster.modeling.calibration import CALIBRATION_FILE, fit_calibration
+from mlschool_dagster.modeling.compiled import ARRAYS_FILE, SPEC_FILE, compile_model
 from mlschool_dagster.modeling.evaluation import reference_frame
 from mlschool_dagster.modeling.spec import CONFIDENCE, PREDICTION, DataSpec
 from mlschool_dagster.modeling.training import TrainingResult
@@ -28,6 +28,10 @@ REFERENCE_FILE = "reference.parquet"
 
 CODE = ("predictor.py",)
 """Modules that need nothing of the package; the pyfunc loads them from the version folder."""
+
+NEEDED = (SPEC_FILE, ARRAYS_FILE, REFERENCE_FILE)
+FILES = (*NEEDED, NETWORK_FILE, CALIBRATION_FILE, *CODE)
+"""All that a version folder may hold; those of earlier releases lack some that are not `NEEDED`."""
 
 
 def write_version(

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -150,6 +151,24 @@ def test_a_missing_or_damaged_folder_is_told_in_one_sentence(tmp_path: Path) -> 
     (folder / "spec.json").write_text(json.dumps({"name": "nothing else"}))
     with pytest.raises(UserError, match="damaged"):
         CompiledModel.load(folder)
+
+
+def test_arrays_that_unfold_to_more_than_their_file_are_refused_unread(tmp_path: Path) -> None:
+    tiny_model().save(tmp_path)
+    path = tmp_path / "compiled.npz"
+    with np.load(path) as arrays:
+        np.savez_compressed(path, **{**arrays, "kernel_0": np.zeros((1000, 1000))})
+    assert path.stat().st_size < 100_000
+    with pytest.raises(UserError, match=r"damaged \(compiled.npz unfolds to 80\d{5} bytes"):
+        CompiledModel.load(tmp_path)
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,), }"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(
+            "numeric_fill.npy",
+            b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"0" * 8,
+        )
+    with pytest.raises(UserError, match="damaged"):
+        CompiledModel.load(tmp_path)
 
 
 def test_loading_needs_no_training_library(tmp_path: Path) -> None:

@@ -1,4 +1,8 @@
+import json
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import mlflow
@@ -9,6 +13,8 @@ from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.compiled import CompiledModel
 from mlschool_dagster.modeling.registry import Registry, fetched
 from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.modeling.version_folder import FILES
+from mlschool_dagster.owned import MARKER, is_owned
 from mlschool_dagster_tests.modeling.logged import Logged
 
 
@@ -86,16 +92,120 @@ def test_what_was_fetched_is_found_without_the_registry(
     assert fetched("another", "1", tmp_path) is None
 
 
-def test_what_is_left_of_a_broken_fetch_or_of_another_registry_is_replaced(
+def test_what_came_from_another_registry_is_replaced(
     registry: Registry, logged: Logged, tmp_path: Path
 ) -> None:
     register(registry, logged)
-    (tmp_path / "1").mkdir()
-    (tmp_path / "1" / "compiled.npz").write_bytes(b"half")
     CompiledModel.load(registry.fetch("1", tmp_path))
     other = Registry(logged.tracking_uri, "another")
     register(other, logged)
     assert '"name": "another"' in (other.fetch("1", tmp_path) / "origin.json").read_text()
+
+
+def test_what_an_earlier_release_fetched_is_replaced(
+    registry: Registry, logged: Logged, tmp_path: Path
+) -> None:
+    register(registry, logged)
+    folder = registry.fetch("1", tmp_path)
+    (folder / MARKER).unlink()
+    (folder / "origin.json").write_text('{"name": "earlier"}')
+    assert registry.fetch("1", tmp_path) == folder
+    assert is_owned(folder)
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_what_the_platform_did_not_make_is_never_replaced(
+    kind: str, registry: Registry, logged: Logged, tmp_path: Path
+) -> None:
+    register(registry, logged)
+    precious = tmp_path / "versions" / "1"
+    precious.parent.mkdir()
+    if kind == "file":
+        precious.write_text("precious")
+    else:
+        place = precious if kind == "folder" else tmp_path / "elsewhere"
+        place.mkdir()
+        (place / "origin.json").write_text("{}")
+        (place / "thesis.txt").write_text("precious")
+        if kind == "link":
+            precious.symlink_to(place)
+    before = {path: path.is_dir() or path.read_text() for path in tmp_path.rglob("*")}
+    with pytest.raises(UserError, match="not made by the platform; move it elsewhere"):
+        registry.fetch("1", precious.parent)
+    assert {path: path.is_dir() or path.read_text() for path in before} == before
+
+
+class LyingRegistry(BaseHTTPRequestHandler):
+    """A registry of one version, called `version`, whose files are at `location`."""
+
+    version = "1"
+    location = ""
+
+    def do_GET(self) -> None:
+        version = {
+            "name": "penguins",
+            "version": self.version,
+            "run_id": "r",
+            "source": "models:/m",
+        }
+        model = {"name": "penguins", "aliases": [{"alias": "champion", "version": self.version}]}
+        answers = {
+            "registered-models/search": {"registered_models": [model]},
+            "registered-models/get": {"registered_model": model},
+            "model-versions/search": {"model_versions": [version]},
+            "model-versions/get-download-uri": {"artifact_uri": self.location},
+        }
+        [answer] = [a for path, a in answers.items() if path in self.path]
+        body = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def lying() -> Iterator[tuple[Registry, type[LyingRegistry]]]:
+    handler = type("Handler", (LyingRegistry,), {})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield Registry(f"http://127.0.0.1:{server.server_port}", "penguins"), handler
+        server.shutdown()
+
+
+@pytest.mark.parametrize("version", ["../../precious", "..", "0", "-1", "01", "1/2", "\u0661", ""])
+def test_a_version_is_a_number_whatever_the_registry_says(
+    version: str, lying: tuple[Registry, type[LyingRegistry]], tmp_path: Path
+) -> None:
+    registry, handler = lying
+    handler.version = version
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").write_text("precious")
+    before = sorted(tmp_path.rglob("*"))
+    for asked in ("champion", version):
+        with pytest.raises(UserError, match="has no version"):
+            registry.fetch(asked, tmp_path / "home" / "versions")
+        assert fetched("penguins", version, tmp_path / "home" / "versions") is None
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("form", ["file://{}", "{}", "FILE:{}"])
+def test_a_remote_registry_gives_no_files_of_this_machine(
+    form: str, lying: tuple[Registry, type[LyingRegistry]], tmp_path: Path
+) -> None:
+    registry, handler = lying
+    secrets = tmp_path / "artifacts" / "version"
+    secrets.mkdir(parents=True)
+    for name in FILES:
+        (secrets / name).write_text("secret")
+    handler.location = form.format(tmp_path)
+    with pytest.raises(UserError, match="in a folder of this machine"):
+        registry.fetch("champion", tmp_path / "versions")
+    with pytest.raises(UserError, match="in a folder of this machine"):
+        registry.reference("1")
+    assert not (tmp_path / "versions" / "1").exists()
 
 
 def test_a_version_can_be_fetched_by_several_at_once(
