@@ -58,6 +58,7 @@ class PostgresStore(SqlStore):
     def append(self, captures: Sequence[Capture]) -> Appended:
         """See `CaptureStore.append`."""
         if not captures:
+            self._connections.run(_nothing, WRITE_SECONDS)
             return NOTHING_KNOWN
         from psycopg import DataError, IntegrityError
         from psycopg.errors import ProgramLimitExceeded, UniqueViolation
@@ -148,6 +149,10 @@ def _value(connection: "Connection", query: str) -> Any:
 
 def _insert(connection: "Connection", statement: str, rows: Sequence[Row]) -> int:
     return connection.execute(statement.encode(), (orjson.dumps(rows).decode(),)).rowcount
+
+
+def _nothing(connection: "Connection") -> None:
+    connection.execute(LOCK_CAPTURES)
 
 
 def _insert_unknown(connection: "Connection", captures: Sequence[Capture]) -> Appended:

@@ -94,6 +94,9 @@ class SqliteStore(SqlStore):
 
     def append(self, captures: Sequence[Capture]) -> Appended:
         """See `CaptureStore.append`."""
+        if not captures:
+            self._look()
+            return NOTHING_KNOWN
         rows = list(map(capture_row, captures))
 
         def insert(connection: sqlite3.Connection) -> Appended:
@@ -152,6 +155,14 @@ class SqliteStore(SqlStore):
                 # Taken away meanwhile, and nobody may ever look into its log again.
                 if self._leave_file():
                     return outcome
+
+    def _look(self) -> None:
+        """Find out whether the file can be written, and let go of one that was taken away."""
+        with self._writing, self._mishaps():
+            if _is_at_its_place(self._path, self._file):
+                _patiently(lambda: _nothing(self._connection))
+            else:
+                self._leave_file()
 
     def _follow_file(self) -> None:
         """Make sure that writing goes to the file that is at the store's place now."""
@@ -271,7 +282,7 @@ class SqliteStore(SqlStore):
                 "write to it, that its disk has room, and that nothing holds it locked."
             ) from error
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.ProgrammingError | _REFUSALS):
+            if isinstance(error, (sqlite3.ProgrammingError, *_REFUSALS)):
                 raise
             raise StoreAwayError(
                 f"The capture store {self._path} cannot be used ({error}); stop the endpoint, move "
@@ -338,6 +349,11 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]
     except BaseException:
         connection.rollback()
         raise
+
+
+def _nothing(connection: sqlite3.Connection) -> None:
+    with _transaction(connection):
+        pass
 
 
 @cache

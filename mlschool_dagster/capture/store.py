@@ -77,7 +77,7 @@ class CaptureStore(Protocol):
         A shadow's capture has an event id of its own kind: it neither repeats nor refuses another
         role's, and the first one counts.
 
-        None at all makes sure that the store is where it was.
+        None at all finds out whether the store can be written.
 
         Raises:
             StoreAwayError: nothing is known to be kept. Appending the same again is harmless.

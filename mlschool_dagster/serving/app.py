@@ -9,7 +9,6 @@ describe all of that.
 import asyncio
 import logging
 import os
-import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -36,6 +35,7 @@ from mlschool_dagster.serving.refusals import Refusals
 from mlschool_dagster.serving.responses import error_body
 from mlschool_dagster.serving.spill import SpillingStore, open_spilling
 from mlschool_dagster.serving.versions import Routing, Version, Versions
+from mlschool_dagster.serving.workers import end_worker_if_failed
 
 INVOCATIONS = "/invocations"
 SPILL_FOLDER = "spill"
@@ -104,7 +104,7 @@ class Endpoint:
             asyncio.create_task(self._keep_house()),
         ]
         for task in tasks:
-            task.add_done_callback(_end_worker_if_failed)
+            task.add_done_callback(end_worker_if_failed)
         try:
             yield {COUNT_ANSWER: self._metrics.answer}
         finally:
@@ -187,14 +187,6 @@ class Endpoint:
 
     def _document(self) -> dict[str, Any]:
         return openapi_document(self._primary().model.spec, self._config.name)
-
-
-def _end_worker_if_failed(task: "asyncio.Task[None]") -> None:
-    # A worker that answers but follows no deployment any more would go unnoticed for long; its
-    # successor begins anew.
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("worker ends, it cannot go on", exc_info=error)
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _json(document: Mapping[str, Any], status: int = 200) -> Response:

@@ -6,22 +6,32 @@ them share one pass through the model and one synchronisation of the disk.
 
 import asyncio
 import logging
+import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from queue import SimpleQueue
 
 import numpy as np
 
-from mlschool_dagster.capture.records import Role
+from mlschool_dagster.capture.records import Capture, Role
+from mlschool_dagster.capture.store import Appended, StoreRefusedError
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.serving.metrics import Metrics
 from mlschool_dagster.serving.questions import Question
 from mlschool_dagster.serving.spill import SpillFullError, SpillingStore
 from mlschool_dagster.serving.versions import Version
+from mlschool_dagster.serving.workers import end_worker_if_failed
+
+HAND_OVER_SECONDS = 0.5
+"""How long a store may keep requests waiting before the journal takes over: many times what a
+commit takes, and hardly noticed by who waits."""
 
 log = logging.getLogger(__name__)
 
 Waiting = tuple[Question, asyncio.Future[None]]
+Outcome = Exception | Mapping[str, Capture]
+"""Why a question was not kept, or what was answered before under its event ids."""
 
 
 class CaptureFailedError(Exception):
@@ -29,14 +39,15 @@ class CaptureFailedError(Exception):
 
 
 class ConflictError(Exception):
-    """An event id already belongs to other input; nothing of the question was kept."""
+    """An event id already belongs to other rows; nothing of the question was kept."""
 
 
 class Batcher:
     """Answers questions as the endpoint `name`, and keeps what it answered in `store`.
 
     One thread of its own appends, one transaction after the other; everything else happens in the
-    event loop in which the batcher is made, so that the two compete as little as they can.
+    event loop in which the batcher is made, so that the two compete as little as they can. A thread
+    that hangs in the store is left there, and another one goes on with the journal.
     """
 
     def __init__(self, store: SpillingStore, name: str, metrics: Metrics) -> None:
@@ -44,7 +55,8 @@ class Batcher:
         self._name = name
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="captures")
+        # Begun now: a worker for which there is no thread must not be one.
+        self._thread = _Thread(self._loop)
         self._waiting: list[Waiting] = []
         self._working: asyncio.Task[None] | None = None
         self._told_of: set[str] = set()
@@ -55,7 +67,7 @@ class Batcher:
         """Predict (unless that is done already) and capture; durable on return.
 
         Raises:
-            ConflictError: an event id belongs to other input.
+            ConflictError: an event id belongs to other rows.
             CaptureFailedError: neither the store nor the journal can keep the captures.
         """
         answered: asyncio.Future[None] = self._loop.create_future()
@@ -64,27 +76,70 @@ class Batcher:
             # The task begins after the requests that are at hand, so that they share its first
             # batch.
             self._working = self._loop.create_task(self._work())
+            self._working.add_done_callback(self._end_if_failed)
         await answered
 
     async def close(self) -> None:
         """Answer what waits, end the thread and close the store."""
         if self._working is not None:
             await self._working
-        self._thread.shutdown()
+        await self._thread.close()
         self._store.close()
 
     async def _work(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting, []
             self._metrics.queue(len(batch))
-            batch = [waiting for waiting in self._predicted(batch) if not _settled(waiting)]
-            if not batch:
-                continue
-            outcomes = await self._loop.run_in_executor(self._thread, self._append, batch)
-            for (_, answered), outcome in zip(batch, outcomes, strict=True):
-                _finish(answered, outcome)
+            try:
+                await self._answer(batch)
+            except BaseException:
+                # Who waits must hear of it, whatever ends this worker.
+                for _, answered in batch:
+                    _finish(answered, CaptureFailedError("The worker cannot go on."))
+                raise
         self._metrics.queue(0)
         self._working = None
+
+    async def _answer(self, batch: Sequence[Waiting]) -> None:
+        batch = [waiting for waiting in self._predicted(batch) if not _settled(waiting)]
+        if not batch:
+            return
+        questions = [question for question, _ in batch]
+        started = time.perf_counter()
+        outcomes = await self._append_in_time(questions)
+        kept = sum(
+            len(question.captures) + len(question.shadow_captures)
+            for question, outcome in zip(questions, outcomes, strict=True)
+            if question.is_captured and not isinstance(outcome, Exception)
+        )
+        if kept:
+            self.written += kept
+            self._metrics.commit(time.perf_counter() - started, kept)
+        for (question, answered), outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                _finish(answered, outcome)
+            else:
+                question.settle(outcome)
+                _finish(answered, None)
+
+    async def _append_in_time(self, questions: Sequence[Question]) -> Sequence[Outcome]:
+        work = self._thread.run(self._append, questions)
+        done, _ = await asyncio.wait((work,), timeout=HAND_OVER_SECONDS)
+        if not done:
+            self._store.leave(f"no answer within {HAND_OVER_SECONDS:g} seconds")
+            self._thread.abandon()
+            self._thread = _Thread(self._loop)
+            # What the other one still does in the store is the same, so it does no harm.
+            work = self._thread.run(self._append, questions)
+        return await work
+
+    def _end_if_failed(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and task.exception() is not None:
+            waiting, self._waiting = self._waiting, []
+            for _, answered in waiting:
+                _finish(answered, CaptureFailedError("The worker cannot go on."))
+            self._working = None
+            end_worker_if_failed(task)
 
     def _predicted(self, batch: Sequence[Waiting]) -> Sequence[Waiting]:
         questions = [question for question, _ in batch if not question.captures]
@@ -111,44 +166,115 @@ class Batcher:
                 self._told_of = shadows
                 log.exception("the shadow does not predict")
 
-    def _append(self, batch: Sequence[Waiting]) -> list[Exception | None]:
+    def _append(self, questions: Sequence[Question]) -> list[Outcome]:
+        """Keep the captures of `questions`, or remember them if they are outside the sample."""
+        outcomes: dict[int, Outcome] = {}
+        for is_captured, keep in ((True, self._keep), (False, self._remember)):
+            some = [question for question in questions if question.is_captured is is_captured]
+            if some:
+                outcomes |= zip(map(id, some), self._settle(some, keep), strict=True)
+        return [outcomes[id(question)] for question in questions]
+
+    def _keep(self, questions: Sequence[Question]) -> Appended:
         captures = [
             capture
-            for question, _ in batch
+            for question in questions
             for kept in (question.captures, question.shadow_captures)
             for capture in kept
         ]
-        started = time.perf_counter()
+        named = [c for question in questions if question.is_named for c in question.captures]
+        return self._store.append(captures, named)
+
+    def _remember(self, questions: Sequence[Question]) -> Appended:
+        return self._store.remember([c for question in questions for c in question.captures])
+
+    def _settle(
+        self, questions: Sequence[Question], keep: Callable[[Sequence[Question]], Appended]
+    ) -> list[Outcome]:
         try:
-            outcome = self._store.append(captures)
+            outcome = keep(questions)
+        except StoreRefusedError as error:
+            if len(questions) > 1:
+                # One that can never be kept must not take the others with it.
+                return [self._settle([question], keep)[0] for question in questions]
+            log.exception("captures could not be kept", extra={"requests": 1})
+            return [CaptureFailedError(str(error))]
         except Exception as error:
             # Whatever went wrong, those who wait must hear of it and the next batch have its try.
             if not isinstance(error, SpillFullError):
-                log.exception("captures could not be kept", extra={"requests": len(batch)})
-            return [CaptureFailedError(str(error))] * len(batch)
+                log.exception("captures could not be kept", extra={"requests": len(questions)})
+            return [CaptureFailedError(str(error))] * len(questions)
         if not outcome.refused:
-            self.written += len(captures)
-            self._metrics.commit(time.perf_counter() - started, len(captures))
-            for question, _ in batch:
-                question.settle(outcome.repeated)
-            return [None] * len(batch)
-        if len(batch) == 1:
+            return [outcome.repeated] * len(questions)
+        if len(questions) == 1:
             return [ConflictError()]
-        return self._append_apart(batch, outcome.refused)
-
-    def _append_apart(
-        self, batch: Sequence[Waiting], refused: frozenset[str]
-    ) -> list[Exception | None]:
-        """Append those who have none of the `refused` event ids together, the others one by one."""
-        clashing = [not refused.isdisjoint(question.event_ids) for question, _ in batch]
-        peaceful = [
-            waiting for waiting, clashes in zip(batch, clashing, strict=True) if not clashes
-        ]
-        together = iter(self._append(peaceful) if peaceful else [])
+        clashing = [not outcome.refused.isdisjoint(question.event_ids) for question in questions]
+        peaceful = [q for q, clashes in zip(questions, clashing, strict=True) if not clashes]
+        together = iter(self._settle(peaceful, keep) if peaceful else [])
         return [
-            self._append([waiting])[0] if clashes else next(together)
-            for waiting, clashes in zip(batch, clashing, strict=True)
+            self._settle([question], keep)[0] if clashes else next(together)
+            for question, clashes in zip(questions, clashing, strict=True)
         ]
+
+
+class _Thread:
+    """A thread that does one thing after the other, and in which it is no harm to hang.
+
+    Raises:
+        RuntimeError: the system has no thread to give.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._work: SimpleQueue[_Work | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._go_on, name="captures", daemon=True)
+        self._thread.start()
+
+    def run(
+        self, work: Callable[[Sequence[Question]], list[Outcome]], questions: Sequence[Question]
+    ) -> "asyncio.Future[list[Outcome]]":
+        """Have `work` done on `questions`."""
+        done: asyncio.Future[list[Outcome]] = self._loop.create_future()
+        self._work.put((work, questions, done))
+        return done
+
+    def abandon(self) -> None:
+        """End it once it has done what it has begun, which nobody waits for."""
+        self._work.put(None)
+
+    async def close(self) -> None:
+        """End it and wait for that."""
+        self.abandon()
+        await asyncio.to_thread(self._thread.join)
+
+    def _go_on(self) -> None:
+        while (item := self._work.get()) is not None:
+            work, questions, done = item
+            try:
+                outcomes, error = work(questions), None
+            except BaseException as caught:
+                outcomes, error = [], caught
+            # The loop may have ended without this thread.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(_set, done, outcomes, error)
+
+
+_Work = tuple[
+    Callable[[Sequence[Question]], list[Outcome]],
+    Sequence[Question],
+    "asyncio.Future[list[Outcome]]",
+]
+
+
+def _set(
+    done: "asyncio.Future[list[Outcome]]", outcomes: list[Outcome], error: BaseException | None
+) -> None:
+    if done.cancelled():
+        return
+    if error is None:
+        done.set_result(outcomes)
+    else:
+        done.set_exception(error)
 
 
 def predict(questions: Sequence[Question], endpoint: str) -> None:
@@ -191,16 +317,16 @@ def _probabilities(
 
 
 def _settled(waiting: Waiting) -> bool:
-    """Whether the question is left out of the sample: answered, and that is all."""
+    """Whether the question is left out of the sample and has no name: answered, and that is all."""
     question, answered = waiting
-    if question.is_captured:
+    if question.is_captured or question.is_named:
         return False
     _finish(answered, None)
     return True
 
 
 def _finish(answered: asyncio.Future[None], error: Exception | None) -> None:
-    if answered.cancelled():
+    if answered.done():
         return
     if error is None:
         answered.set_result(None)

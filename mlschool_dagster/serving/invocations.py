@@ -218,6 +218,7 @@ def _question(
         event_ids=event_ids,
         is_captured=is_captured,
         sampling_share=1.0 if is_probe else routing.sampling_share,
+        is_named=name is not None,
     )
 
 

@@ -1,8 +1,12 @@
-"""An append-only journal of captures on the local disk, for as long as their store is away.
+"""Captures on the local disk, shared by all workers of an endpoint's home.
 
-A journal is a folder of its owner's: a lock that the owner holds while it lives, and segments in
-which each line is one batch of captures with its checksum. A batch is on disk before `append`
-returns. The journal of an owner that died is adopted by whoever comes first.
+The journal is a write-ahead log for as long as the store is unavailable: segments of checksummed
+lines, each one batch, on disk before `append` returns. One worker at a time writes, so that each
+knows what the others have answered; whoever comes first replays it, so that nothing waits for a
+worker that died.
+
+`Answers` remembers, without a word on durability, what was answered lately: by it an id that comes
+again is known while the store cannot be asked.
 """
 
 import errno
@@ -10,10 +14,12 @@ import fcntl
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,249 +29,467 @@ import orjson
 
 from mlschool_dagster.atomic import sync_folder
 from mlschool_dagster.capture.records import Capture, Role
-from mlschool_dagster.capture.repetition import EventKey, key_of, settle
+from mlschool_dagster.capture.repetition import EventKey, key_of, keys_concerned, settle
 from mlschool_dagster.capture.store import Appended
 
 SEGMENT_BYTES = 4 * 1024**2
+ANSWERS_BYTES = 32 * 1024**2
+"""How much of what was answered lately is remembered: about 100,000 rows."""
 DAMAGED_FOLDER = "damaged"
+REFUSED_FOLDER = "refused"
+PATIENCE_SECONDS = 1.0
+"""How long a worker waits for its turn to write: another's takes as long as the disk does."""
+_POLL_SECONDS = 0.001
+WAITING_FILE = "waiting"
+"""There while anything waits for the store, whoever wrote it."""
+_SEGMENTS = "[0-9]*.jsonl"
 
 log = logging.getLogger(__name__)
 
 
 class JournalFullError(Exception):
-    """The journals of a folder have reached their limit; nothing was kept."""
+    """The journal has reached its limit; nothing was kept."""
 
 
 @dataclass(slots=True)
-class _Segment:
-    """One file: ``size`` bytes of it count, ``lines`` says where each of its events is."""
+class _Seen:
+    """A file of lines, of which the first ``size`` bytes have been looked through."""
 
     path: Path
     size: int = 0
-    lines: dict[EventKey, int] = field(default_factory=dict)
-    is_damaged: bool = False
+
+
+class _Index:
+    """Where in growing files of lines each event is, for as far as they have been looked through.
+
+    The newest line about an event counts.
+    """
+
+    def __init__(self) -> None:
+        self._files: dict[Path, _Seen] = {}
+        self._places: dict[EventKey, tuple[_Seen, int]] = {}
+
+    def follow(self, paths: Iterable[Path]) -> None:
+        """Look through what has come into the files at `paths`; forget all others."""
+        paths = list(paths)
+        gone = self._files.keys() - set(paths)
+        if gone:
+            for path in gone:
+                del self._files[path]
+            alive = set(map(id, self._files.values()))
+            self._places = {k: p for k, p in self._places.items() if id(p[0]) in alive}
+        for path in paths:
+            with suppress(FileNotFoundError):
+                self._read_on(self._files.setdefault(path, _Seen(path)))
+
+    def find(self, keys: Iterable[EventKey]) -> dict[EventKey, Capture]:
+        """What was kept under `keys`, as far as it is known."""
+        found: dict[EventKey, Capture] = {}
+        for key in keys:
+            if key not in found and key in self._places:
+                seen, offset = self._places[key]
+                with suppress(FileNotFoundError):
+                    found |= {key_of(c): c for c in captures_of(_line_at(seen.path, offset)) or ()}
+        return {key: capture for key, capture in found.items() if key in keys}
+
+    def _read_on(self, seen: _Seen) -> None:
+        if seen.path.stat().st_size <= seen.size:
+            return
+        with seen.path.open("rb") as file:
+            file.seek(seen.size)
+            for line in file:
+                # What has no end is still being written, or never was.
+                if not line.endswith(b"\n"):
+                    break
+                for key in _keys_in(line):
+                    self._places[key] = (seen, seen.size)
+                seen.size += len(line)
 
 
 class Journal:
-    """A journal in `folder`, whose lock the caller holds as the file descriptor `lock`.
+    """The journal in `folder`, which is made with it; at most `limit_bytes` on disk.
 
-    One thread may append while another takes out. All journals beside it share `limit_bytes`.
+    Safe for threads and processes.
+
+    Raises:
+        OSError: the disk does not take it.
     """
 
-    def __init__(self, folder: Path, lock: int, limit_bytes: int) -> None:
+    def __init__(self, folder: Path, limit_bytes: int) -> None:
         self._folder = folder
-        self._lock = lock
         self._limit = limit_bytes
-        self._segments = [_Segment(p, p.stat().st_size) for p in sorted(folder.glob("*.jsonl"))]
-        self._changing = threading.Lock()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._waiting = folder / WAITING_FILE
+        self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        self._replay_lock = os.open(folder / "replay.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        self._turn = threading.RLock()
+        self._index = _Index()
         self._file = -1
-        self._done = self._reached = 0
+        self._segment = folder
+        self._position = (folder, 0)
+        self._reached = self._position
+        self._damaged: set[Path] = set()
+        for left in folder.glob("*.journal"):
+            _remove_if_empty(left)
+        if self._paths():
+            # Whatever was cut off in between: what is there waits.
+            self._waiting.touch()
 
-    @classmethod
-    def begin(cls, home: Path, limit_bytes: int) -> "Journal":
-        """A new journal in a folder of its own below `home`.
-
-        Raises:
-            OSError: the disk does not take it.
-        """
-        while True:
-            folder = home / f"{uuid4().hex}.journal"
-            folder.mkdir(parents=True)
-            # Someone who looks for dead owners may have found the folder before its lock.
-            if (lock := _try_lock(folder)) is not None:
-                sync_folder(home.parent)
-                sync_folder(home)
-                return cls(folder, lock, limit_bytes)
-
-    @classmethod
-    def adopt(cls, home: Path, limit_bytes: int) -> "Journal | None":
-        """A journal below `home` whose owner is dead, the oldest one; None if there is none."""
-        for folder in sorted(home.glob("*.journal"), key=_changed):
-            if (lock := _try_lock(folder)) is not None:
-                return cls(folder, lock, limit_bytes)
-        return None
+    @property
+    def is_waiting(self) -> bool:
+        """Whether anything waits for the store, whoever wrote it."""
+        return self._waiting.exists()
 
     @property
     def size(self) -> int:
-        """How many bytes the journal keeps."""
-        with self._changing:
-            return sum(segment.size for segment in self._segments)
+        """How many bytes wait for the store."""
+        return size_of_all(self._folder)
 
-    def append(self, captures: Sequence[Capture]) -> Appended:
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Nobody else writes, in this process or another, until the block ends.
+
+        Raises:
+            TimeoutError: somebody else writes for too long.
+        """
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        if not self._turn.acquire(timeout=PATIENCE_SECONDS):
+            raise TimeoutError(errno.ETIMEDOUT, "the journal is busy")
+        try:
+            while not _locks(self._lock):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(errno.ETIMEDOUT, "the journal is busy")
+                time.sleep(_POLL_SECONDS)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
+        finally:
+            self._turn.release()
+
+    @contextmanager
+    def replaying(self) -> Iterator[bool]:
+        """Whether it is this process that may take out, until the block ends."""
+        if not _locks(self._replay_lock):
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            self._position = (self._folder, 0)
+            fcntl.flock(self._replay_lock, fcntl.LOCK_UN)
+
+    def append(self, captures: Sequence[Capture], answers: "Answers | None" = None) -> Appended:
         """Keep all of `captures` or none, by the rule of `CaptureStore.append`; durable on return.
 
-        Only what the journal itself still holds counts as known.
+        What the journal holds counts as known, and what `answers` remember: their captures are
+        made durable here too, because nobody can look whether the store has them.
 
         Raises:
             JournalFullError: the limit is reached.
             OSError: the disk failed.
         """
-        appended, new = settle(captures, self._known(captures))
-        if new:
-            self._write(_line(new), new)
+        keys = keys_concerned(captures)
+        with self.exclusive():
+            self._index.follow(self._paths())
+            here = self._index.find(keys)
+            known = {**answers.find(keys), **here} if answers is not None else here
+            appended, new = settle(captures, known)
+            if not appended.refused:
+                first = {key_of(c): known.get(key_of(c), c) for c in captures}
+                fresh = {key_of(c) for c in new} | (known.keys() - here.keys())
+                lines = [capture for key, capture in first.items() if key in fresh]
+                if lines:
+                    self._write(_line(lines))
         return appended
 
     def oldest(self, most: int) -> list[Capture]:
-        """The captures appended first: whole batches, until there are `most` or more."""
-        self._reached = self._done
+        """The captures appended first: whole batches, until there are `most` or more.
+
+        Only who is `replaying` may ask.
+        """
+        self._reached = self._position
         captures: list[Capture] = []
-        while len(captures) < most and (line := self._next_line()):
-            segment, text = line
-            if (batch := _captures_of(text)) is not None:
-                captures += batch
-            elif text.endswith(b"\n"):
-                segment.is_damaged = True
-            # A line without its end was being written when its owner died: nobody was told that
-            # it is kept.
+        for path in self._paths():
+            if len(captures) >= most:
+                break
+            offset = self._reached[1] if path == self._reached[0] else 0
+            with path.open("rb") as file:
+                file.seek(offset)
+                for line in file:
+                    batch = captures_of(line)
+                    if batch is None and line.endswith(b"\n"):
+                        self._damaged.add(path)
+                    captures += batch or ()
+                    # A line without its end was being written when its owner died, and nobody was
+                    # told that it is kept; or it still is being written.
+                    offset += len(line) if line.endswith(b"\n") else 0
+                    if len(captures) >= most:
+                        break
+            self._reached = (path, offset)
         return captures
 
     def forget(self) -> None:
         """Let go of what `oldest` returned last: it is safe elsewhere."""
-        with self._changing:
-            self._done = self._reached
-            while len(self._segments) > 1 and self._done >= self._segments[0].size:
-                retired = self._segments.pop(0)
-                self._done -= retired.size
-                self._reached = self._done
-                self._retire(retired)
+        self._position = self._reached
+        for path in self._paths():
+            if path == self._position[0]:
+                break
+            self._retire(path)
 
-    def discard(self) -> None:
-        """End the journal and remove it; everything in it is safe elsewhere."""
-        with self._changing:
-            for segment in self._segments:
-                self._retire(segment)
-            self._segments = []
-        with suppress(FileNotFoundError):
-            (self._folder / "lock").unlink()
-            self._folder.rmdir()
-        self.close()
+    def end(self) -> None:
+        """Remove what is left, all of it safe elsewhere; the caller is `exclusive`."""
+        for path in self._paths():
+            self._retire(path)
+        self._waiting.unlink(missing_ok=True)
+
+    def set_aside(self, captures: Sequence[Capture], reason: str) -> None:
+        """Keep what no store will ever take in a file of its own; durable on return."""
+        aside = self._folder / REFUSED_FOLDER / f"{uuid4().hex}.jsonl"
+        aside.parent.mkdir(exist_ok=True)
+        with aside.open("xb") as file:
+            file.write(_line(captures))
+            file.flush()
+            os.fsync(file.fileno())
+        sync_folder(aside.parent)
+        log.error(
+            "captures that the store will never take are kept aside",
+            extra={"file": str(aside), "captures": len(captures), "reason": reason},
+        )
 
     def close(self) -> None:
-        """Let go of the journal and leave what it holds to whoever adopts it."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
-        os.close(self._lock)
+        """Let go of the journal and leave what it holds to others."""
+        with self._turn:
+            for descriptor in (self._file, self._lock, self._replay_lock):
+                if descriptor >= 0:
+                    os.close(descriptor)
+            self._file = self._lock = self._replay_lock = -1
 
-    def _known(self, captures: Sequence[Capture]) -> dict[EventKey, Capture]:
-        known: dict[EventKey, Capture] = {}
-        with self._changing:
-            for key in set(map(key_of, captures)):
-                for segment in self._segments:
-                    if key in segment.lines:
-                        batch = _captures_of(_line_at(segment, segment.lines[key])) or []
-                        known |= {k: c for c in batch if (k := key_of(c)) == key}
-        return known
+    def _paths(self) -> list[Path]:
+        # Workers of an earlier release had a folder each, locked while they live.
+        dead = [folder for folder in sorted(self._folder.glob("*.journal")) if _is_dead(folder)]
+        before = [path for folder in dead for path in sorted(folder.glob(_SEGMENTS))]
+        return [*before, *self._own_paths()]
 
-    def _write(self, line: bytes, captures: Sequence[Capture]) -> None:
-        if size_of_all(self._folder.parent) + len(line) > self._limit:
+    def _own_paths(self) -> list[Path]:
+        return sorted(self._folder.glob(_SEGMENTS))
+
+    def _write(self, line: bytes) -> None:
+        if self.size + len(line) > self._limit:
             raise JournalFullError(f"The journal holds its {self._limit} bytes.")
-        if self._file < 0 or self._segments[-1].size + len(line) > SEGMENT_BYTES:
-            self._begin_segment()
-        segment = self._segments[-1]
+        size = self._begin_segment_if_needed(len(line))
+        if not self.is_waiting:
+            self._waiting.touch()
         try:
             if os.write(self._file, line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file)
         except OSError:
-            self._take_back(segment)
+            self._take_back(size)
             raise
-        with self._changing:
-            segment.lines |= dict.fromkeys(map(key_of, captures), segment.size)
-            segment.size += len(line)
 
-    def _begin_segment(self) -> None:
-        number = 1 + max((int(segment.path.stem) for segment in self._segments), default=0)
-        path = self._folder / f"{number:08}.jsonl"
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+    def _begin_segment_if_needed(self, more: int) -> int:
+        """Make the newest segment the one that is written to; its size."""
+        paths = self._own_paths()
+        if self._file >= 0 and (not paths or paths[-1] != self._segment):
+            os.close(self._file)
+            self._file = -1
+        if paths and (size := paths[-1].stat().st_size) + more <= SEGMENT_BYTES:
+            if self._file < 0:
+                self._file = os.open(paths[-1], os.O_RDWR | os.O_APPEND)
+                self._segment = paths[-1]
+            # Behind what a dead owner has not finished nothing may be written.
+            if not size or os.pread(self._file, 1, size - 1) == b"\n":
+                return size
+        number = 1 + max((int(path.stem.partition("-")[0]) for path in paths), default=0)
+        # A name that was never used before: others may still hold one that is gone.
+        path = self._folder / f"{number:08}-{uuid4().hex[:8]}.jsonl"
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         if self._file >= 0:
             os.close(self._file)
-        self._file = file
-        with self._changing:
-            self._segments.append(_Segment(path))
+        self._file, self._segment = file, path
         sync_folder(self._folder)
+        return 0
 
-    def _take_back(self, segment: _Segment) -> None:
+    def _take_back(self, size: int) -> None:
         try:
-            os.ftruncate(self._file, segment.size)
+            os.ftruncate(self._file, size)
         except OSError:
-            # What came of the line is not known, so nothing may be written behind it.
+            # What came of the line is not known. If all of it is there it is replayed, which
+            # promises nobody anything.
+            log.exception("the journal cannot take back what it could not keep")
+
+    def _retire(self, path: Path) -> None:
+        if path in self._damaged:
+            self._damaged.discard(path)
+            aside = self._folder / DAMAGED_FOLDER / f"{uuid4().hex[:8]}-{path.name}"
+            aside.parent.mkdir(exist_ok=True)
+            path.rename(aside)
+            log.error("a damaged part of the journal is kept aside", extra={"file": str(aside)})
+        else:
+            path.unlink()
+        if path.parent != self._folder:
+            _remove_if_empty(path.parent)
+
+
+class Answers:
+    """What the workers that share `folder` have answered lately: a file for each of them.
+
+    Nothing is synchronised with the disk: it outlives workers, not a power cut. What cannot be
+    written is not remembered. Safe for threads.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._turn = threading.Lock()
+        self._index: _Index | None = None
+        self._file = -1
+        self._size = 0
+
+    def add(self, captures: Sequence[Capture]) -> None:
+        """Remember `captures`, which were answered just now."""
+        if not captures:
+            return
+        line = _line(captures)
+        with self._turn:
+            try:
+                if self._is_full(len(line)):
+                    self._begin()
+                written = os.write(self._file, line)
+            except OSError:
+                written = 0
+            self._size += written
+            if written < len(line):
+                # Behind what has no end nothing would be found.
+                self._let_go()
+
+    def find(self, keys: Iterable[EventKey]) -> dict[EventKey, Capture]:
+        """What was answered under `keys`, as far as it is remembered."""
+        with self._turn, suppress(OSError):
+            self._index = self._index or _Index()
+            self._index.follow(self._paths())
+            return self._index.find(keys)
+        return {}
+
+    def rest(self) -> None:
+        """Nobody asks for the time being: give back what makes finding quick."""
+        with self._turn:
+            self._index = None
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._turn:
+            self._let_go()
+
+    def _is_full(self, more: int) -> bool:
+        # Another worker may have removed it to make room.
+        return (
+            self._file < 0 or self._size + more > SEGMENT_BYTES or not os.fstat(self._file).st_nlink
+        )
+
+    def _let_go(self) -> None:
+        if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
-    def _next_line(self) -> tuple[_Segment, bytes] | None:
-        """The line at which reading has arrived, and its segment; moves on behind it."""
-        with self._changing:
-            before = 0
-            for segment in self._segments:
-                if self._reached < before + segment.size:
-                    line = _line_at(segment, self._reached - before)
-                    self._reached += len(line)
-                    return segment, line
-                before += segment.size
-        return None
+    def _begin(self) -> None:
+        self._let_go()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        kept = 0
+        for path in reversed(self._paths()):
+            with suppress(FileNotFoundError):
+                kept += path.stat().st_size
+                if kept > ANSWERS_BYTES - SEGMENT_BYTES:
+                    path.unlink()
+        path = self._folder / f"{uuid4().hex}.answers"
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        self._size = 0
 
-    def _retire(self, segment: _Segment) -> None:
-        if not segment.is_damaged:
-            segment.path.unlink()
-            return
-        aside = self._folder.parent / DAMAGED_FOLDER / f"{self._folder.stem}-{segment.path.name}"
-        aside.parent.mkdir(exist_ok=True)
-        segment.path.rename(aside)
-        log.error("a damaged part of the journal is kept aside", extra={"file": str(aside)})
+    def _paths(self) -> list[Path]:
+        """The files, the last written to last."""
+        return sorted(self._folder.glob("*.answers"), key=_changed)
 
 
-def size_of_all(home: Path) -> int:
-    """How many bytes all journals below `home` take."""
-    return sum(_sizes(home))
+def size_of_all(folder: Path) -> int:
+    """How many bytes wait in `folder`, those of an earlier release's workers included."""
+    return sum(_sizes(chain(folder.glob(_SEGMENTS), folder.glob(f"*.journal/{_SEGMENTS}"))))
 
 
-def _sizes(home: Path) -> Iterator[int]:
-    for path in home.glob("*.journal/*.jsonl"):
+def _sizes(paths: Iterable[Path]) -> Iterator[int]:
+    for path in paths:
         # A segment may be retired at any time.
         with suppress(FileNotFoundError):
             yield path.stat().st_size
 
 
-def _changed(folder: Path) -> float:
+def _locks(descriptor: int) -> bool:
+    """Whether the lock could be taken at once."""
     try:
-        return folder.stat().st_mtime
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_dead(folder: Path) -> bool:
+    """Whether the owner of a worker's own journal has ended."""
+    try:
+        descriptor = os.open(folder / "lock", os.O_RDWR)
+    except OSError:
+        return True
+    try:
+        return _locks(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Remove a worker's own journal that holds nothing."""
+    if _is_dead(folder) and next(folder.glob(_SEGMENTS), None) is None:
+        with suppress(OSError):
+            (folder / "lock").unlink(missing_ok=True)
+            folder.rmdir()
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
     except FileNotFoundError:
         return 0.0
 
 
-def _try_lock(folder: Path) -> int | None:
-    try:
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(lock).st_nlink:
-            return lock
-    except BlockingIOError:
-        pass
-    os.close(lock)
-    return None
-
-
 def _line(captures: Sequence[Capture]) -> bytes:
-    document = orjson.dumps(captures)
+    """`captures` and the keys under which they are found, with a checksum."""
+    keys: tuple[list[str], list[str]] = ([], [])
+    for capture in captures:
+        keys[capture.role is Role.SHADOW].append(capture.event_id)
+    document = b"%s\t%s" % (orjson.dumps(captures), orjson.dumps(keys))
     return b"%08x %s\n" % (crc32(document), document)
 
 
-def _line_at(segment: _Segment, offset: int) -> bytes:
-    with segment.path.open("rb") as file:
+def _line_at(path: Path, offset: int) -> bytes:
+    with path.open("rb") as file:
         file.seek(offset)
-        return file.readline(segment.size - offset)
+        return file.readline()
 
 
-def _captures_of(line: bytes) -> list[Capture] | None:
+def _keys_in(line: bytes) -> Iterator[EventKey]:
+    """The keys in `line`; none if it does not tell them apart, or is damaged."""
+    _, separator, keys = line.rpartition(b"\t")
+    if separator:
+        with suppress(ValueError, TypeError):
+            for of_shadow, event_ids in enumerate(orjson.loads(keys)):
+                yield from ((event_id, bool(of_shadow)) for event_id in event_ids)
+    else:
+        yield from map(key_of, captures_of(line) or ())
+
+
+def captures_of(line: bytes) -> list[Capture] | None:
     """The captures in `line`, None if it is not whole."""
     checksum, _, document = line.rstrip(b"\n").partition(b" ")
     if not line.endswith(b"\n") or checksum != b"%08x" % crc32(document):
         return None
-    return [_capture_of(fields) for fields in orjson.loads(document)]
+    return [_capture_of(fields) for fields in orjson.loads(document.partition(b"\t")[0])]
 
 
 def _capture_of(fields: dict[str, Any]) -> Capture:

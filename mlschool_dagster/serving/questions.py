@@ -17,8 +17,8 @@ class Question:
     """One request that passed validation.
 
     ``event_ids`` has one id for each valid row; ``is_captured`` tells whether the request belongs
-    to the sample that is kept. Once predicted, ``captures`` holds the answers and
-    ``shadow_captures`` what the shadow says of the same rows.
+    to the sample that is kept, ``is_named`` whether its caller chose the ids. Once predicted,
+    ``captures`` holds the answers and ``shadow_captures`` what the shadow says of the same rows.
     """
 
     role: Role
@@ -28,6 +28,7 @@ class Question:
     event_ids: Sequence[str]
     is_captured: bool
     sampling_share: float
+    is_named: bool = False
     captures: list[Capture] = field(default_factory=list)
     shadow_captures: list[Capture] = field(default_factory=list)
 

@@ -1,33 +1,56 @@
-"""A capture store that may be away: what it cannot keep now goes to a local journal.
+"""A capture store that may be unavailable: what it cannot keep now goes to the local journal.
 
 The journal is replayed in order once the store is back, each capture exactly once: event ids make
-it harmless to append one again, so that a replay may be cut off anywhere.
+it harmless to append one again, so that a replay may be cut off anywhere, and a thread that hangs
+in the store may do there what it likes once it is let go.
 """
 
-import hashlib
 import logging
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
-import orjson
-
 from mlschool_dagster.capture.records import Capture, Role
-from mlschool_dagster.capture.store import Appended, CaptureStore, StoreAwayError, open_store
+from mlschool_dagster.capture.repetition import (
+    kept_apart,
+    keys_concerned,
+    requests_of,
+    same_answer,
+    settle,
+)
+from mlschool_dagster.capture.store import (
+    Appended,
+    CaptureStore,
+    StoreAwayError,
+    StoreRefusedError,
+    open_store,
+)
 from mlschool_dagster.capture.windows import Window
-from mlschool_dagster.serving.journal import Journal, JournalFullError
+from mlschool_dagster.serving.journal import (
+    WAITING_FILE,
+    Answers,
+    Journal,
+    JournalFullError,
+    size_of_all,
+)
 
 REPLAY_ROWS = 1000
 """Captures per transaction of a replay: many more than a request's, so that it catches up."""
-FIRST_PAUSE_SECONDS = 0.2
-LONGEST_PAUSE_SECONDS = 5.0
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 1.0
+"""How long a store that is back, or moved away from under an idle server, may go unnoticed."""
+END_SECONDS = 5.0
+"""How long closing waits for a thread that may hang in the store."""
+ANSWERS_FOLDER = "answers"
 
 log = logging.getLogger(__name__)
 
 
 class SpillFullError(StoreAwayError):
-    """The store is away and the journal cannot take more; nothing was kept."""
+    """The store is away and the journal cannot take more; nothing was acknowledged."""
 
 
 def open_spilling(store_uri: str, folder: Path, limit_bytes: int) -> "SpillingStore":
@@ -42,8 +65,10 @@ def open_spilling(store_uri: str, folder: Path, limit_bytes: int) -> "SpillingSt
 class SpillingStore:
     """What a server appends to: the store that `connect` opens, else at most `limit_bytes` on disk.
 
-    One thread appends; another, its own, replays this store's journal and those of dead owners in
-    `folder`.
+    Beside `folder`, where the journal is made when it is needed, is what was answered lately.
+
+    One thread appends; if it hangs in the store, `leave` lets another go on without it. A thread of
+    the store's own replays the journal in `folder`, which all workers of a server share.
     """
 
     def __init__(self, connect: Callable[[], CaptureStore], folder: Path, limit_bytes: int) -> None:
@@ -52,39 +77,76 @@ class SpillingStore:
         self._limit = limit_bytes
         self._store: CaptureStore | None = None
         self._journal: Journal | None = None
-        self._adopted: Journal | None = None
+        self._answers = Answers(folder.with_name(ANSWERS_FOLDER))
+        self._waiting = str(folder / WAITING_FILE)
         self._away = False
-        self._turn = threading.Lock()
+        self._has_waited = False
+        self._inside: set[int] = set()
         self._awake = threading.Event()
         self._ending = threading.Event()
+        if folder.is_dir():
+            # A server before this one may have left something in it.
+            with suppress(OSError):
+                self._open_journal()
         try:
             self._store = connect()
         except StoreAwayError as error:
-            self._leave(error)
+            self.leave(str(error))
         self._thread = threading.Thread(target=self._follow, name="replay", daemon=True)
         self._thread.start()
 
     @property
     def spilled_bytes(self) -> int:
-        """How many bytes wait for the store in journals that this process owns."""
-        journals = (self._journal, self._adopted)
-        return sum(journal.size for journal in journals if journal is not None)
+        """How many bytes wait for the store, whichever worker wrote them."""
+        return size_of_all(self._folder)
 
-    def append(self, captures: Sequence[Capture]) -> Appended:
+    def append(
+        self, captures: Sequence[Capture], named: Sequence[Capture] | None = None
+    ) -> Appended:
         """Keep `captures` as `CaptureStore.append` does, in the store or in the journal.
 
-        While the store is away only the journal knows what is known already.
+        While the store is away the journal knows what is known already, and what was answered
+        lately: of `named` (all of them by default), the captures whose ids somebody else chose.
 
         Raises:
             SpillFullError: neither can keep them.
+            StoreRefusedError: the store will never keep them.
         """
-        with self._turn:
-            if self._store is not None and not self._away:
-                try:
-                    return self._store.append(captures)
-                except StoreAwayError as error:
-                    self._leave(error)
-            return self._spill(captures)
+        if self._store is not None and self._may_use_store():
+            this = threading.get_ident()
+            self._inside.add(this)
+            try:
+                outcome = self._store.append(captures)
+            except StoreAwayError as error:
+                self.leave(str(error))
+            else:
+                if not outcome.refused:
+                    self._remember(captures if named is None else named, outcome)
+                return outcome
+            finally:
+                self._inside.discard(this)
+        return self._spill(captures)
+
+    def remember(self, captures: Sequence[Capture]) -> Appended:
+        """What `append` would say of `captures` that are outside the sample, and so kept nowhere.
+
+        Only what was answered lately counts as known.
+        """
+        with ExitStack() as stack:
+            # Without its turn the worst is that two workers answer the same id at once.
+            with suppress(OSError):
+                stack.enter_context(self._open_journal().exclusive())
+            appended, new = settle(captures, self._answers.find(keys_concerned(captures)))
+            if not appended.refused:
+                self._answers.add(new)
+            return appended
+
+    def leave(self, reason: str) -> None:
+        """Use the journal until the store has proved to be back; safe for threads."""
+        if not self._away:
+            log.warning("the store is away; captures go to the journal", extra={"reason": reason})
+        self._away = True
+        self._awake.set()
 
     def count_refusals(self, window: Window, counts: Mapping[str, int]) -> None:
         """See `CaptureStore.count_refusals`; nothing is journalled."""
@@ -93,26 +155,54 @@ class SpillingStore:
         self._store.count_refusals(window, counts)
 
     def close(self) -> None:
-        """End the replay; what is left of the journal is kept for the next owner."""
+        """End the replay; what is left of the journal is kept for who comes next."""
         self._ending.set()
         self._awake.set()
-        self._thread.join()
-        for journal in (self._journal, self._adopted):
-            if journal is not None:
-                journal.close()
+        self._thread.join(END_SECONDS)
+        self._answers.close()
+        if self._thread.is_alive() or self._inside:
+            # It hangs in the store, which nobody can close under it.
+            return
+        if self._journal is not None:
+            self._journal.close()
         if self._store is not None:
             self._store.close()
 
-    def _leave(self, error: StoreAwayError) -> None:
-        self._away = True
-        self._awake.set()
-        log.warning("the store is away; captures go to the journal", extra={"reason": str(error)})
+    def _may_use_store(self) -> bool:
+        if self._is_waiting:
+            # Another worker may have been the first to notice.
+            self._has_waited = True
+            if not self._away:
+                self.leave("captures of another worker wait for it")
+        elif self._has_waited and not self._inside:
+            self._is_back()
+        return not self._away
+
+    @property
+    def _is_waiting(self) -> bool:
+        return os.path.exists(self._waiting)  # noqa: PTH110 - on the path of each request
+
+    def _is_back(self) -> None:
+        self._away = self._has_waited = False
+        self._answers.rest()
+
+    def _remember(self, named: Sequence[Capture], outcome: Appended) -> None:
+        self._answers.add(
+            [
+                outcome.repeated.get(capture.event_id, capture)
+                for capture in named
+                if capture.role is not Role.SHADOW
+            ]
+        )
+
+    def _open_journal(self) -> Journal:
+        if self._journal is None:
+            self._journal = Journal(self._folder, self._limit)
+        return self._journal
 
     def _spill(self, captures: Sequence[Capture]) -> Appended:
         try:
-            if self._journal is None:
-                self._journal = Journal.begin(self._folder, self._limit)
-            return self._journal.append(captures)
+            return self._open_journal().append(captures, self._answers)
         except (JournalFullError, OSError) as error:
             raise SpillFullError(
                 f"The capture store is away and the journal in {self._folder} cannot take more "
@@ -124,52 +214,50 @@ class SpillingStore:
         while not self._ending.is_set():
             self._awake.clear()
             try:
-                self._replay_adopted()
-                if self._away:
-                    self._return()
-                self._awake.wait(LONGEST_PAUSE_SECONDS)
-                pause = FIRST_PAUSE_SECONDS
-            except Exception as error:
-                if not isinstance(error, StoreAwayError):
-                    # Nothing of the journal is let go, and the next try may fare better.
-                    log.exception("the journal could not be replayed")
-                self._awake.wait(pause)
+                if self._away or self._is_waiting:
+                    is_done = self._return()
+                else:
+                    self._reached().append([])
+                    is_done = True
+                pause = LONGEST_PAUSE_SECONDS if is_done else FIRST_PAUSE_SECONDS
+            except StoreAwayError as error:
+                self.leave(str(error))
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            except Exception:
+                # Nothing of the journal is let go, and the next try may fare better.
+                log.exception("the journal could not be replayed")
+                pause = LONGEST_PAUSE_SECONDS
+            self._awake.wait(pause)
 
-    def _replay_adopted(self) -> None:
-        while not self._ending.is_set():
-            self._adopted = self._adopted or Journal.adopt(self._folder, self._limit)
-            if self._adopted is None:
-                return
-            while captures := self._adopted.oldest(REPLAY_ROWS):
+    def _return(self) -> bool:
+        """Replay the journal; once it is empty the store is in use again.
+
+        Whether it is: another worker may be at it.
+        """
+        self._reached().append([])
+        if self._journal is None and not self._is_waiting:
+            self._is_back()
+            return True
+        journal = self._open_journal()
+        with journal.replaying() as is_ours:
+            if not is_ours:
+                return False
+            while captures := journal.oldest(REPLAY_ROWS):
                 self._keep(captures)
-                self._adopted.forget()
+                journal.forget()
                 if self._ending.is_set():
-                    return
-            self._adopted.discard()
-            self._adopted = None
-
-    def _return(self) -> None:
-        """Replay the journal; once it is empty the store is in use again."""
-        self._reached()
-        while self._journal is not None and not self._ending.is_set():
-            captures = self._journal.oldest(REPLAY_ROWS)
-            self._keep(captures)
-            self._journal.forget()
-            if len(captures) < REPLAY_ROWS:
-                break
-        if self._ending.is_set():
-            return
-        with self._turn:
-            # Only the few that came meanwhile, in a store that has just answered.
-            if self._journal is not None:
-                while captures := self._journal.oldest(REPLAY_ROWS):
+                    return False
+                if len(captures) < REPLAY_ROWS:
+                    break
+            with journal.exclusive():
+                # Only the few that came meanwhile, in a store that has just answered.
+                while captures := journal.oldest(REPLAY_ROWS):
                     self._keep(captures)
-                    self._journal.forget()
-                self._journal.discard()
-                self._journal = None
-            self._away = False
+                    journal.forget()
+                journal.end()
+                self._is_back()
         log.info("the store is back; what was in the journal is in it")
+        return True
 
     def _reached(self) -> CaptureStore:
         if self._store is None:
@@ -177,23 +265,45 @@ class SpillingStore:
         return self._store
 
     def _keep(self, captures: Sequence[Capture]) -> None:
-        store = self._reached()
-        if not store.append(captures).refused:
-            return
+        """Have `captures` of the journal in the store, as they were answered."""
+        with suppress(StoreRefusedError):
+            if _is_as_answered(captures, self._reached().append(captures)):
+                return
         moved: dict[str, str] = {}
-        for capture in captures:
-            if capture.role is Role.SHADOW and capture.event_id in moved:
-                store.append([replace(capture, event_id=moved[capture.event_id])])
-            elif store.append([capture]).refused:
-                moved[capture.event_id] = _another_id(capture)
-                store.append([replace(capture, event_id=moved[capture.event_id])])
-                log.warning(
-                    "an event id of the journal belongs to other input in the store",
-                    extra={"event_id": capture.event_id, "kept_as": moved[capture.event_id]},
-                )
+        for request in requests_of(captures):
+            # A shadow goes with the answer beside which it stands.
+            moved |= self._keep_request(
+                [
+                    replace(c, event_id=moved.get(c.event_id, c.event_id))
+                    if c.role is Role.SHADOW
+                    else c
+                    for c in request
+                ]
+            )
+
+    def _keep_request(self, request: Sequence[Capture]) -> dict[str, str]:
+        """Have the rows of one request in the store; their other ids if it knows them otherwise."""
+        try:
+            if _is_as_answered(request, self._reached().append(request)):
+                return {}
+            moved = kept_apart(request)
+            self._reached().append(moved)
+        except StoreRefusedError as error:
+            self._open_journal().set_aside(request, str(error))
+            return {}
+        log.warning(
+            "an event id of the journal was answered otherwise in the store",
+            extra={"event_id": request[0].event_id, "kept_as": moved[0].event_id},
+        )
+        return {
+            before.event_id: after.event_id for before, after in zip(request, moved, strict=True)
+        }
 
 
-def _another_id(capture: Capture) -> str:
-    """An event id made of the capture's own and its inputs: the same at every replay."""
-    inputs = orjson.dumps(capture.inputs, option=orjson.OPT_SORT_KEYS)
-    return f"{capture.event_id}~{hashlib.sha256(inputs).hexdigest()[:16]}"
+def _is_as_answered(captures: Sequence[Capture], outcome: Appended) -> bool:
+    """Whether the store keeps of `captures` what clients were told."""
+    return not outcome.refused and all(
+        same_answer(capture, outcome.repeated.get(capture.event_id, capture))
+        for capture in captures
+        if capture.role is not Role.SHADOW
+    )

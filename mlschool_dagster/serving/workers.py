@@ -1,7 +1,10 @@
 """What each worker of a server says of itself: a small file, kept fresh while the worker lives."""
 
+import asyncio
 import json
+import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +21,8 @@ WORKERS_FOLDER = "workers"
 HEARTBEAT_SECONDS = 0.5
 FRESH_SECONDS = 3.0
 """A worker that has not been heard of for longer is dead, or unable to serve."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,17 @@ def forget_worker(home: Path, pid: int) -> None:
         except FileNotFoundError:
             # Another worker has just ended.
             continue
+
+
+def end_worker_if_failed(task: "asyncio.Task[None]") -> None:
+    """End this worker, whose successor begins anew, if `task` has failed.
+
+    A worker that answers but follows no deployment any more, or that keeps nothing of what it is
+    asked, would go unnoticed for long.
+    """
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("worker ends, it cannot go on", exc_info=error)
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _files(home: Path) -> Iterator[Path]:

@@ -1,19 +1,23 @@
 """Micro-batches: each question learns what became of it; nothing that waits is lost."""
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlschool_dagster.capture.records import Capture, Role
-from mlschool_dagster.capture.store import open_store
+from mlschool_dagster.capture.sqlite import SqliteStore
+from mlschool_dagster.capture.store import Appended, StoreRefusedError, open_store
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
+from mlschool_dagster.serving import batching
 from mlschool_dagster.serving.batching import Batcher, CaptureFailedError, ConflictError, predict
 from mlschool_dagster.serving.deployment import Release
 from mlschool_dagster.serving.metrics import Metrics
@@ -21,6 +25,7 @@ from mlschool_dagster.serving.questions import Question
 from mlschool_dagster.serving.spill import open_spilling
 from mlschool_dagster.serving.validation import Accepted, Validator
 from mlschool_dagster.serving.versions import Version
+from mlschool_dagster_tests.serving.spilling import is_back, wait_until
 from mlschool_dagster_tests.serving.tiny_model import ROW, SPEC, tiny_model
 
 PLENTY = 1024**2
@@ -177,6 +182,84 @@ def test_a_version_that_breaks_fails_its_own_questions_only(tmp_path: Path) -> N
     outcomes = ask_all(tmp_path, [question("a"), question("b", by=broken_version()), question("c")])
     assert [outcome is None for outcome in outcomes] == [True, False, True]
     assert [c.event_id for c in kept(tmp_path)] == ["a", "c"]
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_a_store_that_hangs_is_left_to_itself_and_the_journal_takes_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_named: bool
+) -> None:
+    monkeypatch.setattr(batching, "HAND_OVER_SECONDS", 0.05)
+    hung, let_go = threading.Event(), threading.Event()
+    append = SqliteStore.append
+
+    def hang(store: SqliteStore, captures: Sequence[Capture]) -> Appended:
+        hung.set()
+        let_go.wait(30)
+        return append(store, captures)
+
+    async def work() -> None:
+        store = open_spilling(uri(tmp_path), tmp_path / "spill", PLENTY)
+        batcher = Batcher(store, "penguins", Metrics("penguins"))
+        await batcher.ask(replace(question("before"), is_named=is_named))
+        monkeypatch.setattr(SqliteStore, "append", hang)
+        first = [replace(question(str(i)), is_named=is_named) for i in range(3)]
+        await asyncio.gather(*(batcher.ask(asked) for asked in first))
+        assert hung.is_set()
+        again = replace(question("0", by=SECOND), is_named=is_named)
+        await batcher.ask(again)
+        assert again.captures == first[0].captures
+        await batcher.ask(question("after"))
+        assert threading.active_count() < 20
+        let_go.set()
+        await batcher.close()
+
+    asyncio.run(work())
+    store = open_spilling(uri(tmp_path), tmp_path / "spill", PLENTY)
+    wait_until(lambda: is_back(store))
+    store.close()
+    assert sorted(c.event_id for c in kept(tmp_path)) == ["0", "1", "2", "after", "before"]
+    assert {c.model_version for c in kept(tmp_path)} == {"1"}
+
+
+def test_one_request_that_no_store_takes_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = [question("a"), question("odd", mass=2**70), question("b")]
+    append = SqliteStore.append
+
+    def refuse(store: SqliteStore, captures: Sequence[Capture]) -> Appended:
+        if any(c.event_id == "odd" for c in captures):
+            raise StoreRefusedError("too odd")
+        return append(store, captures)
+
+    monkeypatch.setattr(SqliteStore, "append", refuse)
+    outcomes = [type(outcome) for outcome in ask_all(tmp_path, questions)]
+    assert outcomes == [type(None), CaptureFailedError, type(None)]
+    assert [c.event_id for c in kept(tmp_path)] == ["a", "b"]
+
+
+def test_a_worker_that_cannot_go_on_tells_who_waits_and_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[asyncio.Task[None]] = []
+    monkeypatch.setattr(batching, "end_worker_if_failed", ended.append)
+
+    async def work() -> list[Any]:
+        store = open_spilling(uri(tmp_path), tmp_path / "spill", PLENTY)
+        batcher = Batcher(store, "penguins", Metrics("penguins"))
+
+        def no_thread(*_: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(batcher._thread, "run", no_thread)
+        asked = (batcher.ask(question(str(i))) for i in range(5))
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        await asyncio.sleep(0)
+        await batcher.close()
+        return outcomes
+
+    assert [type(outcome) for outcome in asyncio.run(work())] == [CaptureFailedError] * 5
+    assert len(ended) == 1
 
 
 def test_what_still_waits_is_written_before_the_end(tmp_path: Path) -> None:

@@ -1,15 +1,29 @@
-"""The journal keeps what it was given, in order, whatever its owner dies of and the disk does."""
+"""The journal keeps what it was given, in order, whatever its writers die of and the disk does."""
 
+import fcntl
 import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
+from zlib import crc32
 
+import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlschool_dagster.capture.records import Role
 from mlschool_dagster.capture.store import Appended
 from mlschool_dagster.serving import journal as journal_module
-from mlschool_dagster.serving.journal import Journal, JournalFullError
+from mlschool_dagster.serving.journal import (
+    Answers,
+    Journal,
+    JournalFullError,
+    captures_of,
+    size_of_all,
+)
 from mlschool_dagster_tests.capture.samples import capture
 
 PLENTY = 1024**2
@@ -20,44 +34,57 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "SEGMENT_BYTES", 600)
 
 
-def dead_owner(home: Path, event_ids: str = "abc") -> Path:
-    """The last segment of a journal whose owner is gone."""
-    journal = Journal.begin(home, PLENTY)
+@pytest.fixture
+def journals(tmp_path: Path) -> Iterator[list[Journal]]:
+    """Three workers' views of one journal."""
+    views = [Journal(tmp_path, PLENTY) for _ in range(3)]
+    yield views
+    for view in views:
+        view.close()
+
+
+def filled(folder: Path, event_ids: str = "abc") -> Path:
+    """The last segment of a journal whose worker is gone."""
+    journal = Journal(folder, PLENTY)
     for event_id in event_ids:
         journal.append([capture(event_id)])
     journal.close()
-    return max(home.glob("*.journal/*.jsonl"))
+    return max(folder.glob("*.jsonl"))
 
 
-def adopted(home: Path) -> list[str]:
-    """What is read of the one journal in `home`, which is gone then."""
-    journal = Journal.adopt(home, PLENTY)
-    assert journal is not None
-    events = [c.event_id for c in journal.oldest(1000)]
-    journal.discard()
-    assert Journal.adopt(home, PLENTY) is None
-    assert not list(home.glob("*.journal"))
+def taken_out(folder: Path) -> list[str]:
+    """What is read of the journal in `folder`, which is empty then."""
+    journal = Journal(folder, PLENTY)
+    with journal.replaying() as is_ours:
+        assert is_ours
+        events = [c.event_id for c in journal.oldest(1000)]
+        with journal.exclusive():
+            journal.end()
+    journal.close()
+    assert not list(folder.glob("**/*.jsonl")) or (folder / "damaged").exists()
     return events
 
 
 def test_captures_come_out_as_they_went_in(tmp_path: Path) -> None:
-    journal = Journal.begin(tmp_path, PLENTY)
+    journal = Journal(tmp_path, PLENTY)
     written = [
         capture("a", timedelta(microseconds=7)),
         capture("a", role=Role.SHADOW),
         capture("b", sampling_share=0.25, mass=None),
     ]
+    waiting = [journal.is_waiting]
     journal.append(written)
+    assert [*waiting, journal.is_waiting] == [False, True]
     assert journal.oldest(10) == written
-    journal.discard()
+    journal.close()
 
 
 @pytest.mark.usefixtures("small_segments")
 def test_what_is_not_forgotten_is_told_again(tmp_path: Path) -> None:
-    journal = Journal.begin(tmp_path, PLENTY)
+    journal = Journal(tmp_path, PLENTY)
     for number in range(10):
         journal.append([capture(str(number))])
-    assert len(list(tmp_path.glob("*/*.jsonl"))) > 2
+    assert len(list(tmp_path.glob("*.jsonl"))) > 2
     assert [c.event_id for c in journal.oldest(4)] == list("0123")
     assert [c.event_id for c in journal.oldest(4)] == list("0123")
     before = journal.size
@@ -65,33 +92,57 @@ def test_what_is_not_forgotten_is_told_again(tmp_path: Path) -> None:
     assert journal.size < before
     journal.append([capture("10")])
     assert [c.event_id for c in journal.oldest(100)] == [*"456789", "10"]
-    journal.discard()
-
-
-def test_a_repeated_event_gives_back_its_first_capture(tmp_path: Path) -> None:
-    journal = Journal.begin(tmp_path, PLENTY)
-    journal.append([capture("a"), capture("b")])
-    size = journal.size
-    again = journal.append([capture("a", timedelta(minutes=1))])
-    assert again == Appended({"a": capture("a")}, frozenset())
-    assert journal.append([capture("c"), capture("b", mass=1)]).refused == {"b"}
-    assert journal.size == size
-    assert [c.event_id for c in journal.oldest(10)] == ["a", "b"]
-    journal.discard()
-
-
-def test_a_living_owner_keeps_its_journal(tmp_path: Path) -> None:
-    journal = Journal.begin(tmp_path, PLENTY)
-    journal.append([capture("a")])
-    assert Journal.adopt(tmp_path, PLENTY) is None
     journal.close()
-    assert adopted(tmp_path) == ["a"]
 
 
-def test_a_torn_tail_is_ignored(tmp_path: Path) -> None:
-    segment = dead_owner(tmp_path)
+@pytest.mark.usefixtures("small_segments")
+def test_workers_write_in_turn_and_each_knows_what_the_others_answered(
+    journals: list[Journal],
+) -> None:
+    for number in range(30):
+        assert not journals[number % 3].append([capture(str(number))]).repeated
+    for number in range(30):
+        again = journals[(number + 1) % 3].append([capture(str(number), timedelta(minutes=1))])
+        assert again.repeated == {str(number): capture(str(number))}
+        assert journals[(number + 2) % 3].append([capture(str(number), mass=1)]).refused
+    assert [c.event_id for c in journals[0].oldest(100)] == [str(i) for i in range(30)]
+
+
+def test_only_one_worker_takes_out_at_a_time_and_the_others_go_on_behind_it(
+    journals: list[Journal],
+) -> None:
+    one, other, third = journals
+    one.append([capture("a")])
+    other.append([capture("b")])
+    with one.replaying() as is_ours, other.replaying() as is_theirs:
+        assert (is_ours, is_theirs) == (True, False)
+        assert [c.event_id for c in one.oldest(10)] == ["a", "b"]
+        one.forget()
+        with one.exclusive():
+            one.end()
+    assert not other.is_waiting
+    for journal in journals:
+        journal.append([capture(f"again by {journals.index(journal)}")])
+    assert third.is_waiting
+    with third.replaying() as is_ours:
+        assert is_ours
+        assert len(third.oldest(10)) == 3
+
+
+def test_a_turn_is_not_waited_for_for_ever(
+    journals: list[Journal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "PATIENCE_SECONDS", 0.05)
+    with journals[0].exclusive(), pytest.raises(TimeoutError):
+        journals[1].append([capture("a")])
+    assert journals[1].append([capture("a")]) == Appended({}, frozenset())
+
+
+def test_a_torn_tail_is_ignored_and_nothing_is_written_behind_it(tmp_path: Path) -> None:
+    segment = filled(tmp_path)
     segment.write_bytes(segment.read_bytes()[:-10])
-    assert adopted(tmp_path) == ["a", "b"]
+    filled(tmp_path, "def")
+    assert taken_out(tmp_path) == list("abdef")
     assert not (tmp_path / "damaged").exists()
 
 
@@ -99,27 +150,129 @@ def test_a_torn_tail_is_ignored(tmp_path: Path) -> None:
 def test_what_is_damaged_is_kept_aside_and_the_rest_is_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    segment = dead_owner(tmp_path, "abcdef")
+    segment = filled(tmp_path, "abcdef")
     content = segment.read_bytes()
     damaged = content.replace(b"Biscoe", b"Bisc\xffe", 1)
     segment.write_bytes(damaged)
-    lost = json.loads(content.splitlines()[0].partition(b" ")[2])[0]["event_id"]
-    assert adopted(tmp_path) == [event for event in "abcdef" if event != lost]
+    lost = json.loads(content.splitlines()[0].partition(b" ")[2].partition(b"\t")[0])[0]["event_id"]
+    assert taken_out(tmp_path) == [event for event in "abcdef" if event != lost]
     assert "damaged" in caplog.text
     (aside,) = (tmp_path / "damaged").iterdir()
     assert aside.read_bytes() == damaged
 
 
 @pytest.mark.usefixtures("small_segments")
-def test_all_journals_of_a_folder_share_one_limit(tmp_path: Path) -> None:
-    dead_owner(tmp_path, "abcdef")
-    journal = Journal.begin(tmp_path, limit_bytes=3000)
+def test_it_does_not_outgrow_its_limit(tmp_path: Path) -> None:
+    filled(tmp_path, "abcdef")
+    journal = Journal(tmp_path, limit_bytes=4000)
     kept = []
     with pytest.raises(JournalFullError):
-        for number in range(10):
+        for number in range(20):
             journal.append([capture(str(number))])
             kept.append(str(number))
-    assert 0 < len(kept) < 10
-    assert sum(path.stat().st_size for path in tmp_path.glob("*/*.jsonl")) <= 3000
-    assert [c.event_id for c in journal.oldest(100)] == kept
-    journal.discard()
+    assert 0 < len(kept) < 20
+    assert size_of_all(tmp_path) == journal.size <= 4000
+    assert [c.event_id for c in journal.oldest(100)] == [*"abcdef", *kept]
+    journal.close()
+
+
+def test_what_workers_of_an_earlier_release_left_is_read_first(tmp_path: Path) -> None:
+    with ExitStack() as living:
+        for name, events in (("dead", "ab"), ("living", "cd"), ("empty", "")):
+            folder = tmp_path / f"{name}.journal"
+            folder.mkdir()
+            lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
+            living.callback(os.close, lock)
+            for event in events:
+                line = orjson.dumps([capture(event)])
+                with (folder / "00000001.jsonl").open("ab") as file:
+                    file.write(b"%08x %s\n" % (crc32(line), line))
+            if name == "living":
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        filled(tmp_path, "e")
+        assert [p.name for p in tmp_path.glob("*.journal") if "empty" in p.name] == []
+        journal = Journal(tmp_path, PLENTY)
+        assert journal.append([capture("a")]).repeated == {"a": capture("a")}
+        with journal.replaying():
+            assert [c.event_id for c in journal.oldest(10)] == ["a", "b", "e"]
+            with journal.exclusive():
+                journal.end()
+        journal.close()
+        assert [p.name for p in tmp_path.glob("*.journal")] == ["living.journal"]
+    assert Journal(tmp_path, PLENTY).is_waiting
+    assert taken_out(tmp_path) == ["c", "d"]
+
+
+def test_failing_to_begin_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path, PLENTY)
+    before, descriptors = sorted(tmp_path.rglob("*")), len(list(Path("/dev/fd").iterdir()))
+    really = os.open
+
+    def no_more(*arguments: object, **options: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "open", no_more)
+    for _ in range(50):
+        with pytest.raises(OSError, match="Too many open files"):
+            journal.append([capture("a")])
+    monkeypatch.setattr(os, "open", really)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert len(list(Path("/dev/fd").iterdir())) == descriptors
+    journal.append([capture("a")])
+    journal.close()
+    assert taken_out(tmp_path) == ["a"]
+
+
+def test_what_no_store_takes_is_kept_aside_as_it_is(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, PLENTY)
+    journal.set_aside([capture("a")], "too odd")
+    (aside,) = (tmp_path / "refused").iterdir()
+    assert captures_of(aside.read_bytes()) == [capture("a")]
+    journal.close()
+
+
+def test_answers_are_remembered_by_all_workers(tmp_path: Path) -> None:
+    one, other = Answers(tmp_path), Answers(tmp_path)
+    one.add([capture("a"), capture("a#1")])
+    other.add([capture("b", mass=1)])
+    keys = [("a", False), ("a#1", False), ("b", False), ("c", False)]
+    for answers in (one, other, Answers(tmp_path)):
+        found = answers.find(keys)
+        assert found == {
+            keys[0]: capture("a"),
+            keys[1]: capture("a#1"),
+            keys[2]: capture("b", mass=1),
+        }
+    other.add([capture("c")])
+    assert one.find(keys[3:]) == {keys[3]: capture("c")}
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_answers_are_bounded_and_the_last_ones_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "ANSWERS_BYTES", 6000)
+    one, other = Answers(tmp_path), Answers(tmp_path)
+    for number in range(40):
+        (one, other)[number % 2].add([capture(str(number))])
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 6000 + 600
+    found = one.find([(str(number), False) for number in range(40)])
+    assert len(found) > 5
+    assert ("39", False) in found
+    assert ("0", False) not in found
+
+
+@given(garbage=st.binary(max_size=200))
+def test_a_damaged_memory_is_no_answer(
+    tmp_path_factory: pytest.TempPathFactory, garbage: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("answers")
+    answers = Answers(folder)
+    answers.add([capture("a")])
+    (folder / "zz.answers").write_bytes(garbage + b'\n0 []\t[["b"],[]]\n')
+    answers.add([capture("c")])
+    found = answers.find([("a", False), ("b", False), ("c", False)])
+    assert found == {("a", False): capture("a"), ("c", False): capture("c")}
+    answers.close()

@@ -5,6 +5,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,7 +18,7 @@ from mlschool_dagster.capture.records import Role
 from mlschool_dagster.capture.repetition import NOTHING_KNOWN
 from mlschool_dagster.capture.store import StoreAwayError, open_store
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.serving.journal import size_of_all
+from mlschool_dagster.serving.journal import captures_of, size_of_all
 from mlschool_dagster.serving.spill import SpillFullError, open_spilling
 from mlschool_dagster_tests.capture.samples import WINDOW, capture
 from mlschool_dagster_tests.serving.spilling import (
@@ -97,8 +98,10 @@ def test_repetitions_are_known_while_the_store_is_away(place: Place) -> None:
 def test_a_conflict_that_shows_late_is_kept_under_another_id(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
+    another_server = open_store(place.uri)
+    another_server.append([capture("a", mass=1), capture("a", mass=1, role=Role.SHADOW)])
+    another_server.close()
     store = place.open()
-    store.append([capture("a", mass=1), capture("a", mass=1, role=Role.SHADOW)])
     place.take_away()
     store.append([capture("a", mass=2), capture("a", mass=2, role=Role.SHADOW), capture("b")])
     place.bring_back()
@@ -110,7 +113,9 @@ def test_a_conflict_that_shows_late_is_kept_under_another_id(
     assert moved[1] == 2
     shadows = open_store(place.uri).read_shadow(WINDOW)
     assert list(shadows["event_id"]) == ["a", moved[0]]
-    assert [r.levelno for r in caplog.records if "other input" in r.message] == [logging.WARNING]
+    assert [r.levelno for r in caplog.records if "answered otherwise" in r.message] == [
+        logging.WARNING
+    ]
 
 
 def test_what_neither_can_keep_is_told(place: Place) -> None:
@@ -130,9 +135,10 @@ def test_what_neither_can_keep_is_told(place: Place) -> None:
 
 
 def test_a_disk_that_takes_nothing_is_told(place: Place) -> None:
-    store = place.open()
-    place.take_away()
     place.journals.touch()
+    store = place.open()
+    store.append([capture("before")])
+    place.take_away()
     with pytest.raises(SpillFullError):
         store.append([capture("a")])
     place.journals.unlink()
@@ -140,13 +146,102 @@ def test_a_disk_that_takes_nothing_is_told(place: Place) -> None:
     place.bring_back()
     wait_until(lambda: is_back(store))
     store.close()
-    assert place.events() == ["a"]
+    assert place.events() == ["before", "a"]
+
+
+def test_an_answer_that_turns_out_to_be_another_is_kept_too(place: Place) -> None:
+    answered = replace(capture("a"), model_version="4", prediction="Adelie")
+    another_server = open_store(place.uri)
+    another_server.append([capture("a")])
+    another_server.close()
+    place.take_away()
+    store = place.open()
+    store.append([capture("b"), answered])
+    place.bring_back()
+    wait_until(lambda: is_back(store))
+    store.close()
+    frame = open_store(place.uri).read(WINDOW)
+    first, other, moved = zip(frame["event_id"], frame["model_version"], strict=True)
+    assert (first, other) == (("a", "3"), ("b", "3"))
+    assert moved[0].startswith("a~")
+    assert moved[1] == "4"
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_what_the_server_has_answered_it_answers_again_while_the_store_is_away(
+    place: Place, is_restarted: bool
+) -> None:
+    """Whichever worker is asked, and whether it was answered by the store or the journal."""
+    workers = [place.open() for _ in range(3)]
+    rows = [capture("job"), capture("job#1", mass=3000)]
+    workers[0].append([*rows, capture("unnamed")], named=rows)
+    place.take_away()
+    workers[1].append([capture("late")])
+    if is_restarted:
+        for worker in workers:
+            worker.close()
+        workers = [place.open() for _ in range(3)]
+    later = [replace(c, model_version="4", prediction="Adelie") for c in (*rows, capture("late"))]
+    for worker in workers:
+        assert worker.append(later).repeated == {c.event_id: c for c in (*rows, capture("late"))}
+        assert worker.append([capture("job")]).refused == {"job"}
+        assert worker.append([capture("late", mass=1)]).refused == {"late"}
+    place.bring_back()
+    wait_until(lambda: all(map(is_back, workers)))
+    for worker in workers:
+        assert worker.append(later).repeated.keys() == {"job", "job#1", "late"}
+        worker.close()
+    assert sorted(place.events()) == ["job", "job#1", "late", "unnamed"]
+
+
+def test_a_request_outside_the_sample_is_answered_again_and_kept_nowhere(place: Place) -> None:
+    workers = [place.open() for _ in range(2)]
+    assert workers[0].remember([capture("a"), capture("a#1")]) == NOTHING_KNOWN
+    later = [replace(c, model_version="4") for c in (capture("a"), capture("a#1"))]
+    for worker in workers:
+        assert worker.remember(later).repeated == {"a": capture("a"), "a#1": capture("a#1")}
+        assert worker.remember([capture("a")]).refused == {"a"}
+        worker.close()
+    assert place.events() == []
+
+
+def test_a_worker_whose_store_is_there_waits_for_what_others_have_in_the_journal(
+    place: Place,
+) -> None:
+    one, other = place.open(), place.open()
+    one.leave("it hangs, but only here")
+    with one._open_journal().replaying() as nobody_takes_out:
+        assert nobody_takes_out
+        one.append([capture("a")])
+        assert other.append([replace(capture("a"), model_version="4")]).repeated == {
+            "a": capture("a")
+        }
+        other.append([capture("b")])
+    wait_until(lambda: is_back(one) and is_back(other))
+    other.append([capture("c")])
+    one.close()
+    other.close()
+    assert place.events() == ["a", "b", "c"]
+
+
+def test_what_no_store_takes_is_set_aside_and_holds_nothing_up(place: Place) -> None:
+    place.take_away()
+    store = place.open()
+    odd = replace(capture("odd"), endpoint=None)  # type: ignore[arg-type]
+    store.append([capture("a"), odd, capture("b")])
+    store.append([capture("c")])
+    place.bring_back()
+    wait_until(lambda: is_back(store))
+    store.close()
+    assert place.events() == ["a", "b", "c"]
+    (aside,) = (place.journals / "refused").iterdir()
+    assert captures_of(aside.read_bytes()) == [odd]
 
 
 APPENDS = st.lists(
     st.tuples(st.sampled_from("abcdef"), st.sampled_from([1, 2])), min_size=1, max_size=4
 )
-STEPS = st.lists(APPENDS | st.sampled_from(["away", "back", "end"]), max_size=12)
+STEPS = st.lists(APPENDS | st.sampled_from(["away", "back", "end", "other"]), max_size=12)
 
 
 @settings(max_examples=25)
@@ -155,9 +250,11 @@ def test_any_history_is_in_the_store_once(steps: list[str | list[tuple[str, int]
     acknowledged: set[tuple[str, int]] = set()
     with tempfile.TemporaryDirectory() as folder:
         place = Place(Path(folder))
-        store = place.open()
+        store, other = place.open(), place.open()
         for step in steps:
-            if step == "away":
+            if step == "other":
+                store, other = other, store
+            elif step == "away":
                 place.take_away()
             elif step == "back":
                 place.bring_back()
@@ -170,8 +267,9 @@ def test_any_history_is_in_the_store_once(steps: list[str | list[tuple[str, int]
                 if not store.append([capture(event, mass=mass) for event, mass in step]).refused:
                     acknowledged |= set(step)
         place.bring_back()
-        wait_until(lambda: is_back(store) and size_of_all(place.journals) == 0)
+        wait_until(lambda: is_back(store) and is_back(other))
         store.close()
+        other.close()
         kept = {(event.partition("~")[0], mass) for event, mass in place.masses().items()}
         assert kept == acknowledged
         assert len(place.masses()) == len(acknowledged)
@@ -179,7 +277,7 @@ def test_any_history_is_in_the_store_once(steps: list[str | list[tuple[str, int]
 
 def _tear(journals: Path) -> None:
     """Leave each journal as an owner would that died in the midst of writing."""
-    for segment in journals.glob("*/*.jsonl"):
+    for segment in journals.glob("*.jsonl"):
         with segment.open("ab") as file:
             file.write(b'1234abcd [{"event_id": "never ackno')
 
