@@ -99,9 +99,9 @@ def processes(home: Path) -> list[psutil.Process]:
 
 
 @contextmanager
-def platform_at(home: Path) -> Iterator[Platform]:
-    """The platform with its state in `home`, which may hold some already."""
-    environment = {"MLSCHOOL_HOME": str(home), "MLSCHOOL_ENDPOINT_PORT": str(free_port())}
+def platform_at(home: Path, **more: str) -> Iterator[Platform]:
+    """The platform with its state in `home`, which may hold some already, and `more` settings."""
+    environment = {"MLSCHOOL_HOME": str(home), "MLSCHOOL_ENDPOINT_PORT": str(free_port()), **more}
     settings = Settings.from_environment(environment)
     environment |= prepare(settings)
     with pytest.MonkeyPatch.context() as patch:

@@ -84,6 +84,9 @@ def play(name: str, settings: Settings, say: Say) -> None:
         UserError: it did not end as it should; its state folder is left for a look.
     """
     story = story_named(name)
+    spec = load_spec(settings.spec)
+    # Whether this data can drift like that is known before anything is started.
+    column = affected_column(spec, story.changed[0].drift)
     say(f"{name}: {story.tells}")
     clock = Clock(Path(os.environ[CLOCK]))
     start = Window.of(utc_now() - LEAD - len(story.hours) * LENGTH)
@@ -92,8 +95,7 @@ def play(name: str, settings: Settings, say: Say) -> None:
         with running_platform(settings, say) as platform:
             os.environ.update(platform.environment)
             outcome = Stage(Settings.from_environment(), clock, alerts, say).play(story, start)
-    spec = load_spec(settings.spec)
-    judged = judge(story, outcome, affected_column(spec, story.changed[0].drift))
+    judged = judge(story, outcome, column)
     for line in table(judged):
         say(line)
     if not all(verdict.holds for verdict in judged):

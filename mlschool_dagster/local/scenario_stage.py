@@ -83,7 +83,10 @@ def pulse(client: EndpointClient, frame: "pd.DataFrame", spec: DataSpec) -> Iter
     They are probes, so that no report counts them.
     """
     counts, stop = Pulse(), threading.Event()
-    rows: list[Any] = frame[spec.input_names].dropna().to_dict("records")
+    rows: list[Any] = [
+        {name: None if value != value else value for name, value in row.items()}
+        for row in frame[spec.input_names].to_dict("records")
+    ]
 
     def ask() -> None:
         while not stop.wait(PULSE_SECONDS):

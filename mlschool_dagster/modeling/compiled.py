@@ -170,15 +170,23 @@ class CompiledModel:
 
 def compile_model(transformer: "ColumnTransformer", model: Any, spec: DataSpec) -> CompiledModel:
     """The numpy-only model that predicts as `transformer` and the Keras `model` together do."""
-    numeric = transformer.named_transformers_["numeric"]
-    categorical = transformer.named_transformers_["categorical"]
+    fill = mean = scale = np.empty(0)
+    categorical_fill: tuple[str, ...] = ()
+    # Transformers of no columns are never fitted.
+    if spec.numeric:
+        numeric = transformer.named_transformers_["numeric"]
+        fill = numeric["impute"].statistics_.astype(float)
+        mean, scale = numeric["standardise"].mean_, numeric["standardise"].scale_
+    if spec.categorical:
+        categorical = transformer.named_transformers_["categorical"]
+        categorical_fill = tuple(str(value) for value in categorical["impute"].statistics_)
     return CompiledModel(
         spec=spec,
-        numeric_fill=numeric["impute"].statistics_.astype(float),
-        numeric_mean=numeric["standardise"].mean_,
-        numeric_scale=numeric["standardise"].scale_,
-        categorical_fill=tuple(str(value) for value in categorical["impute"].statistics_),
-        categories=tuple(tuple(names) for names in categorical["encode"].categories_),
+        numeric_fill=fill,
+        numeric_mean=mean,
+        numeric_scale=scale,
+        categorical_fill=categorical_fill,
+        categories=tuple(column.categories for column in spec.categorical),
         layers=tuple(
             DenseLayer(
                 kernel=np.asarray(layer.kernel, dtype=float),

@@ -30,8 +30,9 @@ def drifted(frame: "pd.DataFrame", spec: DataSpec, config: TrafficConfig) -> Dri
     """Rows drawn with replacement from `frame`, changed as `config` says.
 
     Without a column, drift takes the numeric column with the widest plausible range (its values
-    can move furthest before they are refused), and a new category the first categorical one. Equal
-    arguments give equal rows.
+    can move furthest before they are refused, and stop at its end), a new category the first
+    categorical one, missing values one that may be missing; where no column is numeric, none
+    shifts. Equal arguments give equal rows.
 
     Raises:
         UserError: the column does not exist or is of the wrong type for the drift.
@@ -44,6 +45,8 @@ def drifted(frame: "pd.DataFrame", spec: DataSpec, config: TrafficConfig) -> Dri
         raise UserError(
             f"No row has a {spec.target.name}, so there is nothing to simulate; add labelled data."
         )
+    if drift is Drift.SHIFT and config.column is None and not spec.numeric:
+        drift = Drift.NONE
     chosen = affected_column(spec, drift, config.column)
     affected = rng.random(samples) < share
     drawn = rng.integers(len(known), size=samples)
@@ -55,7 +58,9 @@ def drifted(frame: "pd.DataFrame", spec: DataSpec, config: TrafficConfig) -> Dri
     if drift is Drift.SHIFT:
         deviations = rng.uniform(1, 3, samples) if config.strength is None else config.strength
         shift = deviations * known[chosen].std()
-        inputs[chosen] += np.where(affected, shift, 0.0)
+        (end,) = (column.maximum for column in spec.numeric if column.name == chosen)
+        moved = (inputs[chosen] + shift).clip(upper=end)
+        inputs[chosen] = inputs[chosen].mask(affected, moved)
     elif drift is Drift.NEW_CATEGORY:
         inputs[chosen] = inputs[chosen].mask(affected, NEW_CATEGORY)
     elif drift is Drift.MISSING:
@@ -80,14 +85,17 @@ def affected_column(spec: DataSpec, drift: Drift, name: str | None = None) -> st
         suitable, kind = [column.name for column in spec.categorical], "a categorical"
     elif drift is Drift.MISSING:
         suitable, kind = spec.input_names, "an input"
+        if name is None:
+            suitable, kind = [c.name for c in spec.columns if c.nullable], "a nullable"
     else:
         suitable, kind = [column.name for column in spec.numeric], "a numeric"
     if name is None and suitable:
         ranges = {column.name: column.maximum - column.minimum for column in spec.numeric}
         return max(suitable, key=lambda candidate: ranges.get(candidate, 0.0))
     if name not in suitable:
+        unfit = f", which {name!r} is not" if name else ""
         raise UserError(
-            f"Drift of the kind {drift} needs {kind} column, which {name!r} is not; "
+            f"Drift of the kind {drift} needs {kind} column{unfit}; "
             f"choose one of: {', '.join(suitable) or 'none in this data set'}."
         )
     return name
