@@ -131,7 +131,11 @@ def _delimiter(header: str, wanted: Collection[str]) -> str:
     """What separates most of the names `wanted` in the line `header`; a comma if nothing does."""
 
     def named(delimiter: str) -> int:
-        cells: list[str] = next(_reader([header], delimiter, strict=False), [])
+        try:
+            cells: list[str] = next(_reader([header], delimiter, strict=False), [])
+        except csv.Error:
+            # Without its separator, a wide header is one cell that is too long.
+            return 0
         return len(set(wanted).intersection(cell.strip() for cell in cells))
 
     return max(DELIMITERS, key=named)
