@@ -27,7 +27,7 @@ class Observation:
     ``order`` grows from one observation of a thing to its next (the seconds of its time do): one
     that is not above what is known of it is a repetition. ``window`` is the key of the window that
     was judged, empty if none was. ``text`` is a sentence; ``link`` the address of the evidence,
-    empty if it has none.
+    empty if it has none. Troubles of one ``cause`` are told as one; empty: it has none in common.
     """
 
     key: str
@@ -37,6 +37,7 @@ class Observation:
     severe: bool = False
     link: str = ""
     window: str = ""
+    cause: str = ""
 
 
 class Kind(StrEnum):

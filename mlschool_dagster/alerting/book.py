@@ -5,14 +5,16 @@ loses a notice nor repeats one. A notice waits for each channel by itself, and i
 that channel has taken it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
     Boolean,
     Column,
+    ColumnElement,
     Connection,
     Double,
     Integer,
@@ -26,7 +28,7 @@ from sqlalchemy import (
     select,
 )
 
-from mlschool_dagster.alerting.alert import Kind, Notice, Observation
+from mlschool_dagster.alerting.alert import Kind, Notice, Observation, one_line
 from mlschool_dagster.alerting.troubles import Trouble, judge, reminder
 from mlschool_dagster.database import Database
 
@@ -52,6 +54,12 @@ _TROUBLES = Table(
     Column("severe", Boolean, nullable=False),
     Column("link", Text, nullable=False),
     Column("window", Text, nullable=False),
+)
+_CAUSES = Table(
+    "alert_causes",
+    _TABLES,
+    Column("key", Text, primary_key=True),
+    Column("cause", Text, nullable=False, index=True),
 )
 _WAITING = Table(
     "alert_notices",
@@ -102,22 +110,37 @@ class Book:
     ) -> list[Notice]:
         """Judge `observations` in their order and keep what is to be told; durable on return.
 
+        Troubles of one cause that begin within `remind_every` are told once, and so is their end,
+        once the last of them has ended.
+
         Returns:
             What is to be told because of them, and the reminders that are due.
         """
         told: list[Notice] = []
+        silent: Counter[str] = Counter()
         with self._database.transaction() as connection:
             for seen in observations:
                 known = _trouble(connection, seen.key)
                 found, notice = judge(known, seen, now)
+                cause = seen.cause or _cause(connection, seen.key)
+                alike = [one for one in _alike(connection, cause) if one.key != seen.key]
                 if found is not None and found != known:
-                    _keep(connection, found)
-                told.extend([notice] if notice else [])
+                    _keep(connection, found, cause)
+                if notice is None:
+                    continue
+                begins = notice.kind is Kind.TROUBLE and not (known and known.is_open)
+                if begins and any(now - one.told < remind_every for one in alike):
+                    silent[cause] += 1
+                elif notice.kind is not Kind.RECOVERY or not alike:
+                    told.append(notice)
+            told = [_with_others(connection, notice, silent) for notice in told]
             self._tell(connection, told)
             reminders = list(_reminders(connection, now, remind_every))
             self._tell(connection, reminders)
             ended_long_ago = _TROUBLES.c.told < (now - KEPT).timestamp()
             connection.execute(delete(_TROUBLES).where(~_TROUBLES.c.is_open, ended_long_ago))
+            known_keys = select(_TROUBLES.c.key)
+            connection.execute(delete(_CAUSES).where(_CAUSES.c.key.not_in(known_keys)))
         return told + reminders
 
     def open_troubles(self) -> list[Trouble]:
@@ -198,30 +221,64 @@ def _trouble(connection: Connection, key: str) -> Trouble | None:
     return None if row is None else _known(row)
 
 
-def _open(connection: Connection) -> list[Trouble]:
+def _open(connection: Connection, *which: ColumnElement[bool]) -> list[Trouble]:
+    """The open troubles, of those `which` are meant, the oldest first."""
     still = (
-        select(_TROUBLES).where(_TROUBLES.c.is_open).order_by(_TROUBLES.c.since, _TROUBLES.c.key)
+        select(_TROUBLES)
+        .where(_TROUBLES.c.is_open, *which)
+        .order_by(_TROUBLES.c.since, _TROUBLES.c.key)
     )
     return [_known(row) for row in connection.execute(still).mappings()]
 
 
-def _keep(connection: Connection, trouble: Trouble) -> None:
+def _cause(connection: Connection, key: str) -> str:
+    found = connection.execute(select(_CAUSES.c.cause).where(_CAUSES.c.key == key))
+    return str(found.scalar() or "")
+
+
+def _alike(connection: Connection, cause: str) -> list[Trouble]:
+    """The open troubles of `cause`, the oldest first."""
+    if not cause:
+        return []
+    same = select(_CAUSES.c.key).where(_CAUSES.c.cause == cause)
+    return _open(connection, _TROUBLES.c.key.in_(same))
+
+
+def _with_others(connection: Connection, notice: Notice, silent: Mapping[str, int]) -> Notice:
+    """`notice` with how many others of its cause are not told beside it."""
+    others = silent.get(_cause(connection, notice.key), 0)
+    if notice.kind is not Kind.TROUBLE or not others:
+        return notice
+    return replace(notice, text=one_line(f"{notice.text.rstrip('.')} ({others} more alike)."))
+
+
+def _keep(connection: Connection, trouble: Trouble, cause: str) -> None:
     row = {
         **asdict(trouble),
         "since": trouble.since.timestamp(),
         "told": trouble.told.timestamp(),
     }
-    connection.execute(delete(_TROUBLES).where(_TROUBLES.c.key == trouble.key))
+    for table in (_TROUBLES, _CAUSES):
+        connection.execute(delete(table).where(table.c.key == trouble.key))
     connection.execute(insert(_TROUBLES).values(row))
+    if cause:
+        connection.execute(insert(_CAUSES).values(key=trouble.key, cause=cause))
 
 
 def _reminders(connection: Connection, now: datetime, every: timedelta) -> Iterator[Notice]:
+    reminded_of: set[str] = set()
     for trouble in _open(connection):
         due = reminder(trouble, now, every)
-        if due is not None:
-            reminded, notice = due
-            _keep(connection, reminded)
-            yield notice
+        cause = _cause(connection, trouble.key)
+        if due is None or cause in reminded_of:
+            continue
+        reminded, notice = due
+        _keep(connection, reminded, cause)
+        if cause:
+            reminded_of.add(cause)
+            for other in _alike(connection, cause):
+                _keep(connection, replace(other, told=now, reminders=reminded.reminders), cause)
+        yield notice
 
 
 def _known(row: RowMapping) -> Trouble:

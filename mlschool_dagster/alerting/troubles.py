@@ -4,7 +4,8 @@ A trouble is told when it begins and when it ends, and in between less and less 
 thing, such as a check: when several windows are judged, the newest that was in trouble counts. So a
 later window that is fine ends it, and so does that very window once it is judged anew; an earlier
 one says nothing of how things are now. Nor does one of which nothing can be told: after it things
-stand as they stood.
+stand as they stood. A trouble that a later window ended is over for its own windows: judging one
+of them again tells nothing new.
 """
 
 from dataclasses import dataclass, replace
@@ -12,14 +13,17 @@ from datetime import datetime, timedelta
 
 from mlschool_dagster.alerting.alert import Condition, Kind, Notice, Observation, one_line
 
+_AFTER = "+"
+"""Behind a window's key: later than that window, and before the next."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
     """What is known of the thing ``key``, which is or was in trouble.
 
-    ``order`` is that of its newest observation that told something, ``window`` the newest window in
-    trouble (empty if none was judged), ``told`` when it was told last, after ``reminders``
-    reminders.
+    ``order`` is that of its newest observation that told something, ``told`` when it was told last,
+    after ``reminders`` reminders. What windows before ``window`` say is old: that is the newest one
+    in trouble (empty if none was judged), and one just after it once a later window was fine.
     """
 
     key: str
@@ -45,6 +49,8 @@ def judge(
         return known, None
     if known is not None and seen.order <= known.order:
         return known, None
+    if known is not None and seen.window < known.window and seen.condition is not Condition.EVENT:
+        return replace(known, order=seen.order), None
     if seen.condition is Condition.FINE:
         return _fine(known, seen, now)
     if seen.condition is Condition.EVENT:
@@ -71,14 +77,14 @@ def _fine(
 ) -> tuple[Trouble | None, Notice | None]:
     if known is None:
         return None, None
-    if not known.is_open or seen.window < known.window:
+    if not known.is_open:
         return replace(known, order=seen.order), None
-    return replace(known, order=seen.order, is_open=False), _notice(seen, Kind.RECOVERY, now)
+    window = known.window if seen.window == known.window else f"{known.window}{_AFTER}"
+    over = replace(known, order=seen.order, is_open=False, window=window)
+    return over, _notice(seen, Kind.RECOVERY, now)
 
 
 def _seen_again(known: Trouble, seen: Observation, now: datetime) -> tuple[Trouble, Notice | None]:
-    if seen.window < known.window:
-        return replace(known, order=seen.order), None
     again = _begun(seen, known.since, is_open=True)
     if seen.severe and not known.severe:
         return replace(again, told=now), _notice(seen, Kind.TROUBLE, now)

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from mlschool_dagster.assets.common import OWNERS
 from mlschool_dagster.capture.windows import KEY_FORMAT, Window
+from mlschool_dagster.clock import utc_now
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.spec import MODEL_VERSION, DataSpec
 from mlschool_dagster.resources.captures import Captures
@@ -80,7 +81,8 @@ def chosen_window(context: dg.AssetExecutionContext, captures: Captures) -> Wind
     if context.has_partition_key:
         return Window.from_key(context.partition_key)
     with captures.open() as store:
-        newest = [window.key for window in store.newest_windows(1)]
+        present = Window.of(utc_now())
+        newest = [window.key for window in store.newest_windows() if window <= present]
     if not newest:
         raise UserError("No window was chosen and none has captures yet; send traffic first.")
     raise UserError(

@@ -4,13 +4,14 @@ Each thing that may be in trouble has a name of its own: a check, the work of a 
 it has windows: each must be done), a sensor or schedule, an episode of a promotion.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
 
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
 from dagster._core.event_api import EventLogCursor
-from dagster._core.events import JobFailureData
+from dagster._core.events import EngineEventData, JobFailureData
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick, TickStatus
 from dagster_shared.error import SerializableErrorInfo
 
@@ -28,8 +29,13 @@ ENDINGS = (
     dg.DagsterEventType.RUN_CANCELED,
 )
 _FINISHED_TICKS = [TickStatus.SUCCESS, TickStatus.SKIPPED, TickStatus.FAILURE]
+_DECLARED = "This run has been marked as failed from outside"
+"""How Dagster tells of a run that it has given up without a word."""
 _AD_HOC = "__ASSET_JOB"
 """What Dagster calls the job of assets that somebody selects by hand."""
+
+_PARTICULAR = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|0x[0-9a-f]+|\d+")
+"""What differs between the sentences of two failures of one cause: runs, windows, numbers."""
 
 _MISHAPS = {
     Step.REJECTED: False,
@@ -142,19 +148,19 @@ def _condition(check: AssetCheckEvaluation) -> Condition:
 def _of_work(
     instance: dg.DagsterInstance, run: dg.DagsterRun, ending: dg.EventLogEntry, link: RunLink
 ) -> Iterator[Observation]:
-    key = _work(run)
+    key, cause = _work(run), ""
     match ending.get_dagster_event().event_type:
         case dg.DagsterEventType.RUN_FAILURE:
-            condition, text = (
-                Condition.TROUBLE,
-                f"{key} failed in run {run.run_id}: {_cause(ending)}",
-            )
+            told = _cause(instance, ending)
+            condition, text = Condition.TROUBLE, f"{key} failed in run {run.run_id}: {told}"
+            cause = f"{run.job_name}: {_PARTICULAR.sub('#', told)}"
         case dg.DagsterEventType.RUN_SUCCESS if _is_made_up_for(instance, run):
             condition, text = Condition.FINE, f"{key} succeeds again, in run {run.run_id}."
         case _:
             # Whoever cancelled it knows, and a success of other assets says nothing.
             return
-    yield Observation(key, ending.timestamp, condition, text, severe=True, link=link(run.run_id))
+    address = link(run.run_id)
+    yield Observation(key, ending.timestamp, condition, text, True, address, cause=cause)
 
 
 def _work(run: dg.DagsterRun) -> str:
@@ -204,14 +210,25 @@ def _window(run: dg.DagsterRun) -> str:
     return run.tags.get(PARTITION_TAG, "")
 
 
-def _cause(failure: dg.EventLogEntry) -> str:
+def _cause(instance: dg.DagsterInstance, failure: dg.EventLogEntry) -> str:
     event = failure.get_dagster_event()
     data = event.event_specific_data
     # A run that something else declared failed has no data, one that failed in a step no error.
     step = data.first_step_failure_event if isinstance(data, JobFailureData) else None
     own = data.error if isinstance(data, JobFailureData) else None
     error = own or (step.step_failure_data.error if step else None)
+    if error is None and (event.message or "").startswith(_DECLARED):
+        # It never began: what kept it from that is told before its failure.
+        error = _mishap(instance, failure.run_id)
     return _told(error) if error else str(event.message)
+
+
+def _mishap(instance: dg.DagsterInstance, run_id: str) -> SerializableErrorInfo | None:
+    """The last error that Dagster itself had with the run."""
+    events = instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
+    found = [event.get_dagster_event().event_specific_data for event in events]
+    errors = [data.error for data in found if isinstance(data, EngineEventData) and data.error]
+    return errors[-1] if errors else None
 
 
 def _of_tick(state: InstigatorState, tick: InstigatorTick, dagster_url: str) -> Observation:
@@ -232,6 +249,7 @@ def _of_tick(state: InstigatorState, tick: InstigatorTick, dagster_url: str) -> 
         text=text,
         severe=True,
         link=f"{dagster_url.rstrip('/')}/automation" if dagster_url else "",
+        cause=f"{kind}: {_PARTICULAR.sub('#', cause)}" if failed else "",
     )
 
 

@@ -90,10 +90,11 @@ def look(
     """
     current = Window.of(now)
     span = [Window(current.start - LENGTH * back) for back in range(SPAN, 0, -1)]
-    served = set(store.newest_windows(SPAN + 1))
+    # What a clock that was ahead captured is no sign of life, nor one that was never set the start.
+    served = {window for window in store.newest_windows() if window <= current}
     known = _recorded(history, Window(span[0].start - config.horizon), span[-1])
     present = {window.key: store.captures_token(window) for window in span if window in served}
-    beginning = min([*served, *known], default=current)
+    beginning = min([*served.intersection(span), *known], default=current)
     news = []
     for window in span:
         if window in served:

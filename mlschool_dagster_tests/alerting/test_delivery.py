@@ -6,6 +6,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -202,3 +203,34 @@ def test_the_log_tells_how_severe_it_is(tmp_path: Path, caplog: pytest.LogCaptur
         ("ERROR", "other trouble"),
         ("INFO", "check fine"),
     ]
+
+
+def test_troubles_of_one_cause_are_one_alert_and_their_end_is_one(uri: str) -> None:
+    """Twenty-five windows fail alike, in two looks; they are mended one after another."""
+    team = Team()
+    failing = [
+        replace(trouble(number, f"run of window {number}"), cause="the disk is full")
+        for number in range(1, 26)
+    ]
+    tick(uri, [team], NOW, *failing[:20])
+    tick(uri, [team], NOW + timedelta(minutes=1), *failing[20:])
+    assert team.messages == [["run of window 1 trouble (19 more alike)."]]
+    tick(uri, [team], NOW + timedelta(minutes=2), trouble(1, "run of another job"))
+    assert team.messages[1:] == [["run of another job trouble"]]
+    # One reminder for all of them.
+    for minutes in (0, 1, 1):
+        tick(uri, [team], NOW + DAY + timedelta(minutes=minutes))
+    assert team.messages[2:] == [["Still, since 2026-11-21 08:00 UTC: run of window 1 trouble"]]
+    mended = [replace(fine(100 + number, one.key)) for number, one in enumerate(failing)]
+    tick(uri, [team], NOW + DAY, *mended[:-1])
+    assert len(team.messages) == 3
+    tick(uri, [team], NOW + DAY, mended[-1])
+    assert team.messages[3:] == [["run of window 25 fine"]]
+
+
+def test_what_fails_alike_long_after_is_told_anew(uri: str) -> None:
+    team = Team()
+    first, second = (replace(trouble(1, name), cause="away") for name in ("one", "two"))
+    tick(uri, [team], NOW, first)
+    tick(uri, [team], NOW + 2 * DAY, second)
+    assert team.messages[-1][0] == "two trouble"

@@ -139,3 +139,13 @@ def test_a_notice_is_one_bounded_line_that_can_be_written_down(text: str) -> Non
     assert len(line.splitlines()) <= 1
     assert "\0" not in line
     line.encode()
+
+
+def test_a_window_judged_again_after_a_later_one_was_fine_is_no_news() -> None:
+    again = [trouble(1, window=OLD), fine(2, window=NEWEST), trouble(3, window=OLD)]
+    assert kinds(*again) == [Kind.TROUBLE, Kind.RECOVERY]
+    # One between them, of which nothing was known, is news; and so is the very one that ended it.
+    assert kinds(*again, trouble(4, window=NEW))[2:] == [Kind.TROUBLE]
+    assert kinds(trouble(1, window=OLD), fine(2, window=OLD), trouble(3, window=OLD))[2:] == [
+        Kind.TROUBLE
+    ]

@@ -1,7 +1,10 @@
 """The failure sensor: whatever goes wrong is told, once, and so is its end."""
 
+from datetime import timedelta
+
 import dagster as dg
 import pytest
+from dagster._core.events import EngineEventData
 from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteRepositoryOrigin
 from dagster._core.scheduler.instigation import (
     InstigatorState,
@@ -15,6 +18,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster_shared.error import SerializableErrorInfo
 
 from mlschool_dagster.assets.verdicts import undecided
+from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.promotion.episode import Entry, Step
 from mlschool_dagster.promotion.ledger import open_ledger
@@ -274,6 +278,33 @@ def test_a_sensor_that_fails_is_told_once_until_it_works_again(ticks: Ticks) -> 
     assert ticks.news() == NOTHING
     sensor.tick(TickStatus.SKIPPED)
     assert ticks.news() == "Sensor new_captures_sensor works again."
+
+
+def test_the_failures_of_one_backfill_are_one_alert_with_the_cause(ticks: Ticks) -> None:
+    windows = [Window(WINDOW.start - timedelta(hours=hours)).key for hours in range(5)]
+    for window in windows:
+        ticks.run_some(fails=True, window=window)
+    news = ticks.news()
+    assert news.startswith(f"Run of windows_job of {windows[0]} failed in run ")
+    assert news.endswith("ValueError: the disk is full (4 more alike).")
+    for window in windows[1:]:
+        ticks.run_some(fails=False, window=window)
+    assert ticks.news() == NOTHING
+    last = ticks.run_some(fails=False, window=windows[0])
+    assert ticks.news() == f"Run of windows_job of {windows[0]} succeeds again, in run {last}."
+
+
+def test_what_kept_a_run_from_beginning_is_told(ticks: Ticks) -> None:
+    """As Dagster ends a run whose code location it does not know."""
+    instance = ticks.platform.instance
+    run = instance.create_run_for_job(ticks.platform.definitions.resolve_job_def("health_job"))
+    error = SerializableErrorInfo("Location elsewhere does not exist in workspace\n", [], "E")
+    instance.report_engine_event("Dropped.", run, EngineEventData.engine_error(error))
+    instance.report_run_failed(run)
+    assert ticks.news() == (
+        f"Run of health_job failed in run {run.run_id}: Location elsewhere does not exist in "
+        "workspace"
+    )
 
 
 def test_a_sensor_that_is_turned_off_fails_no_more(ticks: Ticks) -> None:

@@ -146,3 +146,14 @@ def test_what_is_refused_is_told_of_windows_without_any_capture(
         back(2): Volume.ALL_REFUSED,
         back(1): Volume.UNKNOWN,
     }
+
+
+def test_captures_of_a_wrong_clock_are_no_sign_of_life_and_no_beginning(
+    store: CaptureStore, history: MetricsHistory
+) -> None:
+    ahead, unset = Window.of(NOW + timedelta(hours=3)), Window.of(datetime(1970, 1, 1, tzinfo=UTC))
+    for window in (ahead, unset, back(5)):
+        comes(store, window, 1)
+    seen = look(store, history, {}, NOW, CONFIG)
+    assert min(seen.windows) == back(5)
+    assert seen.silence == NOW - back(5).start - LENGTH / 2
