@@ -85,7 +85,7 @@ def endpoint(spec: DataSpec) -> dg.AssetsDefinition:
             target = local_endpoint.target()
             history = target.history()
             plan = _plan(config, registry, files, history)
-            smoke_test = SmokeTest(spec)
+            smoke_test = SmokeTest()
             try:
                 status = target.deploy(
                     plan, context.run.run_id, config.reason, context.log.info, smoke_test.verify

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CALIBRATION_BINS = 10
+SAMPLED_ROWS = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,16 +110,32 @@ def reference_frame(
     return reference
 
 
-def exemplars(reference: "pd.DataFrame", spec: DataSpec) -> list[tuple[dict[str, Any], str]]:
-    """For each class, the complete row of `reference` that the model got right most confidently.
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A row of the training data, and what the trained network answers to it."""
 
-    Returns:
-        Pairs of inputs (column to value) and class; a class that was never got right has none.
+    inputs: dict[str, Any]
+    prediction: str
+    confidence: float
+
+
+def samples(result: TrainingResult, frame: "pd.DataFrame", spec: DataSpec) -> list[Sample]:
+    """For each class that the network predicts, the row of which it is most confident.
+
+    At most `SAMPLED_ROWS` rows of `frame` are looked at. Complete rows go first, since they test
+    every input.
     """
-    target, inputs = spec.target.name, spec.input_names
-    known = reference[
-        (reference[PREDICTION] == reference[target]) & reference[inputs].notna().all(axis=1)
+    step = -(-len(frame) // SAMPLED_ROWS)
+    inputs = input_frame(frame, spec).iloc[::step]
+    features = result.transformer.transform(inputs).astype(np.float32)
+    probabilities = np.asarray(result.model.predict_on_batch(features)).astype(np.float64)
+    rows = inputs.astype(object).where(inputs.notna(), None)
+    # Later keys count first.
+    order = np.lexsort((-probabilities.max(axis=1), inputs.isna().any(axis=1)))
+    predicted = probabilities.argmax(axis=1)
+    best = {code: next(row for row in order if predicted[row] == code) for code in set(predicted)}
+    return [
+        Sample(rows.iloc[best[code]].to_dict(), label, float(probabilities[best[code]].max()))
+        for code, label in enumerate(spec.target.classes)
+        if code in best
     ]
-    best = known.sort_values(CONFIDENCE, ascending=False, kind="stable").drop_duplicates(target)
-    rows = {row[target]: {name: row[name] for name in inputs} for row in best.to_dict("records")}
-    return [(rows[label], label) for label in spec.target.classes if label in rows]

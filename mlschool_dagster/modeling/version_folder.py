@@ -3,18 +3,22 @@
 The version folder holds all that later steps need of a version: ``spec.json`` and ``compiled.npz``
 (the fitted transformers and weights as arrays, which the endpoint serves), ``network.keras`` (the
 Keras model they were exported from), ``reference.parquet`` (training rows with out-of-fold
-predictions), ``calibration.json`` (how often those are right at which confidence), and the code
-with which MLflow's pyfunc predicts. Nothing in it is a pickle, and no transformer needs
-scikit-learn to be read.
+predictions), ``calibration.json`` (how often those are right at which confidence), ``samples.json``
+(a few rows with the Keras model's answers, which whatever serves the version must give as well),
+and the code with which MLflow's pyfunc predicts. Nothing in it is a pickle, and no transformer
+needs scikit-learn to be read.
 """
 
+import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.calibration import CALIBRATION_FILE, fit_calibration
 from mlschool_dagster.modeling.compiled import ARRAYS_FILE, SPEC_FILE, compile_model
-from mlschool_dagster.modeling.evaluation import reference_frame
+from mlschool_dagster.modeling.evaluation import Sample, reference_frame, samples
 from mlschool_dagster.modeling.spec import CONFIDENCE, PREDICTION, DataSpec
 from mlschool_dagster.modeling.training import TrainingResult
 
@@ -24,13 +28,14 @@ if TYPE_CHECKING:
 VERSION_FOLDER = "version"
 NETWORK_FILE = "network.keras"
 REFERENCE_FILE = "reference.parquet"
+SAMPLES_FILE = "samples.json"
 
 
 CODE = ("predictor.py",)
 """Modules that need nothing of the package; the pyfunc loads them from the version folder."""
 
 NEEDED = (SPEC_FILE, ARRAYS_FILE, REFERENCE_FILE)
-FILES = (*NEEDED, NETWORK_FILE, CALIBRATION_FILE, *CODE)
+FILES = (*NEEDED, NETWORK_FILE, CALIBRATION_FILE, SAMPLES_FILE, *CODE)
 """All that a version folder may hold; those of earlier releases lack some that are not `NEEDED`."""
 
 
@@ -48,3 +53,21 @@ def write_version(
     right = reference[PREDICTION] == reference[spec.target.name]
     calibration = fit_calibration(reference[CONFIDENCE].to_numpy(), right.to_numpy())
     calibration.of_another_model().save(folder)
+    known = [asdict(sample) for sample in samples(result, frame, spec)]
+    (folder / SAMPLES_FILE).write_text(json.dumps(known, indent=2), encoding="utf-8")
+
+
+def read_samples(folder: Path) -> list[Sample]:
+    """The samples in the version folder `folder`.
+
+    Raises:
+        UserError: they are missing or damaged.
+    """
+    try:
+        known = json.loads((folder / SAMPLES_FILE).read_text(encoding="utf-8"))
+        return [Sample(**entry) for entry in known]
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"The version in {folder} has no samples with known answers ({error}), as those of "
+            "earlier releases; train a new one."
+        ) from None

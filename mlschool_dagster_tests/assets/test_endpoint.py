@@ -90,7 +90,7 @@ def test_a_version_that_fails_its_smoke_test_leaves_all_as_it_was(
     version = register_again(trained_platform)
     spoil(trained_platform, version)
     result = trained_platform.run("deployment_job", {"endpoint": {"version": version}})
-    assert "failed its smoke test (3 of 3 samples wrong)" in sentence(result)
+    assert "failed its smoke test (3 of 3 samples are not answered" in sentence(result)
     assert not checks(result)["smoke_test"].passed
     assert materialized(result) == set()
     assert target.invoke([ROW])[0].model_version == "1"

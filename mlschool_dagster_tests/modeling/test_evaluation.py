@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import classification_report, confusion_matrix
 
 from mlschool_dagster.modeling import plots
-from mlschool_dagster.modeling.evaluation import calibrate, evaluate, exemplars, reference_frame
+from mlschool_dagster.modeling.evaluation import calibrate, evaluate, reference_frame, samples
 from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.modeling.training import TrainingResult
 
@@ -63,17 +63,23 @@ def test_the_reference_is_the_data_with_out_of_fold_predictions(
     assert (winners == reference["prediction"]).all()
 
 
-def test_exemplars_are_complete_rows_that_the_model_gets_right(
+def test_samples_are_rows_with_the_trained_network_s_answers_one_for_each_class(
     trained: TrainingResult, penguins: pd.DataFrame, spec: DataSpec
 ) -> None:
-    reference = reference_frame(trained, penguins, spec)
-    samples = exemplars(reference, spec)
-    assert [label for _, label in samples] == list(spec.target.classes)
-    for row, label in samples:
-        assert list(row) == spec.input_names
-        found = reference[(reference[spec.input_names] == pd.Series(row)).all(axis=1)]
-        assert found["prediction"].tolist() == found["species"].tolist() == [label]
-    assert exemplars(reference.assign(prediction="Adelie"), spec)[1:] == []
+    found = samples(trained, penguins, spec)
+    assert [sample.prediction for sample in found] == list(spec.target.classes)
+    for sample in found:
+        assert list(sample.inputs) == spec.input_names
+        assert None not in sample.inputs.values()
+        assert 0.9 < sample.confidence <= 1
+
+
+def test_rows_that_are_never_complete_are_samples_too(
+    trained: TrainingResult, penguins: pd.DataFrame, spec: DataSpec
+) -> None:
+    found = samples(trained, penguins.assign(sex=None), spec)
+    assert found
+    assert all(sample.inputs["sex"] is None for sample in found)
 
 
 def test_every_picture_is_a_png(

@@ -26,7 +26,7 @@ from mlschool_dagster.clock import utc_now
 from mlschool_dagster.modeling.comparison import right
 from mlschool_dagster.modeling.compiled import CompiledModel, DenseLayer, compile_model
 from mlschool_dagster.modeling.data import content_digest
-from mlschool_dagster.modeling.evaluation import exemplars, reference_frame
+from mlschool_dagster.modeling.evaluation import samples
 from mlschool_dagster.modeling.features import input_frame
 from mlschool_dagster.modeling.registry import Registry
 from mlschool_dagster.modeling.spec import Column, DataSpec, NumericColumn, load_spec
@@ -242,8 +242,8 @@ def test_mlflow_serves_the_champion(
         )
     try:
         _wait_until_ready(f"http://127.0.0.1:{port}/ping", server, log)
-        samples = exemplars(reference_frame(trained, penguins, spec), spec)
-        rows: list[dict[str, InputValue]] = [row for row, _ in samples]
+        known = samples(trained, penguins, spec)
+        rows: list[dict[str, InputValue]] = [sample.inputs for sample in known]
         rows[0] = {**rows[0], "sex": None, "body_mass_g": None}
         rows[1] = {**rows[1], "body_mass_g": int(str(rows[1]["body_mass_g"]).split(".")[0])}
         for body in (
@@ -260,7 +260,7 @@ def test_mlflow_serves_the_champion(
             )
             assert answer.status_code == 200, answer.text
             predictions = [row["prediction"] for row in answer.json()["predictions"]]
-            assert predictions == [label for _, label in samples]
+            assert predictions == [sample.prediction for sample in known]
     finally:
         if server.poll() is None:
             os.killpg(server.pid, signal.SIGTERM)
