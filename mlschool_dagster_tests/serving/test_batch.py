@@ -6,14 +6,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet as pq
 
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.spec import NumericColumn, probability_column
@@ -305,3 +308,58 @@ def test_a_million_rows_take_no_more_memory_than_a_tenth_of_them(
         peaks.append(peak_megabytes(source, tmp_path / f"out-{rows}"))
     assert peaks[1] < peaks[0] + 60
     assert peaks[1] < 450
+
+
+INF, NAN = float("inf"), float("nan")
+
+
+def strict_json(text: str) -> Any:
+    """What is in `text`, which is JSON by the letter: without NaN and infinity."""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (INF, "inf"),
+        ([1.0, -INF], [1.0, "-inf"]),
+        ({"a": {"b": NAN}}, {"a": {"b": "nan"}}),
+        (b"\xff", "b'\\xff'"),
+        (datetime(2026, 11, 20, tzinfo=UTC), "2026-11-20 00:00:00+00:00"),
+    ],
+)
+def test_what_is_carried_is_kept_whatever_it_is(tmp_path: Path, value: Any, shown: Any) -> None:
+    frame = pd.DataFrame([ROW, {**ROW, "body_mass_g": -1.0}])
+    table = pa.Table.from_pandas(frame).append_column("more", pa.array([value, value]))
+    pq.write_table(table, tmp_path / "in.parquet")
+    summary, _ = batch(tmp_path / "in.parquet", tmp_path / "out")
+    kept = pq.read_table(summary.predictions)["more"].to_pylist()
+    assert repr(kept) == repr(table["more"][:1].to_pylist())
+    (document,) = pq.read_table(summary.rejections)["input"].to_pylist()
+    assert strict_json(document)["more"] == shown
+
+
+def test_values_that_the_joint_type_cannot_hold_are_told_and_nothing_is_left(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    pd.DataFrame([{**ROW, "id": 2**60 + 1}]).to_parquet(folder / "a.parquet")
+    pd.DataFrame([{**ROW, "id": 0.5}]).to_parquet(folder / "b.parquet")
+    with pytest.raises(UserError, match=r"Column id of a\.parquet has values that are no double"):
+        batch(folder, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_file_whose_name_is_not_utf8_is_named_readably(tmp_path: Path) -> None:
+    try:
+        path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.csv"))
+        csv_file(path, [ROW])
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    _, found = batch(path, tmp_path / "out")
+    assert found["source_file"].tolist() == ["caf\N{REPLACEMENT CHARACTER}.csv"]
