@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+SMALL = 16 * 1024
+
 
 class CorkedTransport:
-    """`transport` as it is, but for small writes and for closing.
+    """`transport` as it is, but for writes and for closing.
 
-    Writes are joined until the loop's next turn: uvicorn writes head and body of a response one
-    after the other, and each would be a system call of the server and a wake-up of the client.
+    Small writes are joined until the loop's next turn: uvicorn writes head and body of a response
+    one after the other, and each would be a system call of the server and a wake-up of the client.
     ``close`` leaves it to `close_gently` how the connection ends, ``end`` closes it.
     """
 
@@ -33,6 +35,9 @@ class CorkedTransport:
         if not self._pending:
             self._loop.call_soon(self._send)
         self._pending.append(data)
+        if len(data) > SMALL:
+            # Whoever sends much must learn when the client does not take it.
+            self._send()
 
     def is_closing(self) -> bool:
         """Whether nothing more is to be written."""

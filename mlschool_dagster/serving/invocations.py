@@ -23,10 +23,13 @@ from mlschool_dagster.serving.batching import (
     predict,
 )
 from mlschool_dagster.serving.bodies import (
+    FEW_ROWS,
     LARGE_BODY,
     MAX_BODY,
-    Bodies,
+    Memory,
     TooBusyError,
+    bytes_of_rows,
+    read_body,
     too_large,
 )
 from mlschool_dagster.serving.event_ids import new_event_ids
@@ -44,6 +47,11 @@ VARIANT_HEADER = b"x-amzn-sagemaker-target-variant"
 MAX_EVENT_ID = 200
 MEDIA_TYPES = ("application/json", "text/csv")
 _CHARSET = re.compile(r'(?:^|;)\s*charset\s*=\s*"?([^\s;"]*)', re.IGNORECASE)
+
+LARGE_AT_ONCE = 2
+LARGE_IN_ALL = 32
+"""Large bodies that are worked on at the same time, and those that wait for it included; any other
+one is answered 503, since it would wait too long."""
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +73,8 @@ class Exchange:
     version: str = ""
     role: str = ""
     rows: int = 0
+    held: int = 0
+    """Bytes of memory that count for it."""
 
 
 class Invocations:
@@ -85,17 +95,24 @@ class Invocations:
         self._refusals = refusals
         self._metrics = metrics
         self._requests = requests
-        self._large = asyncio.Lock()
-        self._bodies = Bodies()
+        self._memory = Memory()
+        # Large requests are parsed one by one, while the one before is captured.
+        self._parsing = asyncio.Lock()
+        self._working = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._large = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         exchange = Exchange(time.perf_counter())
-        body, headers = await self._response(scope, receive, exchange)
-        seconds = time.perf_counter() - exchange.started
-        self._metrics.request(exchange.status, exchange.version, exchange.role, seconds)
-        self._requests.answered(exchange, seconds)
-        await send_json(send, body, exchange.status, headers)
+        try:
+            body, headers = await self._response(scope, receive, exchange)
+            seconds = time.perf_counter() - exchange.started
+            self._metrics.request(exchange.status, exchange.version, exchange.role, seconds)
+            self._requests.answered(exchange, seconds)
+            await send_json(send, body, exchange.status, headers)
+        finally:
+            if exchange.held:
+                self._memory.hold(exchange, 0)
 
     async def _response(
         self, scope: Scope, receive: Receive, exchange: Exchange
@@ -144,29 +161,43 @@ class Invocations:
             accepted = choice[1].validator.accept(body, media_type, partial)
             return _question(routing, choice, accepted, name, key)
 
-        message = await receive()
-        if message["type"] == "http.request" and not message.get("more_body", False):
-            return await self._answer_body(message.get("body", b""), prepare, exchange)
-        async with self._bodies.whole(message, receive) as body:
-            return await self._answer_body(body, prepare, exchange)
+        body = await read_body(await receive(), receive, self._memory, exchange)
+        if len(body) > LARGE_BODY:
+            if self._large == LARGE_IN_ALL:
+                raise TooBusyError
+            self._large += 1
+            try:
+                async with self._working:
+                    return await self._answer_large(body, prepare, exchange)
+            finally:
+                self._large -= 1
+        question = prepare(body)
+        self._hold_rows(question, exchange)
+        await self._ask(question, exchange)
+        return self._hold_answer(question.answer(), exchange)
 
-    async def _answer_body(
+    async def _answer_large(
         self, body: bytes, prepare: Callable[[bytes], Question], exchange: Exchange
     ) -> bytes:
-        if len(body) <= LARGE_BODY:
-            question = prepare(body)
-            await self._ask(question, exchange)
-            return question.answer()
-
-        def prepare_and_predict() -> Question:
-            question = prepare(body)
-            predict([question], self._name)
-            return question
-
-        async with self._large:
-            question = await asyncio.to_thread(prepare_and_predict)
+        async with self._parsing:
+            question = await asyncio.to_thread(prepare, body)
+            self._hold_rows(question, exchange)
+            await asyncio.to_thread(predict, [question], self._name)
         await self._ask(question, exchange)
-        return await asyncio.to_thread(question.answer)
+        return self._hold_answer(await asyncio.to_thread(question.answer), exchange)
+
+    def _hold_rows(self, question: Question, exchange: Exchange) -> None:
+        if question.accepted.total > FEW_ROWS:
+            spec = question.version.model.spec
+            self._memory.hold(
+                exchange, exchange.held + bytes_of_rows(question.accepted.total, spec)
+            )
+
+    def _hold_answer(self, answer: bytes, exchange: Exchange) -> bytes:
+        # Never more than rows and body held, which are gone now; and what is captured is answered.
+        if exchange.held:
+            self._memory.hold(exchange, min(exchange.held, len(answer)))
+        return answer
 
     async def _ask(self, question: Question, exchange: Exchange) -> None:
         exchange.event_id = question.event_ids[0]

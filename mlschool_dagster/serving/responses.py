@@ -9,6 +9,8 @@ from starlette.types import Send
 Headers = Sequence[tuple[bytes, bytes]]
 
 JSON_TYPE = (b"content-type", b"application/json")
+PIECE = 32 * 1024
+"""Bytes of an answer that are sent at a time."""
 RETRY_LATER: Headers = ((b"retry-after", b"1"),)
 CLOSE: Headers = ((b"connection", b"close"),)
 OPEN_PATH = "/ping"
@@ -21,7 +23,11 @@ async def send_json(send: Send, body: bytes, status: int = 200, headers: Headers
     await send(
         {"type": "http.response.start", "status": status, "headers": [JSON_TYPE, length, *headers]}
     )
-    await send({"type": "http.response.body", "body": body})
+    # The server waits with each piece until the client has taken most of those before.
+    for begin in range(0, max(len(body), 1), PIECE):
+        end = begin + PIECE
+        piece = {"body": body[begin:end], "more_body": end < len(body)}
+        await send({"type": "http.response.body", **piece})
 
 
 def error_body(message: str, faults: Sequence[Mapping[str, Any]] = ()) -> bytes:

@@ -133,7 +133,7 @@ class Validator:
             if not partial and len(faults) >= MAX_FAULTS:
                 break
         if faults and not (partial and valid):
-            raise InvalidRequestError(422, INVALID, faults, reasons)
+            raise InvalidRequestError(422, INVALID, faults[:MAX_FAULTS], reasons)
         return Accepted(valid, positions, len(table.rows), faults, list(reasons))
 
     def _completed(self, row: Any) -> Any:

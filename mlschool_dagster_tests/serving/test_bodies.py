@@ -1,19 +1,31 @@
-"""Bodies in several pieces: bounded each, and the large ones together."""
+"""What requests hold in memory: bounded for each, and for all together until they are answered."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message
 
-from mlschool_dagster.serving.bodies import LARGE_BODY, MAX_BODY, MAX_HELD, Bodies, TooBusyError
+from mlschool_dagster.serving.bodies import (
+    LARGE_BODY,
+    MAX_BODY,
+    MAX_HELD,
+    Memory,
+    TooBusyError,
+    read_body,
+)
 from mlschool_dagster.serving.validation import InvalidRequestError
 
 SMALL = [b"a", b"b"]
 LARGEST = [bytes(MAX_BODY)]
+
+
+@dataclass
+class Request:
+    held: int = 0
 
 
 def pieces(content: Sequence[bytes]) -> tuple[Message, Callable[[], Awaitable[Message]]]:
@@ -30,20 +42,19 @@ def pieces(content: Sequence[bytes]) -> tuple[Message, Callable[[], Awaitable[Me
     return messages[0], receive
 
 
-async def read(bodies: Bodies, content: Sequence[bytes]) -> bytes:
-    async with bodies.whole(*pieces(content)) as body:
-        return body
+def read(content: Sequence[bytes], memory: Memory, request: Request) -> bytes:
+    return asyncio.run(read_body(*pieces(content), memory, request))
 
 
 @given(st.lists(st.binary(max_size=100), min_size=1, max_size=20))
 def test_a_body_is_the_sum_of_its_pieces(content: list[bytes]) -> None:
-    assert asyncio.run(read(Bodies(), content)) == b"".join(content)
+    assert read(content, Memory(), Request()) == b"".join(content)
 
 
 def test_one_byte_too_many_is_refused() -> None:
-    assert len(asyncio.run(read(Bodies(), LARGEST))) == MAX_BODY
+    assert len(read(LARGEST, Memory(), Request())) == MAX_BODY
     with pytest.raises(InvalidRequestError) as refusal:
-        asyncio.run(read(Bodies(), [*LARGEST, b"x"]))
+        read([*LARGEST, b"x"], Memory(), Request())
     assert refusal.value.status == 413
 
 
@@ -52,8 +63,7 @@ def test_a_body_that_breaks_off_is_refused() -> None:
 
     async def work() -> None:
         await receive()
-        async with Bodies().whole(first, receive):
-            pass
+        await read_body(first, receive, Memory(), Request())
 
     with pytest.raises(InvalidRequestError) as refusal:
         asyncio.run(work())
@@ -61,16 +71,25 @@ def test_a_body_that_breaks_off_is_refused() -> None:
 
 
 def test_large_bodies_need_room_and_small_ones_do_not() -> None:
-    async def work() -> None:
-        bodies = Bodies()
-        async with AsyncExitStack() as held:
-            for _ in range(MAX_HELD // MAX_BODY):
-                await held.enter_async_context(bodies.whole(*pieces(LARGEST)))
-            with pytest.raises(TooBusyError):
-                await read(bodies, LARGEST)
-            for _ in range(MAX_BODY // LARGE_BODY):
-                largest_small = [bytes(LARGE_BODY // 2)] * 2
-                await held.enter_async_context(bodies.whole(*pieces(largest_small)))
-        assert len(await read(bodies, LARGEST)) == MAX_BODY
+    memory = Memory()
+    requests = [Request() for _ in range(MAX_HELD // MAX_BODY)]
+    for request in requests:
+        read(LARGEST, memory, request)
+    with pytest.raises(TooBusyError):
+        read(LARGEST, memory, Request())
+    assert read([bytes(LARGE_BODY // 2)] * 2, memory, Request())
+    memory.hold(requests[0], 0)
+    assert read(LARGEST, memory, Request())
 
-    asyncio.run(work())
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, MAX_HELD))))
+def test_requests_never_hold_more_together_than_there_is(steps: list[tuple[int, int]]) -> None:
+    memory, requests = Memory(), [Request() for _ in range(4)]
+    for number, size in steps:
+        request, before = requests[number], requests[number].held
+        others = sum(other.held for other in requests) - before
+        try:
+            memory.hold(request, size)
+        except TooBusyError:
+            assert (request.held, others + size > MAX_HELD) == (before, True)
+        assert sum(other.held for other in requests) <= MAX_HELD

@@ -4,6 +4,9 @@ import json
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from threading import Thread
 
 import httpx
 import pytest
@@ -338,3 +341,36 @@ def test_its_memory_stays_bounded_whatever_a_body_unfolds_into(server: Server) -
     for body in bodies:
         assert server.client.post("/invocations", content=body, headers=JSON_TYPE).is_client_error
     assert all(peak_memory(process) < 300e6 for process in server.workers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("connections", "rows"), [(400, 10_000), (500, 1_000)])
+def test_its_memory_stays_bounded_however_many_ask_much_and_read_nothing(
+    tmp_path: Path, connections: int, rows: int
+) -> None:
+    text = ",".join(ROW) + "\n" + (",".join(map(str, ROW.values())) + "\n") * rows
+    head = f"Host: localhost\r\nContent-Type: text/csv\r\nContent-Length: {len(text)}\r\n"
+    request = f"POST /invocations HTTP/1.1\r\n{head}\r\n{text}".encode()
+    with running_server(tmp_path) as server, ExitStack() as stack:
+        address = (server.client.base_url.host, server.client.base_url.port or 0)
+        asking = [
+            stack.enter_context(socket.create_connection(address)) for _ in range(connections)
+        ]
+        threads = [Thread(target=send_or_fail, args=(each, request)) for each in asking]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        # Each is answered or refused, and who is refused is told when to come again.
+        answers = [connection.recv(4096) for connection in asking]
+        assert {answer[:12] for answer in answers} == {b"HTTP/1.1 200", b"HTTP/1.1 503"}
+        for answer in answers:
+            assert (b"503" in answer[:12]) == (b"\r\nretry-after: " in answer)
+        assert server.client.get("/ping").status_code == 200
+        assert all(peak_memory(process) < 300e6 for process in server.workers)
+
+
+def send_or_fail(connection: socket.socket, data: bytes) -> None:
+    # Who is refused before all is sent may be cut off.
+    with suppress(ConnectionError):
+        connection.sendall(data)
