@@ -1,4 +1,4 @@
-"""The exceptions that more than one room must know.
+"""The exceptions that more than one room must know, and how their sentences list and quote.
 
 Belongs here: `UserError`, for what the user can mend, and `RefusedError`, an endpoint's answer to
 input it will not predict on. Does not belong here: errors of the program itself, which stay
@@ -7,6 +7,23 @@ ordinary exceptions with their traceback.
 
 from collections.abc import Sequence
 from typing import Any
+
+LISTED = 20
+"""How many names a sentence lists before it only counts them."""
+QUOTED = 40
+"""Characters of a name or value that a sentence quotes."""
+
+
+def listed(names: Sequence[object]) -> str:
+    """`names` as a sentence lists them: bounded, however many and long they are."""
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(map(quoted, names[:LISTED])) + more
+
+
+def quoted(value: object) -> str:
+    """`value` as a sentence quotes it: bounded, and on one line."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= QUOTED else f"{text[:QUOTED]}\N{HORIZONTAL ELLIPSIS}"
 
 
 class UserError(Exception):

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from mlschool_dagster.assets.common import OWNERS, picture, plain_errors, table
 from mlschool_dagster.atomic import replacing
-from mlschool_dagster.errors import UserError
+from mlschool_dagster.errors import UserError, listed
 from mlschool_dagster.modeling.spec import CategoricalColumn, Column, DataSpec
 from mlschool_dagster.resources.files import PlatformFiles
 
@@ -126,7 +126,7 @@ def _column_schema(spec: DataSpec) -> list[dg.TableColumn]:
 
 def _table_column(column: Column) -> dg.TableColumn:
     if isinstance(column, CategoricalColumn):
-        kind, allowed = "string", f"one of {', '.join(column.categories)}"
+        kind, allowed = "string", f"one of {listed(column.categories)}"
     else:
         kind, allowed = "float", f"{column.minimum:g} to {column.maximum:g} {column.unit}"
     return dg.TableColumn(

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from mlschool_dagster.errors import listed, quoted
 from mlschool_dagster.modeling.data import describe_rows
 from mlschool_dagster.modeling.spec import CategoricalColumn, Column, DataSpec, NumericColumn
 
@@ -84,7 +85,7 @@ def _sentences(failures: "pd.DataFrame", frame: "pd.DataFrame") -> Iterator[str]
         elif check == "not_nullable":
             yield f"Column {column} has missing values in {describe_rows(rows)}."
         else:
-            yield f"Column {column} {check}, such as {example}, in {describe_rows(rows)}."
+            yield f"Column {column} {check}, such as {quoted(example)}, in {describe_rows(rows)}."
 
 
 def _repetitions(frame: "pd.DataFrame", spec: DataSpec) -> list[str]:
@@ -117,7 +118,7 @@ def _plausible(column: Column) -> "pa.Check":
             error=f"has values outside {column.minimum:g} to {column.maximum:g}{unit}",
         )
     return pa.Check.isin(
-        column.categories, error=f"has values other than {', '.join(column.categories)}"
+        column.categories, error=f"has values other than {listed(column.categories)}"
     )
 
 

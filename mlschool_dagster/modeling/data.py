@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from mlschool_dagster.errors import UserError
+from mlschool_dagster.errors import UserError, quoted
 from mlschool_dagster.modeling.source_files import local_path, shown
 from mlschool_dagster.modeling.spec import DataSpec, NumericColumn
 from mlschool_dagster.modeling.tables import Chunk, table_files
@@ -113,7 +113,7 @@ def _numbers(values: "pd.Series") -> "pd.Series":
         example = values[is_text].iloc[0]
         comma = "a decimal point" if "," in example else "numbers"
         raise UserError(
-            f"Column {values.name} must be numeric but has text such as {example[:40]!r} in "
+            f"Column {values.name} must be numeric but has text such as {quoted(example)!r} in "
             f"{describe_rows(wrong)}; write {comma}, or NA where there is none."
         )
     return values.astype("float64")

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlschool_dagster.errors import UserError
+from mlschool_dagster.errors import UserError, listed, quoted
 from mlschool_dagster.modeling.cells import CsvRecords, cell_readers
 from mlschool_dagster.modeling.source_files import (
     data_files,
@@ -33,7 +33,6 @@ MAX_COLUMNS = 2000
 MAX_CELLS = 2_000_000
 """Most cells in a chunk: a wide table is read in fewer rows at a time."""
 BUFFER_BYTES = 1024**2
-SHOWN_NAMES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,18 +141,22 @@ def _table_file(
         )
     missing = [name for name in wanted if name not in names]
     if missing:
-        has = ", ".join(name[:40] for name in names[:SHOWN_NAMES])
-        more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
         # Of a file that is something else altogether, nothing is quoted.
         is_known = len(missing) < len(wanted)
         raise UserError(
-            f"{shown(path)} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
-            + (f"; it has {has}{more}." if is_known else "; do its names stand in the first line?")
+            f"{shown(path)} lacks the column{'s' if len(missing) > 1 else ''} {listed(missing)}"
+            + (
+                f"; it has {listed(names)}."
+                if is_known
+                else "; do its names stand in the first line?"
+            )
         )
     others = [name for name in names if name not in wanted] if carry else []
     repeated = sorted({name for name in [*wanted, *others] if names.count(name) > 1})
     if repeated:
-        raise UserError(f"{shown(path)} has the column {repeated[0]} twice; keep one of them.")
+        raise UserError(
+            f"{shown(path)} has the column {quoted(repeated[0])} twice; keep one of them."
+        )
     if is_parquet(path):
         for name in wanted:
             _require_type(path, spec, schema.field(name))

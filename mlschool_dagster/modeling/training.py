@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mlschool_dagster.errors import UserError
+from mlschool_dagster.errors import UserError, listed
 from mlschool_dagster.garbage import no_garbage_collection
 from mlschool_dagster.modeling.compiled import compile_model
 from mlschool_dagster.modeling.config import TrainingConfig
@@ -139,7 +139,7 @@ def _target_codes(
     if unknown.any():
         raise UserError(
             f"Column {name} has {int(unknown.sum())} rows without one of the classes "
-            f"{', '.join(classes)}; label or remove them."
+            f"{listed(classes)}; label or remove them."
         )
     counts = {label: int((frame[name] == label).sum()) for label in classes}
     rarest = min(counts, key=lambda label: counts[label])

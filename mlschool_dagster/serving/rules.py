@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from mlschool_dagster.errors import listed
 from mlschool_dagster.modeling.cells import text_reader
 from mlschool_dagster.modeling.spec import CategoricalColumn, Column, DataSpec, NumericColumn
 from mlschool_dagster.serving.faults import Finding
@@ -101,7 +102,7 @@ class CategoricalRule:
         self._null = Finding("may not be null", f"{name}: may not be null")
         self._type = Finding("must be a string", f"{name}: is no string")
         self._unknown = Finding(
-            f"must be one of {', '.join(column.categories)}", f"{name}: is no known category"
+            f"must be one of {listed(column.categories)}", f"{name}: is no known category"
         )
 
     def fits(self, values: Sequence[Any]) -> bool:

@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from mlschool_dagster.modeling.contract import violations
-from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.modeling.spec import CategoricalColumn, DataSpec
 
 
 def test_the_penguins_keep_the_contract(penguins: pd.DataFrame, spec: DataSpec) -> None:
@@ -56,3 +58,15 @@ def test_rules_of_the_whole_table(penguins: pd.DataFrame, spec: DataSpec) -> Non
 
 def test_an_empty_table_breaks_the_contract(penguins: pd.DataFrame, spec: DataSpec) -> None:
     assert "The table has fewer than 100 rows." in violations(penguins.iloc[:0], spec)
+
+
+def test_sentences_stay_short_whatever_the_data_holds(
+    penguins: pd.DataFrame, spec: DataSpec
+) -> None:
+    many = CategoricalColumn("island", "d", tuple(f"island {n} " + "x" * 90 for n in range(500)))
+    columns = (many, *spec.columns[1:])
+    broken = penguins.assign(island="long\ntext " * 1000)
+    (violation,) = violations(broken, replace(spec, columns=columns))
+    assert len(violation) < 1500
+    assert "\n" not in violation
+    assert "and 480 more" in violation
