@@ -3,7 +3,7 @@
 import dagster as dg
 from pydantic import Field
 
-from mlschool_dagster.assets.common import OWNERS, picture, plain_errors, table
+from mlschool_dagster.assets.common import OWNERS, PlainConfig, picture, plain_errors, table
 from mlschool_dagster.assets.performance_report import NAME as PERFORMANCE_REPORT
 from mlschool_dagster.assets.verdicts import undecided
 from mlschool_dagster.assets.windows import GROUP
@@ -12,7 +12,7 @@ from mlschool_dagster.resources.history import History
 NAME = "accuracy_estimates"
 
 
-class EstimatesConfig(dg.Config):
+class EstimatesConfig(PlainConfig):
     """How far back estimates are judged."""
 
     windows: int = Field(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
-from mlschool_dagster.assets.common import OWNERS, plain_errors, table
+from mlschool_dagster.assets.common import OWNERS, PlainConfig, plain_errors, table
 from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.tracking import MlflowTracking
@@ -21,7 +21,7 @@ PREVIEW_ROWS = 8
 def batch_predictions(spec: DataSpec, default_input: str) -> dg.AssetsDefinition:
     """The asset ``batch_predictions``: files of rows, read from `default_input` if not told."""
 
-    class BatchConfig(dg.Config):
+    class BatchConfig(PlainConfig):
         """What is predicted on, by which version, and where the predictions go."""
 
         input: str = Field(

@@ -6,15 +6,19 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from dagster._core.errors import DagsterUserCodeProcessError
 from dagster_shared.error import SerializableErrorInfo
+from pydantic import ValidationError
 
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.monitoring.page import reason
 from mlschool_dagster.resources.files import PlatformFiles
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 _LOG = logging.getLogger(__name__)
 
@@ -46,6 +50,25 @@ def plain_errors() -> Iterator[None]:
         raise DagsterUserCodeProcessError(  # type: ignore[no-untyped-call]
             str(error), user_code_process_error_infos=[told]
         ) from None
+
+
+class PlainConfig(dg.Config):
+    """Configuration of an op of which each value that cannot be used is told in a sentence."""
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            told = "; ".join(map(_told, error.errors(include_url=False)))
+            with plain_errors():
+                raise UserError(f"In the run's configuration, {told}.") from None
+
+
+def _told(fault: "ErrorDetails") -> str:
+    """One fault that pydantic found, as in ``epochs is 0: it should be greater than 0``."""
+    entry = ".".join(map(str, fault["loc"]))
+    wanted = fault["msg"].replace("Input should", "it should").removeprefix("Value error, ")
+    return f"{entry} is {fault['input']!r}: {wanted.rstrip('.')}"
 
 
 def picture(draw: Callable[[], bytes], alt: str) -> dg.MetadataValue:

@@ -11,6 +11,7 @@ from mlschool_dagster.assets.common import (
     EPISODE_TAG,
     NETWORK_RETRIES,
     OWNERS,
+    PlainConfig,
     metadata_of,
     picture,
     plain_errors,
@@ -37,7 +38,7 @@ GROUP = "training"
 NAME = "challenger_comparison"
 
 
-class ComparisonSettings(dg.Config):
+class ComparisonSettings(PlainConfig):
     """What the challenger must show."""
 
     minimum_rows: int = Field(

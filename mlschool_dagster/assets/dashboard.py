@@ -8,7 +8,7 @@ import dagster as dg
 from pydantic import Field
 
 from mlschool_dagster.assets.captures import REPORTS
-from mlschool_dagster.assets.common import OWNERS, plain_errors, table
+from mlschool_dagster.assets.common import OWNERS, PlainConfig, plain_errors, table
 from mlschool_dagster.assets.ledger import RUN_ID_SHOWN
 from mlschool_dagster.assets.windows import GROUP
 from mlschool_dagster.clock import utc_now
@@ -35,7 +35,7 @@ SHOWN = (
 """The assets of which the page tells."""
 
 
-class DashboardConfig(dg.Config):
+class DashboardConfig(PlainConfig):
     """How much the page shows."""
 
     windows: int = Field(

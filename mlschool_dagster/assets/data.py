@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
-from mlschool_dagster.assets.common import OWNERS, picture, plain_errors, table
+from mlschool_dagster.assets.common import OWNERS, PlainConfig, picture, plain_errors, table
 from mlschool_dagster.atomic import replacing
 from mlschool_dagster.errors import UserError, listed
 from mlschool_dagster.modeling.spec import CategoricalColumn, Column, DataSpec
@@ -28,7 +28,7 @@ def raw_data(spec: DataSpec, default_uri: str) -> dg.AssetsDefinition:
     """The asset of the data that `spec` describes, read from `default_uri` unless configured."""
     name = raw_data_name(spec)
 
-    class RawDataConfig(dg.Config):
+    class RawDataConfig(PlainConfig):
         """Where the data is read from."""
 
         uri: str = Field(

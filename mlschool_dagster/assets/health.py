@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from mlschool_dagster.assets.common import OWNERS, plain_errors
+from mlschool_dagster.assets.common import OWNERS, PlainConfig, plain_errors
 from mlschool_dagster.assets.serving import GROUP
 from mlschool_dagster.assets.verdicts import undecided
 from mlschool_dagster.resources.endpoint import LocalEndpoint
@@ -26,7 +26,7 @@ _SEVERITY = {
 QUANTILES = {"latency_p50": 0.5, "latency_p95": 0.95, "latency_p99": 0.99}
 
 
-class HealthConfig(dg.Config):
+class HealthConfig(PlainConfig):
     """When the endpoint counts as unwell."""
 
     maximum_error_share: float = Field(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
-from mlschool_dagster.assets.common import NETWORK_RETRIES, OWNERS, plain_errors
+from mlschool_dagster.assets.common import NETWORK_RETRIES, OWNERS, PlainConfig, plain_errors
 from mlschool_dagster.assets.smoke_test import SmokeTest, smoke_test_spec
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.spec import DataSpec
@@ -23,7 +23,7 @@ GROUP = "serving"
 PREVIOUS = "previous"
 
 
-class DeploymentConfig(dg.Config):
+class DeploymentConfig(PlainConfig):
     """Which versions the endpoint is to serve, and in which role."""
 
     version: str = Field(

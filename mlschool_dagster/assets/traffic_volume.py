@@ -6,7 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from mlschool_dagster.assets.captures import LIVE_TRAFFIC
-from mlschool_dagster.assets.common import OWNERS, picture, plain_errors, table
+from mlschool_dagster.assets.common import OWNERS, PlainConfig, picture, plain_errors, table
 from mlschool_dagster.assets.verdicts import undecided
 from mlschool_dagster.assets.windows import GROUP
 from mlschool_dagster.clock import utc_now
@@ -25,7 +25,7 @@ TOKENS = "tokens"
 _DEFAULTS = VolumeConfig()
 
 
-class VolumeSettings(dg.Config):
+class VolumeSettings(PlainConfig):
     """When traffic counts as unusual."""
 
     level: float = Field(

@@ -13,6 +13,7 @@ from mlschool_dagster.assets.common import (
     EPISODE_TAG,
     NETWORK_RETRIES,
     OWNERS,
+    PlainConfig,
     metadata_of,
     picture,
     plain_errors,
@@ -33,7 +34,7 @@ GROUP = "training"
 _DEFAULTS = TrainingConfig()
 
 
-class TrainingSettings(dg.Config):
+class TrainingSettings(PlainConfig):
     """How the network is built and trained, and how good it must be."""
 
     hidden_layers: list[int] = Field(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from mlschool_dagster.assets.common import OWNERS, metadata_of, plain_errors, table
+from mlschool_dagster.assets.common import OWNERS, PlainConfig, metadata_of, plain_errors, table
 from mlschool_dagster.assets.data import raw_data_name
 from mlschool_dagster.atomic import replacing
 from mlschool_dagster.capture.store import CaptureStore
@@ -31,7 +31,7 @@ NO_CAPTURES = "none"
 LABELLED = "labelled"
 
 
-class TrainingDataConfig(dg.Config):
+class TrainingDataConfig(PlainConfig):
     """What a model is trained on besides the base data."""
 
     captures: str = Field(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from mlschool_dagster.assets.common import OWNERS
+from mlschool_dagster.assets.common import OWNERS, PlainConfig
 from mlschool_dagster.capture.windows import KEY_FORMAT, Window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.errors import UserError
@@ -32,7 +32,7 @@ TOKEN = "token"  # noqa: S105
 REFUSALS = "refusals"
 
 
-class ReportConfig(dg.Config):
+class ReportConfig(PlainConfig):
     """How a report is drawn."""
 
     samples: int = Field(

@@ -5,7 +5,7 @@ from enum import Enum
 import dagster as dg
 from pydantic import Field
 
-from mlschool_dagster.assets.common import plain_errors
+from mlschool_dagster.assets.common import PlainConfig, plain_errors
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.promotion.episode import Entry, Step, episodes
@@ -22,7 +22,7 @@ class Answer(Enum):
 _STEPS = {Answer.APPROVE: Step.APPROVED, Answer.DECLINE: Step.DECLINED}
 
 
-class ApprovalSettings(dg.Config):
+class ApprovalSettings(PlainConfig):
     """Who answers what, and why."""
 
     decision: Answer = Field(

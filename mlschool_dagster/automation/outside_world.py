@@ -6,7 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from mlschool_dagster.assets.captures import LIVE_TRAFFIC
-from mlschool_dagster.assets.common import NETWORK_RETRIES, plain_errors, table
+from mlschool_dagster.assets.common import NETWORK_RETRIES, PlainConfig, plain_errors, table
 from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.endpoint import LocalEndpoint
@@ -16,7 +16,7 @@ from mlschool_dagster.simulation.diary import Diary
 _TRAFFIC = TrafficConfig()
 
 
-class TrafficSettings(dg.Config):
+class TrafficSettings(PlainConfig):
     """What the simulated clients send."""
 
     samples: int = Field(default=_TRAFFIC.samples, description="Rows sent in all.")
@@ -50,7 +50,7 @@ class TrafficSettings(dg.Config):
         )
 
 
-class LabelingSettings(dg.Config):
+class LabelingSettings(PlainConfig):
     """How well the simulated experts know."""
 
     quality: float = Field(

@@ -9,7 +9,7 @@ import dagster as dg
 from pydantic import Field
 
 from mlschool_dagster.assets.captures import REPORTS
-from mlschool_dagster.assets.common import plain_errors, table
+from mlschool_dagster.assets.common import PlainConfig, plain_errors, table
 from mlschool_dagster.assets.windows import CAPTURES_TOKEN, LABELS_TOKEN, covered_token
 from mlschool_dagster.capture.store import CaptureStore
 from mlschool_dagster.capture.windows import Window
@@ -35,7 +35,7 @@ _FINISHED = [
 ]
 
 
-class RetentionConfig(dg.Config):
+class RetentionConfig(PlainConfig):
     """How long what is kept."""
 
     capture_days: int = Field(
