@@ -1,6 +1,6 @@
 # Two commands do all the set-up: `make demo` and `make test`. `make help` lists the others.
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev scenario test test-all lint bench bench-serving bench-drift bench-estimation bench-monitoring soak stop clean distclean
+.PHONY: help install demo dev doctor scenario test test-all lint bench bench-serving bench-drift bench-estimation bench-monitoring soak stop clean distclean
 
 VENV := $(or $(strip $(VENV)),.venv)
 BIN := $(VENV)/bin
@@ -19,6 +19,9 @@ demo: $(VENV)/.installed ## run the whole loop once, from raw data to reports
 
 dev: $(VENV)/.installed ## leave UI, daemon, MLflow and endpoint running until Ctrl-C
 	@$(BIN)/python -m mlschool_dagster.local dev
+
+doctor: $(VENV)/.installed ## say what of the environment is missing or odd
+	@$(BIN)/python -m mlschool_dagster.local doctor
 
 scenario: $(VENV)/.installed ## play a story against a platform of its own: NAME=..., none lists them
 	@$(BIN)/python -m mlschool_dagster.local scenario $(NAME)

@@ -1,4 +1,4 @@
-"""The command line: ``python -m mlschool_dagster.local demo | dev | scenario | stop | clean``."""
+"""The command line: ``python -m mlschool_dagster.local COMMAND``."""
 
 import os
 import signal
@@ -19,6 +19,7 @@ from mlschool_dagster.settings import REST_SECONDS, Settings, unset_empty
 def main() -> int:
     """Run the command named by the first argument; 0 only if all of it happened."""
     commands: dict[str, Callable[..., None]] = {
+        "doctor": doctor,
         "demo": demo,
         "dev": dev,
         "scenario": scenario,
@@ -36,7 +37,11 @@ def main() -> int:
     os.environ.update(environment_file(Path.cwd()))
     unset_empty()
     try:
-        commands[name](Settings.from_environment(), *arguments)
+        if name == "doctor":
+            # Settings that cannot be used are what it is there for.
+            doctor()
+        else:
+            commands[name](Settings.from_environment(), *arguments)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
@@ -47,10 +52,25 @@ def main() -> int:
 
 def environment_file(folder: Path) -> dict[str, str]:
     """The variables of the file `.env` in `folder`, which win over the shell's, as in Dagster."""
+    values = _env_file(folder)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _env_file(folder: Path) -> dict[str, str | None]:
     from dotenv import dotenv_values
 
-    values = dotenv_values(folder / ".env")
-    return {name: value for name, value in values.items() if value is not None}
+    return dotenv_values(folder / ".env")
+
+
+def doctor() -> None:
+    """Say what of the environment is missing or odd.
+
+    Raises:
+        UserError: something is wrong.
+    """
+    from mlschool_dagster.local.doctor import examine, report
+
+    report(examine(os.environ, _env_file(Path.cwd())), print)
 
 
 _STARTED = time.monotonic()

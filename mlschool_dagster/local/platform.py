@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -31,6 +32,9 @@ from mlschool_dagster.settings import PLATFORM_RECORD, ROOT, Settings
 from mlschool_dagster.targets.local import LocalTarget
 
 Say = Callable[[str], None]
+
+PORTS = MappingProxyType({"Dagster": 3000, "MLflow": 5000, "report files": 8090})
+"""Where servers are looked for first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +256,7 @@ class _Start:
 def _choose_ports(settings: Settings, say: Say) -> dict[str, int]:
     """A free port for each server; the one of an endpoint that already runs is kept."""
     running = local_endpoint(settings).status()
-    preferred = {"Dagster": 3000, "MLflow": 5000, "report files": 8090}
+    preferred = dict(PORTS)
     chosen: dict[str, int] = {}
     if running:
         chosen["endpoint"] = settings.endpoint_port
