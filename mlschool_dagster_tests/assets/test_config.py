@@ -10,7 +10,6 @@ from mlschool_dagster_tests.platform import Platform, sentence
     ("job", "op", "entry", "value", "told"),
     [
         ("training_job", "training", "accuracy_threshold", 2.0, "less than or equal to 1"),
-        ("training_job", "training", "epochs", 0, "greater than"),
         ("health_job", "endpoint_health", "maximum_error_share", -1.0, "greater than or equal"),
         ("labeling_job", "experts", "quality", 1.5, "less than or equal to 1"),
         ("deployment_job", "endpoint", "canary_share", 0.0, "greater than 0"),
