@@ -1,15 +1,22 @@
 """Clients send what was asked for, count what became of it, and remember the truth."""
 
+import re
 from pathlib import Path
 from typing import Any
 
+import orjson
+import pandas as pd
 import pytest
 
 from mlschool_dagster.errors import UserError
+from mlschool_dagster.modeling.data import read_data
+from mlschool_dagster.modeling.spec import load_spec
+from mlschool_dagster.serving.validation import Validator
 from mlschool_dagster.simulation.config import Drift, TrafficConfig
-from mlschool_dagster.simulation.drift import NEW_CATEGORY
+from mlschool_dagster.simulation.drift import NEW_CATEGORY, drifted
 from mlschool_dagster.simulation.traffic import TrafficSummary, simulate
 from mlschool_dagster_tests.simulation.samples import FRAME, SPEC, Endpoint
+from mlschool_dagster_tests.worlds import WORLDS, World
 
 
 @pytest.fixture
@@ -127,3 +134,27 @@ def test_a_column_that_cannot_drift_so_is_named(
 def test_senseless_settings_are_refused(setting: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(setting))):
         TrafficConfig(**setting)
+
+
+@pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
+@pytest.mark.parametrize("drift", Drift)
+def test_any_data_drifts_within_its_rules_or_it_is_said_why_not(
+    tmp_path: Path, world: World, drift: Drift
+) -> None:
+    world.write(tmp_path)
+    spec = load_spec(tmp_path / "world.yaml")
+    frame = read_data(str(tmp_path / "world.csv"), spec)
+    config = TrafficConfig(samples=300, drift=drift)
+    try:
+        found = drifted(frame, spec, config)
+    except UserError as refused:
+        assert re.fullmatch(r"Drift of .* needs a \w+ column; choose one of: .*\.", str(refused))
+        return
+    rows = [
+        {name: None if pd.isna(value) else value for name, value in row.items()}
+        for row in found.inputs.to_dict("records")
+    ]
+    accepted = Validator(spec).accept(orjson.dumps({"inputs": rows}), "application/json", True)
+    assert bool(accepted.faults) == (drift is Drift.NEW_CATEGORY)
+    if drift is Drift.SHIFT and not spec.numeric:
+        assert found.description == "none"
