@@ -35,7 +35,12 @@ from mlschool_dagster.serving.refusals import Refusals
 from mlschool_dagster.serving.responses import error_body
 from mlschool_dagster.serving.spill import SpillingStore, open_spilling
 from mlschool_dagster.serving.versions import Routing, Version, Versions
-from mlschool_dagster.serving.workers import end_worker_if_failed
+from mlschool_dagster.serving.workers import (
+    METRICS_FOLDER,
+    SHORTAGE,
+    end_worker_if_failed,
+    is_shortage,
+)
 
 INVOCATIONS = "/invocations"
 SPILL_FOLDER = "spill"
@@ -63,7 +68,7 @@ class Endpoint:
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
         self._versions = Versions(config.home)
-        self._metrics = Metrics(config.name)
+        self._metrics = Metrics(config.name, config.home / METRICS_FOLDER)
         self._refusals = Refusals(self._metrics)
         self._site = Starlette(
             routes=[
@@ -90,10 +95,17 @@ class Endpoint:
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
         config = self._config
-        self._store = open_spilling(
-            config.store_uri, config.home / SPILL_FOLDER, config.spill_bytes
-        )
-        self._batcher = Batcher(self._store, config.name, self._metrics)
+        try:
+            self._store = open_spilling(
+                config.store_uri, config.home / SPILL_FOLDER, config.spill_bytes
+            )
+            self._batcher = Batcher(self._store, config.name, self._metrics)
+        except Exception as error:
+            if is_shortage(error):
+                # Its successor may have more, whereas what else goes wrong here ends the server.
+                log.exception("a worker cannot begin")
+                os._exit(SHORTAGE)
+            raise
         requests = RequestLog(config.access_log)
         self._invocations = Invocations(
             config.name, self._versions, self._batcher, self._refusals, self._metrics, requests

@@ -1,31 +1,30 @@
 """What Prometheus reads off the server: every name, its meaning, and how workers add up.
 
-Workers share memory-mapped files in the folder ``PROMETHEUS_MULTIPROC_DIR``, so that any of them
-tells of all of them, and what a worker counted outlives it. The variable must be set before this
-module is imported; without it a process tells of itself alone.
+Each worker keeps what it has counted in a file of its own, replaced as a whole twice a second, so
+that any of them tells of all of them, and what a worker counted outlives it. A file that cannot be
+written is behind, and one that cannot be read is left out: neither stops a worker.
 """
 
+import json
+import logging
 import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
-from math import inf, isfinite
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Gauge,
-    Metric,
-    generate_latest,
-)
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
 from mlschool_dagster.capture.records import Capture
-from mlschool_dagster.serving.tallies import Counts, Observations, Tally
+from mlschool_dagster.serving.tallies import Counts, Observations, Tally, added_up, written
+from mlschool_dagster.serving.workers import LIVING, METRICS_FILES
 
 FLUSH_SECONDS = 0.5
 """How far the shared files may be behind what happened in another worker."""
@@ -39,15 +38,16 @@ COMMIT_BOUNDS = (
 CONFIDENCE_BOUNDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
 VARIANT = ("version", "role")
-STARTED = "mlschool_model_started"
+
+log = logging.getLogger(__name__)
 
 
-class Metrics:
+class Metrics(Collector):
     """The metrics of one process of the endpoint `name`; make one per process, after any fork.
 
-    Counts and observations gather in plain numbers and reach the shared files every
-    `FLUSH_SECONDS`, because a write costs more than predicting a row; a process that is killed
-    loses what it had gathered. Safe for threads.
+    With `folder` it shares them with the other processes that do; without, it tells of itself
+    alone. A process that is killed loses what it counted in the last `FLUSH_SECONDS`. Safe for
+    threads.
 
     ============================================  =========  ======================================
     metric                                        labels     over workers
@@ -61,7 +61,7 @@ class Metrics:
     ``mlschool_refusals_total``                   reason     sum, dead ones included
     ``mlschool_shadow_failures_total``                       sum, dead ones included
     ``mlschool_capture_queue_depth``                         sum of those alive: each has its own
-    ``mlschool_spill_bytes``                                 sum of those alive
+    ``mlschool_spill_bytes``                                 most of those alive: they share one
     ``mlschool_model_age_seconds``                v, r       oldest of those alive
     ``mlschool_model_info``                       v, r       1 while any alive serves it
     ``mlschool_endpoint_info``                    endpoint   1
@@ -70,93 +70,63 @@ class Metrics:
     Labels: s is ``status``, v ``version``, r ``role``, p ``prediction``.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, folder: Path | None = None) -> None:
+        self._name = name
+        self._path = None if folder is None else folder / f"{uuid4().hex}{LIVING}"
+        self._content = b""
+        self._told_of: set[Path] = set()
         self._lock = threading.Lock()
-        registry = CollectorRegistry()
-        self._registry = _readable(registry)
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
         self._requests = Counts(
             "mlschool_requests",
             "Requests answered; no version or role if none was chosen.",
             ("status", *VARIANT),
-            registry,
         )
         self._latency = Observations(
             "mlschool_request_duration_seconds",
             "From a request's head to its answer, the body's arrival and the capture included.",
             VARIANT,
             LATENCY_BOUNDS,
-            registry,
         )
         self._predictions = Counts(
             "mlschool_predictions",
             "Rows predicted, by predicted class.",
             ("prediction", *VARIANT),
-            registry,
         )
         self._confidence = Observations(
             "mlschool_prediction_confidence",
             "Probability of the predicted class.",
             VARIANT,
             CONFIDENCE_BOUNDS,
-            registry,
         )
         self._captures = Counts(
             "mlschool_captures",
             "Captures made durable, shadows and repetitions included.",
             (),
-            registry,
         )
         self._commit = Observations(
             "mlschool_capture_commit_duration_seconds",
             "A transaction of the capture store or a write of its journal, until on disk.",
             (),
             COMMIT_BOUNDS,
-            registry,
         )
         self._refusals = Counts(
             "mlschool_refusals",
             "Requests refused because of what they were, by reason.",
             ("reason",),
-            registry,
         )
         self._shadow_failures = Counts(
             "mlschool_shadow_failures",
             "Times that a shadow failed to predict; the answers were given nevertheless.",
             (),
-            registry,
         )
         self._tallies: tuple[Tally, ...] = (
             *(self._requests, self._latency, self._predictions, self._confidence),
             *(self._captures, self._commit, self._refusals, self._shadow_failures),
         )
-        self._queue = Gauge(
-            "mlschool_capture_queue_depth",
-            "Requests whose captures wait to be made durable.",
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
-        self._depth = 0
-        self._spill = Gauge(
-            "mlschool_spill_bytes",
-            "Captures in local journals that wait for the store.",
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
-        self._started = Gauge(
-            STARTED,
-            "Unix time since which a version serves; infinity once it does not.",
-            VARIANT,
-            multiprocess_mode="livemin",
-            registry=registry,
-        )
-        self._serving: dict[str, str] = {}
-        Gauge(
-            "mlschool_endpoint_info",
-            "The endpoint that this server is.",
-            ("endpoint",),
-            multiprocess_mode="livemax",
-            registry=registry,
-        ).labels(name).set(1)
+        self._depth = self._spilled = 0
+        self._serving: dict[str, tuple[str, float]] = {}
         self._closing = threading.Event()
         self._flushing = threading.Thread(target=self._keep_flushing, name="metrics", daemon=True)
         self._flushing.start()
@@ -205,26 +175,48 @@ class Metrics:
         self._depth = depth
 
     def spill(self, size: int) -> None:
-        """Tell the size of this process's journals in bytes."""
-        self._spill.set(size)
+        """Tell the size of the journal in bytes."""
+        self._spilled = size
 
     def serves(self, role: str, version: str, since: datetime) -> None:
         """Tell that `version` serves in `role`, instead of the version that did."""
-        if self._serving.get(role) != version:
-            self.retired(role)
-            self._serving[role] = version
-        self._started.labels(version, role).set(since.timestamp())
+        with self._lock:
+            self._serving[role] = version, since.timestamp()
 
     def retired(self, role: str) -> None:
         """Tell that no version serves in `role`."""
-        version = self._serving.pop(role, None)
-        if version is not None:
-            self._started.labels(version, role).set(inf)
+        with self._lock:
+            self._serving.pop(role, None)
 
     def exposition(self) -> tuple[bytes, str]:
         """All metrics of all workers in Prometheus's text format, and its content type."""
-        self._flush()
         return generate_latest(self._registry), CONTENT_TYPE_LATEST
+
+    def collect(self) -> Iterable[Metric]:
+        """See `Collector.collect`."""
+        own = self._state()
+        others = list(self._others())
+        workers = [own, *others]
+        for tally in self._tallies:
+            numbers = [worker["counted"].get(tally.name, []) for worker in workers]
+            yield tally.metric(added_up(numbers))
+        alive = [worker for worker in workers if worker["lives"]]
+        yield GaugeMetricFamily(
+            "mlschool_capture_queue_depth",
+            "Requests whose captures wait to be made durable.",
+            sum(worker["queue"] for worker in alive),
+        )
+        yield GaugeMetricFamily(
+            "mlschool_spill_bytes",
+            "Captures in the local journal that wait for the store.",
+            max(worker["spill"] for worker in alive),
+        )
+        endpoint = GaugeMetricFamily(
+            "mlschool_endpoint_info", "The endpoint that this server is.", labels=["endpoint"]
+        )
+        endpoint.add_metric([self._name], 1)
+        yield endpoint
+        yield from _serving(alive)
 
     def close(self) -> None:
         """Write what has gathered and stop."""
@@ -237,50 +229,83 @@ class Metrics:
             self._flush()
 
     def _flush(self) -> None:
+        if self._path is None:
+            return
+        content = json.dumps(self._state()).encode()
+        if content == self._content:
+            return
+        temporary = self._path.with_name(f".{self._path.name}")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(content)
+            temporary.replace(self._path)
+        except OSError as error:
+            # On a full disk the next time may fare better; nothing of what was counted is gone.
+            self._tell_once(self._path, error)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        else:
+            self._content = content
+            self._told_of.discard(self._path)
+
+    def _state(self) -> dict[str, Any]:
         with self._lock:
-            for tally in self._tallies:
-                tally.flush()
-            self._queue.set(self._depth)
+            return {
+                "counted": {tally.name: written(tally.numbers) for tally in self._tallies},
+                "serving": [[*of, role] for role, of in self._serving.items()],
+                "queue": self._depth,
+                "spill": self._spilled,
+                "pid": os.getpid(),
+                "lives": True,
+            }
+
+    def _others(self) -> Iterable[dict[str, Any]]:
+        """What the other workers have counted, the dead ones included."""
+        if self._path is None:
+            return
+        for path in sorted(self._path.parent.glob(METRICS_FILES)):
+            if path == self._path:
+                continue
+            try:
+                state = json.loads(path.read_bytes())
+                self._require(state)
+            except FileNotFoundError:
+                # Its worker has just been forgotten.
+                continue
+            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+                self._tell_once(path, error)
+                continue
+            yield {**state, "lives": path.name.endswith(LIVING)}
+
+    def _require(self, state: Mapping[str, Any]) -> None:
+        """Make sure that `state` can be added to others'."""
+        for tally in self._tallies:
+            tally.metric(added_up([state["counted"].get(tally.name, [])]))
+        _serving([state])
+        if state["queue"] + state["spill"] < 0:
+            raise ValueError("negative gauges")
+
+    def _tell_once(self, path: Path, error: Exception) -> None:
+        if path not in self._told_of:
+            self._told_of.add(path)
+            log.error(
+                "a file of metrics is left out", extra={"file": str(path), "reason": str(error)}
+            )
 
 
-def forget_process(pid: int) -> None:
-    """Leave the dead worker `pid` out of what is told of those alive; what it counted remains."""
-    mark_process_dead(pid)  # type: ignore[no-untyped-call]
-
-
-class _Reader(Collector):
-    """What `source` collects, with the start of each version turned into its age."""
-
-    def __init__(self, source: Collector) -> None:
-        self._source = source
-
-    def collect(self) -> Iterable[Metric]:
-        for metric in self._source.collect():
-            if metric.name == STARTED:
-                yield from _serving(metric)
-            else:
-                yield metric
-
-
-def _readable(registry: CollectorRegistry) -> CollectorRegistry:
-    source: Collector = registry
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        source = MultiProcessCollector(None)  # type: ignore[no-untyped-call]
-    readable = CollectorRegistry()
-    readable.register(_Reader(source))
-    return readable
-
-
-def _serving(started: Metric) -> Iterable[Metric]:
+def _serving(workers: Iterable[Mapping[str, Any]]) -> Iterable[Metric]:
+    """Which versions serve anywhere, and since when the first does."""
+    started: dict[tuple[str, str], float] = {}
+    for worker in workers:
+        for version, since, role in worker["serving"]:
+            key = str(version), str(role)
+            started[key] = min(float(since), started.get(key, float("inf")))
     age = GaugeMetricFamily(
         "mlschool_model_age_seconds", "Time since a version serves in its role.", labels=VARIANT
     )
     info = GaugeMetricFamily("mlschool_model_info", "1 for each version served.", labels=VARIANT)
     now = time.time()
-    for sample in started.samples:
-        # Shared files never forget a label, so that an end is a value of its own.
-        if isfinite(sample.value):
-            variant = [sample.labels[label] for label in VARIANT]
-            age.add_metric(variant, max(0.0, now - sample.value))
-            info.add_metric(variant, 1)
+    for variant, since in started.items():
+        age.add_metric(variant, max(0.0, now - since))
+        info.add_metric(variant, 1)
     return age, info

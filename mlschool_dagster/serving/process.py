@@ -1,8 +1,10 @@
 """What a server is started with, and which process is the running one."""
 
 import hashlib
+import hmac
 import json
 import os
+import secrets
 import subprocess
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +22,7 @@ IDLE_SECONDS = 620
 keeps them for 60 seconds, nginx for 60, Azure's for 240, Google's for 600."""
 
 SERVER_FILE = "server.json"
+KEY_FILE = "server.key"
 LOG_FILE = "server.log"
 
 
@@ -56,7 +59,7 @@ class ServerConfig:
 
     @property
     def digest(self) -> str:
-        """Tells one configuration from another, without giving away what is secret in it."""
+        """Tells one configuration from another. Not to be written down: it can be guessed from."""
         settings = {**asdict(self), "home": str(self.home)}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -65,8 +68,9 @@ class ServerConfig:
 class ServerRecord:
     """A server process: ``started`` tells its pid from a later process with the same number.
 
-    ``configuration`` is a digest of what it was started with; two servers with the same digest are
-    interchangeable. It is a digest because a store's URI may hold a password.
+    ``configuration`` tells whether it was started with the same settings as another; two such
+    servers are interchangeable. Settings hold secrets, so it is a digest that only who has the key
+    in the server's home can compare with anything.
     """
 
     pid: int
@@ -79,13 +83,32 @@ class ServerRecord:
         """Whether the very process that wrote this record is alive."""
         return process_start(self.pid) == self.started
 
+    def is_of(self, config: ServerConfig) -> bool:
+        """Whether the server was started with `config`."""
+        try:
+            key = (config.home / KEY_FILE).read_bytes()
+        except OSError:
+            return False
+        return hmac.compare_digest(self.configuration, _keyed(config, key))
+
 
 def write_record(config: ServerConfig) -> None:
     """Record in the server's home that this process is it."""
     pid = os.getpid()
-    record = ServerRecord(pid, process_start(pid) or "", config.url, config.digest)
-    with replacing(config.home / SERVER_FILE) as temporary:
-        temporary.write_text(json.dumps(asdict(record)), encoding="utf-8")
+    key = secrets.token_bytes(32)
+    _write_private(config.home / KEY_FILE, key)
+    record = ServerRecord(pid, process_start(pid) or "", config.url, _keyed(config, key))
+    _write_private(config.home / SERVER_FILE, json.dumps(asdict(record)).encode())
+
+
+def _keyed(config: ServerConfig, key: bytes) -> str:
+    return hmac.new(key, config.digest.encode(), hashlib.sha256).hexdigest()
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    with replacing(path) as temporary:
+        temporary.chmod(0o600)
+        temporary.write_bytes(content)
 
 
 def read_record(home: Path) -> ServerRecord | None:

@@ -5,18 +5,21 @@ wait for its successor instead of being refused. It imports nothing that it does
 it lives as long as the server and does no work.
 """
 
+import fcntl
 import gc
 import logging
 import multiprocessing
 import os
-import shutil
 import signal
 import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -24,8 +27,13 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.serving.process import ServerConfig, write_record
-from mlschool_dagster.serving.workers import WORKERS_FOLDER, forget_worker
+from mlschool_dagster.serving.process import ServerConfig, read_record, write_record
+from mlschool_dagster.serving.workers import (
+    SHORTAGE,
+    forget_all_workers,
+    forget_worker,
+    is_shortage,
+)
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -40,7 +48,14 @@ BACKLOG = 2048
 GARBAGE_OBJECTS = 10_000
 """New objects of a worker after which it looks for cycles of garbage. A request leaves hardly any,
 and looking as often as Python does by default takes 6 % of a busy worker's time."""
-METRICS_FOLDER = "metrics"
+STEADY_SECONDS = 5.0
+"""A worker that has lived for longer did not die of how it began."""
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 5.0
+"""How long the next worker is waited with after several that died at once."""
+LOCK_FILE = "server.lock"
+LOCK_SECONDS = 2.0
+"""How long a server that is just ending may take to leave its home."""
 
 log = logging.getLogger(__name__)
 
@@ -49,16 +64,24 @@ def serve(config: ServerConfig) -> int:
     """Serve until told to stop by SIGTERM or SIGINT; returns the exit code.
 
     Raises:
-        UserError: the address cannot be listened on.
+        UserError: another server runs in the same home, or the address cannot be listened on.
     """
-    listener = _listen(config.host, config.port)
-    _clear(config)
-    write_record(config)
-    log.info(
-        "server starts", extra={"url": config.url, "pid": os.getpid(), "endpoint": config.name}
-    )
-    supervisor = Supervisor(config, listener)
-    supervisor.run()
+    with _only_server(config.home):
+        listener = _listen(config.host, config.port)
+        try:
+            forget_all_workers(config.home)
+            write_record(config)
+        except OSError as error:
+            listener.close()
+            raise UserError(
+                f"The home folder {config.home} cannot be written ({error.strerror}); make room in "
+                "it, or mend its permissions."
+            ) from None
+        log.info(
+            "server starts", extra={"url": config.url, "pid": os.getpid(), "endpoint": config.name}
+        )
+        supervisor = Supervisor(config, listener)
+        supervisor.run()
     if supervisor.exit_code:
         log.error("server could not start; the errors before this one say why")
     else:
@@ -72,6 +95,8 @@ class Supervisor(Multiprocess):
     def __init__(self, config: ServerConfig, listener: socket.socket) -> None:
         super().__init__(_uvicorn_config(config), [listener])
         self._home = config.home
+        self._started: dict[int | None, float] = {}
+        self._pause = self._resume_at = 0.0
 
     @property
     def exit_code(self) -> int:
@@ -79,13 +104,30 @@ class Supervisor(Multiprocess):
         return int(any(process.exitcode == STARTUP_FAILURE for process in self.processes))
 
     def keep_subprocess_alive(self) -> None:
-        """Replace workers that have died or hang."""
+        """Replace workers that have died or hang, less and less often if they die at once."""
+        if time.monotonic() < self._resume_at:
+            return
         before = {process.pid for process in self.processes}
-        super().keep_subprocess_alive()
-        for pid in before - {process.pid for process in self.processes}:
+        is_short = False
+        try:
+            super().keep_subprocess_alive()
+        except (OSError, RuntimeError) as error:
+            # No process is to be had: those that live go on, and the next try may fare better.
+            is_short = True
+            log.error("no worker can be started", extra={"reason": str(error)})
+        now = time.monotonic()
+        present = {process.pid for process in self.processes}
+        for pid in before - present:
             if pid is not None:
                 log.warning("worker replaced", extra={"pid": pid})
-                self._forget(pid)
+                forget_worker(self._home, pid)
+            is_short = is_short or now - self._started.get(pid, now) < STEADY_SECONDS
+        if is_short:
+            self._pause = min(max(2 * self._pause, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
+            self._resume_at = now + self._pause
+        elif before - present:
+            self._pause = 0.0
+        self._started = {pid: self._started.get(pid, now) for pid in present}
 
     def terminate_all(self) -> None:
         """Tell the workers to end, and let nobody wait for an answer that will not come."""
@@ -102,12 +144,6 @@ class Supervisor(Multiprocess):
                 log.error("worker did not end in time", extra={"pid": process.pid})
                 process.process.kill()
         super().join_all()
-
-    def _forget(self, pid: int) -> None:
-        from mlschool_dagster.serving.metrics import forget_process
-
-        forget_worker(self._home, pid)
-        forget_process(pid)
 
 
 def worker_app(config: ServerConfig) -> "ASGIApp":
@@ -130,6 +166,9 @@ def worker_app(config: ServerConfig) -> "ASGIApp":
         )
         return create_app(config)
     except Exception as error:
+        if is_shortage(error):
+            log.error("a worker cannot begin", exc_info=error)
+            sys.exit(SHORTAGE)
         # It would fail the same way each time, so the supervisor must not try again.
         log.error(str(error), exc_info=None if isinstance(error, UserError) else error)
         sys.exit(STARTUP_FAILURE)
@@ -160,13 +199,26 @@ def _uvicorn_config(config: ServerConfig) -> uvicorn.Config:
     )
 
 
-def _clear(config: ServerConfig) -> None:
-    """Remove what an earlier server left, and tell the workers where they count together."""
-    for folder in (WORKERS_FOLDER, METRICS_FOLDER):
-        shutil.rmtree(config.home / folder, ignore_errors=True)
-    metrics = config.home / METRICS_FOLDER
-    metrics.mkdir(parents=True)
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
+@contextmanager
+def _only_server(home: Path) -> Iterator[None]:
+    """Keep every other server out of `home` until the block ends, or this process does."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / LOCK_FILE).open("a") as lock:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    record = read_record(home)
+                    other = "" if record is None else f" (process {record.pid} at {record.url})"
+                    raise UserError(
+                        f"Another server{other} runs with the home folder {home}; stop it, or "
+                        "give this one a folder of its own."
+                    ) from None
+            time.sleep(LOCK_SECONDS / 20)
+        yield
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,86 +1,112 @@
-"""Counts and observations gathered in plain numbers, and written to Prometheus's metrics at times.
+"""Counts and observations in plain numbers, which workers hand to each other and add up.
 
-One write to a metric that processes share costs more than predicting a row. A tally is not safe for
-threads; who owns several holds one lock for all of them.
+A tally is not safe for threads; who owns several holds one lock for all of them.
 """
 
 from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
+from typing import Any, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import Metric
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.utils import floatToGoString
 
 Labels = tuple[str, ...]
+Numbers = Mapping[Labels, Sequence[float]]
+"""What a tally has counted, by the values of its labels: as many numbers for each."""
 
 
 class Tally(Protocol):
-    """Anything that gathers and is written at times."""
+    """Anything that counts, under a name of its own."""
 
-    def flush(self) -> None:
-        """Write what has gathered since the last time."""
+    name: str
+    numbers: dict[Labels, list[float]]
+
+    def metric(self, numbers: Numbers) -> Metric:
+        """`numbers`, added up over workers, as Prometheus wants them."""
 
 
 class Counts:
-    """The counter `name` of `registry`; Prometheus appends ``_total`` to its name."""
+    """The counter `name`; Prometheus appends ``_total`` to its name."""
 
-    def __init__(
-        self, name: str, meaning: str, labels: Sequence[str], registry: CollectorRegistry
-    ) -> None:
-        self._counter = Counter(name, meaning, labels, registry=registry)
-        self._counts: defaultdict[Labels, int] = defaultdict(int)
+    def __init__(self, name: str, meaning: str, labels: Sequence[str]) -> None:
+        self.name = name
+        self.numbers: dict[Labels, list[float]] = {} if labels else {(): [0]}
+        self._meaning = meaning
+        self._labels = labels
 
     def add(self, labels: Labels, count: int = 1) -> None:
         """Count `count` events with the values `labels`."""
-        self._counts[labels] += count
+        numbers = self.numbers.get(labels)
+        if numbers is None:
+            self.numbers[labels] = [count]
+        else:
+            numbers[0] += count
 
-    def flush(self) -> None:
-        """Write what has gathered since the last time."""
-        for labels, count in self._counts.items():
-            (self._counter.labels(*labels) if labels else self._counter).inc(count)
-        self._counts.clear()
+    def metric(self, numbers: Numbers) -> Metric:
+        """See `Tally.metric`."""
+        family = CounterMetricFamily(self.name, self._meaning, labels=self._labels)
+        for labels, (count,) in numbers.items():
+            family.add_metric(labels, count)
+        return family
 
 
 class Observations:
-    """The histogram `name` of `registry` with buckets up to each of `bounds`, and one above."""
+    """The histogram `name` with buckets up to each of `bounds`, and one above."""
 
     def __init__(
-        self,
-        name: str,
-        meaning: str,
-        labels: Sequence[str],
-        bounds: Sequence[float],
-        registry: CollectorRegistry,
+        self, name: str, meaning: str, labels: Sequence[str], bounds: Sequence[float]
     ) -> None:
-        self._histogram = _Histogram(name, meaning, labels, buckets=bounds, registry=registry)
+        self.name = name
+        self.numbers: dict[Labels, list[float]] = {} if labels else {(): self._nothing(bounds)}
+        self._meaning = meaning
+        self._labels = labels
         self._bounds = bounds
-        self._counts: dict[Labels, list[int]] = {}
-        self._totals: defaultdict[Labels, float] = defaultdict(float)
 
     def add(self, labels: Labels, values: Sequence[float]) -> None:
         """Observe `values` with the label values `labels`."""
-        counts = self._counts.get(labels)
-        if counts is None:
-            counts = self._counts[labels] = [0] * (len(self._bounds) + 1)
+        numbers = self.numbers.get(labels)
+        if numbers is None:
+            numbers = self.numbers[labels] = self._nothing(self._bounds)
         for value in values:
-            counts[bisect_left(self._bounds, value)] += 1
-        self._totals[labels] += sum(values)
+            numbers[bisect_left(self._bounds, value)] += 1
+        numbers[-1] += sum(values)
 
-    def flush(self) -> None:
-        """Write what has gathered since the last time."""
-        for labels, counts in self._counts.items():
-            histogram = self._histogram.labels(*labels) if labels else self._histogram
-            histogram.add(counts, self._totals[labels])
-        self._counts.clear()
-        self._totals.clear()
+    def metric(self, numbers: Numbers) -> Metric:
+        """See `Tally.metric`."""
+        family = HistogramMetricFamily(self.name, self._meaning, labels=self._labels)
+        bounds = [*map(floatToGoString, self._bounds), "+Inf"]
+        for labels, (*counts, total) in numbers.items():
+            buckets = list(zip(bounds, accumulate(counts), strict=True))
+            family.add_metric(labels, buckets=buckets, sum_value=total)
+        return family
+
+    @staticmethod
+    def _nothing(bounds: Sequence[float]) -> list[float]:
+        """A count for each bucket, and the sum."""
+        return [0] * (len(bounds) + 1) + [0.0]
 
 
-class _Histogram(Histogram):
-    """A histogram that takes many observations at the price of one."""
+def written(numbers: Numbers) -> list[Any]:
+    """`numbers` as JSON-compatible data; `added_up` reads it back."""
+    return [[labels, counted] for labels, counted in numbers.items()]
 
-    def add(self, counts: Sequence[int], total: float) -> None:
-        """Add `counts` observations, by bucket, whose sum is `total`."""
-        for bucket, count in zip(self._buckets, counts, strict=True):
-            if count:
-                bucket.inc(count)
-        self._sum.inc(total)
+
+def added_up(documents: Iterable[Sequence[Any]]) -> dict[Labels, list[float]]:
+    """The sum of what several workers have `written`.
+
+    Raises:
+        ValueError, TypeError: one of them is no such thing.
+    """
+    sums: dict[Labels, list[float]] = {}
+    for document in documents:
+        for labels, counted in document:
+            key = tuple(labels)
+            before = sums.get(key)
+            sums[key] = (
+                [float(number) for number in counted]
+                if before is None
+                else [one + other for one, other in zip(before, counted, strict=True)]
+            )
+    return sums

@@ -1,6 +1,7 @@
 """What each worker of a server says of itself: a small file, kept fresh while the worker lives."""
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -8,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,9 +20,17 @@ from mlschool_dagster.atomic import replacing
 from mlschool_dagster.capture.records import Role
 
 WORKERS_FOLDER = "workers"
+METRICS_FOLDER = "metrics"
+_OURS = "[0-9a-f]" * 32
+"""How the files of workers are called, and no other ones."""
+LIVING, DEAD = ".worker.json", ".dead.json"
+METRICS_FILES = f"{_OURS}.*.json"
 HEARTBEAT_SECONDS = 0.5
 FRESH_SECONDS = 3.0
 """A worker that has not been heard of for longer is dead, or unable to serve."""
+
+SHORTAGE = 75
+"""The exit code of a worker that had too little memory, or too few files or threads, to begin."""
 
 log = logging.getLogger(__name__)
 
@@ -97,18 +107,40 @@ def read_workers(home: Path) -> list[WorkerStatus]:
         except FileNotFoundError:
             # The worker has just ended.
             continue
+        except (ValueError, TypeError, KeyError):
+            log.error("the status of a worker cannot be read", extra={"file": str(path)})
     return found
 
 
 def forget_worker(home: Path, pid: int) -> None:
-    """Remove what the worker `pid` left behind when it was killed."""
+    """Remove what the worker `pid` left behind when it was killed, but for what it has counted."""
     for path in _files(home):
-        try:
-            if json.loads(path.read_text(encoding="utf-8"))["pid"] == pid:
-                path.unlink()
-        except FileNotFoundError:
-            # Another worker has just ended.
-            continue
+        if _pid_in(path) == pid:
+            path.unlink(missing_ok=True)
+    forget_counting(home / METRICS_FOLDER, pid)
+
+
+def forget_counting(folder: Path, pid: int) -> None:
+    """Leave the dead worker `pid` out of what is told of those alive; what it counted remains."""
+    for path in folder.glob(METRICS_FILES):
+        if path.name.endswith(LIVING) and _pid_in(path) == pid:
+            with suppress(OSError):
+                path.rename(path.with_name(path.name.removesuffix(LIVING) + DEAD))
+
+
+def forget_all_workers(home: Path) -> None:
+    """Remove what the workers of an earlier server left behind, and nothing else."""
+    for path in (*_files(home), *(home / METRICS_FOLDER).glob(METRICS_FILES)):
+        path.unlink(missing_ok=True)
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether `error` says that the system gives no more memory, files or threads just now."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "new thread" in str(error)
+    )
 
 
 def end_worker_if_failed(task: "asyncio.Task[None]") -> None:
@@ -123,8 +155,15 @@ def end_worker_if_failed(task: "asyncio.Task[None]") -> None:
 
 
 def _files(home: Path) -> Iterator[Path]:
-    # A hidden file is one that is still being written.
-    return (home / WORKERS_FOLDER).glob("[!.]*.json")
+    return (home / WORKERS_FOLDER).glob(f"{_OURS}.json")
+
+
+def _pid_in(path: Path) -> int | None:
+    """Which worker wrote the file; None if it is gone, or says nothing."""
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["pid"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def _status(document: dict[str, Any]) -> WorkerStatus:

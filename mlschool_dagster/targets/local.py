@@ -158,7 +158,7 @@ class LocalTarget:
     def _running(self) -> ServerRecord | None:
         """The server of this very configuration, if it runs and is ours."""
         record = read_record(self._home) if self._is_ours else None
-        if record is None or record.configuration != self.config.digest or not record.is_running:
+        if record is None or not record.is_running or not record.is_of(self.config):
             return None
         return record
 

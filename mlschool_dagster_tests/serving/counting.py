@@ -5,7 +5,6 @@ JSON string. It stands in for a worker, whose calls come from requests.
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -46,11 +45,10 @@ class CountingProcess:
 def counting(folder: Path) -> Iterator[CountingProcess]:
     """A process that shares its metrics in `folder`."""
     process = subprocess.Popen(
-        [sys.executable, "-m", __name__],
+        [sys.executable, "-m", __name__, str(folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder)},
     )
     with process:
         try:
@@ -71,16 +69,20 @@ def samples(exposition: str) -> Samples:
 
 
 def main() -> None:
-    from mlschool_dagster.serving.metrics import Metrics, forget_process
+    from mlschool_dagster.serving.metrics import Metrics
+    from mlschool_dagster.serving.workers import forget_counting
 
-    metrics = Metrics("test")
+    folder = Path(sys.argv[1])
+    metrics = Metrics("test", folder)
     for line in sys.stdin:
         for name, *arguments in json.loads(line):
             if name == "exposition":
                 sys.stdout.write(json.dumps(metrics.exposition()[0].decode()) + "\n")
                 sys.stdout.flush()
+            elif name == "share":
+                metrics._flush()
             elif name == "forget":
-                forget_process(*arguments)
+                forget_counting(folder, *arguments)
             elif name == "serves":
                 role, version, since = arguments
                 metrics.serves(role, version, datetime.fromisoformat(since))

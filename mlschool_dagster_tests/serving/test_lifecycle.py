@@ -1,16 +1,19 @@
 """The life of a server: starting, following, refusing to start, logging, stopping."""
 
 import json
+import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import pytest
 
 from mlschool_dagster.serving.deployment import (
     DEPLOYMENTS_FILE,
@@ -26,6 +29,7 @@ from mlschool_dagster_tests.serving.server import (
     store_uri,
     wait_for,
 )
+from mlschool_dagster_tests.serving.spilling import Place
 from mlschool_dagster_tests.serving.tiny_model import ROW
 
 
@@ -127,6 +131,90 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
         ended = start_and_wait(tmp_path, port, store_uri(tmp_path))
     assert ended.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in ended.stderr
+
+
+def test_a_home_has_one_server_and_what_is_not_its_own_stays(tmp_path: Path) -> None:
+    foreign = [tmp_path / "metrics/report.csv", tmp_path / "workers/names.json"]
+    for file in foreign:
+        file.parent.mkdir()
+        file.write_text("[mine")
+    with running_server(tmp_path) as server:
+        server.invoke([ROW])
+        second = start_and_wait(tmp_path, free_port(), store_uri(tmp_path))
+        assert second.returncode == 1
+        assert f"process {server.process.pid}" in second.stderr
+        assert "runs with the home folder" in second.stderr
+        counted = 'mlschool_requests_total{role="primary",status="200",version="1"} 1.0'
+        assert counted in server.client.get("/metrics").text
+        server.process.kill()
+        server.process.wait()
+    with running_server(tmp_path, None) as server:
+        assert counted not in server.client.get("/metrics").text
+        assert server.invoke([ROW]).status_code == 200
+    assert [file.read_text() for file in foreign] == ["[mine", "[mine"]
+
+
+@pytest.fixture
+def small_home(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of its own, of two megabytes; only an administrator can make one."""
+    home = tmp_path / "home"
+    home.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(home)]
+    if not shutil.which("mount") or subprocess.run(mount, check=False).returncode:
+        pytest.skip("a file system cannot be mounted here")
+    yield home
+    subprocess.run(["umount", "--lazy", home], check=True)
+
+
+def fill(home: Path) -> Path:
+    """Leave no byte of room in `home`; the file to delete for some."""
+    filler = home / "filler"
+    with filler.open("wb", buffering=0) as file:
+        for size in (4096, 1):
+            try:
+                while file.write(bytes(size)):
+                    pass
+            except OSError:
+                continue
+    return filler
+
+
+@pytest.mark.slow
+def test_a_full_home_stops_nothing_while_the_store_is_there(
+    small_home: Path, tmp_path: Path
+) -> None:
+    store = store_uri(tmp_path)
+    with running_server(small_home, store=store, workers=2) as server:
+        workers = server.workers
+        filler = fill(small_home)
+        for round_ in range(2):
+            for number in range(100):
+                answer = server.invoke([ROW], x_request_id=f"{round_}-{number}")
+                assert answer.status_code == 200, answer.text
+            assert server.client.get("/metrics").status_code == 200
+            assert server.client.get("/ping").status_code == 200
+            if round_ == 0:
+                assert server.workers == workers
+                workers[0].kill()
+                wait_for(lambda: len(set(server.workers) - {workers[0]}) == 2)
+        filler.unlink()
+        assert len(server.captures()) == 200
+
+
+def test_a_full_home_and_no_store_is_told_with_a_time_to_come_back(
+    small_home: Path, tmp_path: Path
+) -> None:
+    place = Place(tmp_path)
+    with running_server(small_home, store=place.uri) as server:
+        place.take_away()
+        filler = fill(small_home)
+        for _ in range(20):
+            answer = server.invoke([ROW])
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        filler.unlink()
+        wait_for(lambda: server.invoke([ROW]).status_code == 200)
+        place.bring_back()
+        wait_for(lambda: server.health()["spilled_bytes"] == 0)
 
 
 def test_a_store_that_cannot_be_opened_is_told(tmp_path: Path) -> None:

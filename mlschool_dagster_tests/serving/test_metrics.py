@@ -167,7 +167,7 @@ def test_workers_add_up_and_any_of_them_tells(start: Start) -> None:
     for process, share in ((one, 300), (other, 200)):
         for _ in range(share):
             process.count(("request", 200, "1", "primary", 0.002), ("commit", 0.001, 2))
-        process.count(("queue", share), ("spill", share))
+        process.count(("queue", share), ("spill", share), ("share",))
         process.exposition()
     found = samples(reader.exposition())
     labels = {"version": "1", "role": "primary"}
@@ -175,7 +175,7 @@ def test_workers_add_up_and_any_of_them_tells(start: Start) -> None:
     assert value(found, "mlschool_request_duration_seconds_count", **labels) == 500
     assert value(found, "mlschool_captures_total") == 1000
     assert value(found, "mlschool_capture_queue_depth") == 500
-    assert value(found, "mlschool_spill_bytes") == 500
+    assert value(found, "mlschool_spill_bytes") == 300
     assert value(found, "mlschool_endpoint_info", endpoint="test") == 1
 
 
@@ -194,7 +194,7 @@ def test_a_dead_worker_leaves_its_counts_and_nothing_else(start: Start) -> None:
     doomed, survivor = start(), start()
     now = utc_now().isoformat()
     doomed.count(("request", 200, "1", "primary", 0.002), ("queue", 9), ("spill", 9))
-    doomed.count(("serves", "primary", "1", now))
+    doomed.count(("serves", "primary", "1", now), ("share",))
     doomed.exposition()
     doomed.kill()
     survivor.count(("serves", "primary", "2", now), ("queue", 1), ("forget", doomed.pid))
@@ -211,15 +211,59 @@ def test_a_version_serves_while_any_worker_serves_it_and_is_as_old_as_there(star
     ahead, behind = start(), start()
     labels = {"version": "1", "role": "primary"}
     now = utc_now()
-    behind.count(("serves", "primary", "1", (now - timedelta(minutes=2)).isoformat()))
+    behind.count(("serves", "primary", "1", (now - timedelta(minutes=2)).isoformat()), ("share",))
     behind.exposition()
     ahead.count(("serves", "primary", "1", (now - timedelta(minutes=1)).isoformat()))
     age = value(samples(ahead.exposition()), "mlschool_model_age_seconds", **labels)
     assert age == pytest.approx(120, abs=10)
-    ahead.count(("serves", "primary", "2", now.isoformat()))
+    ahead.count(("serves", "primary", "2", now.isoformat()), ("share",))
     assert value(samples(ahead.exposition()), "mlschool_model_info", **labels) == 1
     behind.count(("serves", "primary", "2", now.isoformat()))
     assert value(samples(behind.exposition()), "mlschool_model_info", **labels) is None
+
+
+BROKEN = [
+    b"",
+    b'{"counted": {"mlschool_requests": [[["200", "1", "pri',
+    b"\x00" * 4096,
+    b"[]",
+    b"7",
+    b'{"counted": {}, "serving": [], "queue": "many", "spill": 0}',
+    b'{"counted": {"mlschool_requests": [[["200"], [1, 2, 3]]]}, "serving": [], "queue": 0, '
+    b'"spill": 0}',
+]
+
+
+@pytest.mark.parametrize("content", BROKEN)
+def test_a_broken_file_is_named_and_the_others_are_told(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics, other = Metrics("test", tmp_path), Metrics("test", tmp_path)
+    other.refused("malformed")
+    other.close()
+    broken = tmp_path / f"{'0' * 32}.worker.json"
+    broken.write_bytes(content)
+    (tmp_path / "counter_7.db").touch()
+    for _ in range(2):
+        assert value(told(metrics), "mlschool_refusals_total", reason="malformed") == 1
+    metrics.close()
+    assert [vars(r)["file"] for r in caplog.records] == [str(broken)]
+
+
+def test_what_cannot_be_written_is_told_later_and_by_its_own_worker_at_once(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "metrics"
+    folder.touch()
+    metrics = Metrics("test", folder)
+    metrics.refused("malformed")
+    metrics._flush()
+    assert value(told(metrics), "mlschool_refusals_total", reason="malformed") == 1
+    folder.unlink()
+    metrics.close()
+    other = Metrics("test", folder)
+    assert value(told(other), "mlschool_refusals_total", reason="malformed") == 1
+    other.close()
 
 
 def test_counting_costs_a_request_little(metrics: Metrics) -> None:

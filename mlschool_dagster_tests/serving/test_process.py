@@ -46,6 +46,21 @@ def test_its_secrets_are_not_shown() -> None:
         assert "token-of" not in shown
 
 
+def test_what_is_written_down_says_nothing_of_its_secrets(tmp_path: Path) -> None:
+    """Two records of the same settings have nothing in common but what is no secret."""
+    config = replace(CONFIG, home=tmp_path)
+    written = []
+    for _ in range(2):
+        write_record(config)
+        record = read_record(tmp_path)
+        assert record is not None
+        written.append(record.configuration)
+        for name in ("server.json", "server.key"):
+            assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+    assert written[0] != written[1]
+    assert config.digest not in (tmp_path / "server.json").read_text()
+
+
 def test_its_address_is_a_url() -> None:
     assert CONFIG.url == "http://127.0.0.1:8080"
     assert replace(CONFIG, host="::1", port=80).url == "http://[::1]:80"
@@ -57,11 +72,9 @@ def test_a_record_names_this_very_process(tmp_path: Path) -> None:
     write_record(config)
     record = read_record(tmp_path)
     assert record is not None
-    assert (record.pid, record.url, record.configuration) == (
-        os.getpid(),
-        config.url,
-        config.digest,
-    )
+    assert (record.pid, record.url) == (os.getpid(), config.url)
+    assert record.is_of(config)
+    assert not record.is_of(replace(config, token="another-token-of-characters"))  # noqa: S106
     assert record.is_running
     assert not replace(record, started="at another time").is_running
 
