@@ -9,3 +9,8 @@ The rooms of this package, and the one direction in which they may depend on eac
 ``errors``, ``atomic``, ``values`` and ``settings`` belong to no room; all may import the first
 three.
 """
+
+import os
+
+# MLflow decides as it is imported, here and in the servers that are started from here.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

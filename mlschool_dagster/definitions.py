@@ -145,6 +145,7 @@ def _local(settings: Settings, spec: DataSpec) -> dict[str, dg.ConfigurableResou
             tracking_uri=_secret("MLFLOW_TRACKING_URI", settings.tracking_uri),
             experiment=spec.name,
             artifacts=str(settings.home / "mlartifacts"),
+            dagster_url=settings.dagster_url,
         ),
         "files": PlatformFiles(
             root=str(settings.files),

@@ -152,6 +152,11 @@ def _state_folder(environment: Mapping[str, str]) -> Path:
             f"MLSCHOOL_HOME is {environment['MLSCHOOL_HOME']!r}, that is {home}, which holds more "
             "than the platform's state; name a folder of its own."
         )
+    if found := [sign for sign in "?%" if sign in str(home)]:
+        raise UserError(
+            f"The state folder {home} has {found[0]!r} in its path, which means something else in "
+            "the address of a SQLite file; let MLSCHOOL_HOME name another folder."
+        )
     return home
 
 

@@ -114,3 +114,9 @@ def test_a_state_folder_that_holds_more_than_state_is_refused(
 def test_every_variable_is_documented(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     assert not [variable for variable in VARIABLES if variable not in text]
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%20b"])
+def test_a_folder_that_no_sqlite_address_can_name_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="let MLSCHOOL_HOME name another folder"):
+        Settings.from_environment({"MLSCHOOL_HOME": str(tmp_path / name)})

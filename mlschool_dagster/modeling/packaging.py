@@ -4,13 +4,14 @@ Everything goes into the active run, which the caller opens and ends.
 """
 
 import json
+import os
 import platform
 import subprocess
 import time
 import warnings
 from dataclasses import asdict
+from importlib import import_module
 from importlib.metadata import distributions as installed
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -106,33 +107,63 @@ def log_model(result: TrainingResult, frame: "pd.DataFrame", spec: DataSpec) -> 
             artifacts={VERSION_FOLDER: str(folder)},
             signature=_signature(spec),
             input_example=example,
-            pip_requirements=[f"{name}=={version(name)}" for name in SERVING_PACKAGES],
+            # What is imported knows its version, however it was installed.
+            pip_requirements=[f"{n}=={import_module(n).__version__}" for n in SERVING_PACKAGES],
         )
     return str(info.model_uri)
 
 
-def git_commit() -> str | None:
-    """The commit of the checkout that this code runs from, or None outside a checkout."""
-    command = ["git", "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(  # noqa: S603 - a fixed command
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() or None
+def git_commit(source: Path = Path(__file__)) -> str | None:
+    """The commit of the checkout that the code in `source` belongs to.
+
+    None outside a checkout, in one without a commit, and where another repository lies around the
+    code without holding it, as around a virtual environment.
+    """
+    source = source.resolve()
+    # Fails unless the file is in the index of the repository around it.
+    tracked = ["git", "ls-files", "--error-unmatch", "--", source.name]
+    commit = ["git", "rev-parse", "--verify", "--quiet", "HEAD^{commit}"]
+    # A hook or an IDE may point these to another repository.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    told = ""
+    for command in (tracked, commit):
+        try:
+            done = subprocess.run(  # noqa: S603 - a fixed command
+                command,
+                cwd=source.parent,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        except OSError:
+            return None
+        if done.returncode:
+            return None
+        told = done.stdout.strip()
+    return told
 
 
 def environment() -> dict[str, Any]:
-    """The Python, the platform and the version of every installed package."""
-    packages = {
-        metadata["Name"]: metadata["Version"]
-        for metadata in (package.metadata for package in installed())
-    }
+    """The Python, the platform and the version of every installed package.
+
+    What is installed but cannot be read, as after an installation that broke off, is named.
+    """
+    packages: dict[str, str] = {}
+    unreadable: list[str] = []
+    for package in installed():
+        try:
+            packages[package.metadata["Name"] or ""] = package.version or ""
+        except Exception:
+            # Each version of Python raises something else.
+            packages[""] = ""
+        if packages.pop("", None) is not None:
+            unreadable.append(str(getattr(package, "_path", package)))
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": dict(sorted(packages.items())),
+        "unreadable": sorted(unreadable),
     }
 
 

@@ -37,7 +37,8 @@ class AssetRun(MlFlow):  # type: ignore[misc]
         run = cls(
             SimpleNamespace(
                 log=context.log,
-                dagster_run=SimpleNamespace(job_name=name),
+                # Its start is how Dagster's UI calls the run.
+                dagster_run=SimpleNamespace(job_name=f"{name} {context.run_id[:8]}"),
                 run_id=context.run_id,
                 resource_config={
                     "mlflow_tracking_uri": tracking_uri,

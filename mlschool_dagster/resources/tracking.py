@@ -1,5 +1,6 @@
 """MLflow: one run per asset, and the model registry."""
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS = 3.0
 """How long a tracking server may take to say that it is there."""
 
+VIEW = "workflowType=machine_learning"
+"""MLflow's UI opens in its mode for generative AI, which shows no models, unless it is asked."""
+
+NOTE = "mlflow.note.content"
+"""The tag whose Markdown MLflow's UI shows as the description of a run."""
+
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""The tag of an experiment that MLflow's UI shows in that mode by itself."""
+
 
 class MlflowTracking(dg.ConfigurableResource):  # type: ignore[type-arg]
     """MLflow's tracking and registry, for one experiment."""
@@ -29,6 +39,9 @@ class MlflowTracking(dg.ConfigurableResource):  # type: ignore[type-arg]
     experiment: str = Field(description="MLflow experiment in which runs are kept.")
     artifacts: str = Field(
         description="Folder for the experiment's artifacts when no tracking server decides it."
+    )
+    dagster_url: str = Field(
+        default="", description="Address of Dagster's UI, for links back to it; empty if unknown."
     )
 
     @contextmanager
@@ -45,7 +58,21 @@ class MlflowTracking(dg.ConfigurableResource):  # type: ignore[type-arg]
 
         self.prepare()
         with AssetRun.open(context, self.tracking_uri, self.experiment, name) as run:
+            run.set_tag(NOTE, self.origin(context.run_id, name))
             yield run
+
+    def origin(self, run_id: str, asset: str) -> str:
+        """Which Dagster run made something of `asset`, as Markdown with links where they are known.
+
+        MLflow shows it in the notes of a run and in the description of a version.
+        """
+        if not self.dagster_url:
+            return f"Made by Dagster run `{run_id}`, asset `{asset}`."
+        base = self.dagster_url.rstrip("/")
+        return (
+            f"Made by Dagster run [{run_id[:8]}]({base}/runs/{run_id}), "
+            f"asset [{asset}]({base}/assets/{asset})."
+        )
 
     def registry(self, model_name: str) -> "Registry":
         """The versions of the registered model `model_name`.
@@ -83,7 +110,8 @@ class MlflowTracking(dg.ConfigurableResource):  # type: ignore[type-arg]
         with FileLock(f"{database}.lock"):
             client = MlflowClient(self.tracking_uri, self.tracking_uri)
             if client.get_experiment_by_name(self.experiment) is None:
-                client.create_experiment(self.experiment, artifact_location=self.artifacts)
+                artifacts = Path(self.artifacts).as_uri()
+                client.create_experiment(self.experiment, artifact_location=artifacts, tags=KIND)
 
     def _experiment_exists(self, database: Path) -> bool:
         """Whether the last step of the set-up is done, asked without importing MLflow."""
@@ -97,23 +125,57 @@ class MlflowTracking(dg.ConfigurableResource):  # type: ignore[type-arg]
                 return False
 
     def _expect_server(self) -> None:
-        import httpx
+        """Ask the server as MLflow's client does: same address, credentials and certificates."""
+        from mlflow.exceptions import MlflowException
+        from mlflow.utils.credentials import get_default_host_creds
+        from mlflow.utils.rest_utils import http_request
+        from requests import RequestException
 
+        server = f"The MLflow server at {without_credentials(self.tracking_uri)}"
         try:
-            httpx.get(f"{self.tracking_uri}/health", timeout=PATIENCE_SECONDS).raise_for_status()
-        except httpx.HTTPError as error:
+            response = http_request(
+                get_default_host_creds(self.tracking_uri),
+                "/api/2.0/mlflow/experiments/search",
+                "GET",
+                params={"max_results": 1},
+                max_retries=0,
+                timeout=PATIENCE_SECONDS,
+                raise_on_status=False,
+            )
+        except (MlflowException, RequestException, OSError) as error:
+            # The words of the error hold the address with its password.
+            cause = type(error.__cause__ or error.__context__ or error).__name__
             raise UserError(
-                f"The MLflow server at {without_credentials(self.tracking_uri)} does not answer "
-                f"({type(error).__name__}); start it, or point MLFLOW_TRACKING_URI elsewhere."
+                f"{server} does not answer ({cause}); start it, or point MLFLOW_TRACKING_URI "
+                "elsewhere."
             ) from None
+        status = response.status_code
+        if status in (401, 403):
+            raise UserError(
+                f"{server} refuses access (HTTP {status}); set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."
+            )
+        if status != 200 or not _is_document(response.content):
+            raise UserError(
+                f"{server} does not answer as MLflow does (HTTP {status}); set "
+                "MLFLOW_TRACKING_URI to the address at which MLflow's pages are, prefix included."
+            )
 
     def link(self, path: str) -> dg.MetadataValue:
         """A link to `path` in MLflow's UI, or where to find it when no server is configured."""
         if self.tracking_uri.startswith(("http:", "https:")):
-            return dg.MetadataValue.url(f"{without_credentials(self.tracking_uri)}/#/{path}")
+            base = without_credentials(self.tracking_uri).rstrip("/")
+            return dg.MetadataValue.url(f"{base}/#/{path}?{VIEW}")
         return dg.MetadataValue.text(
             f"{path} (`mlflow server --backend-store-uri {self.tracking_uri}` shows it)"
         )
+
+
+def _is_document(content: bytes) -> bool:
+    try:
+        return isinstance(json.loads(content), dict)
+    except ValueError:
+        return False
 
 
 def without_credentials(uri: str) -> str:

@@ -28,6 +28,7 @@ from mlschool_dagster.modeling.compiled import CompiledModel, DenseLayer, compil
 from mlschool_dagster.modeling.data import content_digest
 from mlschool_dagster.modeling.evaluation import samples
 from mlschool_dagster.modeling.features import input_frame
+from mlschool_dagster.modeling.packaging import environment, git_commit
 from mlschool_dagster.modeling.registry import Registry
 from mlschool_dagster.modeling.spec import Column, DataSpec, NumericColumn, load_spec
 from mlschool_dagster.modeling.training import TrainingResult
@@ -114,10 +115,50 @@ def test_the_run_tells_how_the_model_came_about(
         "environment.json",
         "pictures",
     }
-    environment = json.loads(
+    told = json.loads(
         Path(client.download_artifacts(logged.run_id, "environment.json")).read_text()
     )
-    assert environment["packages"]["keras"]
+    assert told["packages"]["keras"]
+
+
+def test_a_broken_installation_of_anything_is_named_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, metadata in {"empty": None, "odd": b"\xff\xfe", "nameless": b"Version: 1\n"}.items():
+        folder = tmp_path / f"{name}-1.0.dist-info"
+        folder.mkdir()
+        if metadata is not None:
+            (folder / "METADATA").write_bytes(metadata)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = environment()
+    assert found["packages"]["numpy"] == np.__version__
+    assert [Path(path).name for path in found["unreadable"]] == [
+        "empty-1.0.dist-info",
+        "nameless-1.0.dist-info",
+        "odd-1.0.dist-info",
+    ]
+
+
+def test_the_commit_is_that_of_the_code_or_none(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+        command = ["git", *identity, *arguments]
+        return subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    source = tmp_path / "code.py"
+    source.touch()
+    inside = tmp_path / "environment" / "code.py"
+    inside.parent.mkdir()
+    inside.touch()
+    assert git_commit(source) is None
+    git("init")
+    git("add", "code.py")
+    assert git_commit(source) is None
+    git("commit", "-m", "first")
+    assert git_commit(source) == git("rev-parse", "HEAD")
+    assert git_commit(inside) is None
 
 
 def test_each_fold_is_a_nested_run(logged: Logged, trained: TrainingResult) -> None:
