@@ -28,6 +28,7 @@ from mlschool_dagster.modeling.data import read_data
 from mlschool_dagster.modeling.spec import DataSpec, load_spec
 from mlschool_dagster.monitoring.history import open_history
 from mlschool_dagster.promotion.ledger import open_ledger
+from mlschool_dagster.serving.probes import probe_key
 from mlschool_dagster.settings import Settings
 from mlschool_dagster.simulation.config import TrafficConfig
 from mlschool_dagster.simulation.diary import Diary
@@ -77,10 +78,12 @@ class Pulse:
 
 
 @contextmanager
-def pulse(client: EndpointClient, frame: "pd.DataFrame", spec: DataSpec) -> Iterator[Pulse]:
+def pulse(
+    client: EndpointClient, key: str, frame: "pd.DataFrame", spec: DataSpec
+) -> Iterator[Pulse]:
     """Requests at short intervals as long as the block lasts, each with an event id of its own.
 
-    They are probes, so that no report counts them.
+    They are probes, which present the `key` of the endpoint, so that no report counts them.
     """
     counts, stop = Pulse(), threading.Event()
     rows: list[Any] = [
@@ -93,7 +96,8 @@ def pulse(client: EndpointClient, frame: "pd.DataFrame", spec: DataSpec) -> Iter
             row = rows[counts.requests % len(rows)]
             counts.requests += 1
             try:
-                client.invoke([row], f"{SMOKE_TEST_PREFIX}pulse-{counts.requests}")
+                name = f"{SMOKE_TEST_PREFIX}pulse-{counts.requests}"
+                client.invoke([row], name, probe_key=key)
             except UserError:
                 counts.unanswered += 1
 
@@ -136,7 +140,8 @@ class Stage:
         diary = Diary(self.settings.home / "simulation" / "diary.jsonl")
         store = open_store(self.settings.capture_store)
         requests = 0
-        with dg.DagsterInstance.get() as instance, pulse(client, frame, spec) as heartbeat:
+        key = probe_key(local_endpoint(self.settings).config.home)
+        with dg.DagsterInstance.get() as instance, pulse(client, key, frame, spec) as heartbeat:
             for number, hour in enumerate(story.hours):
                 window = Window(start.start + number * LENGTH)
                 self.clock.advance(window.start + MARGIN)

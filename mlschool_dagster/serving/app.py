@@ -108,7 +108,13 @@ class Endpoint:
             raise
         requests = RequestLog(config.access_log)
         self._invocations = Invocations(
-            config.name, self._versions, self._batcher, self._refusals, self._metrics, requests
+            config.name,
+            config.home,
+            self._versions,
+            self._batcher,
+            self._refusals,
+            self._metrics,
+            requests,
         )
         await self._versions.refresh()
         tasks = [

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
@@ -35,6 +36,7 @@ from mlschool_dagster.serving.bodies import (
 from mlschool_dagster.serving.event_ids import new_event_ids
 from mlschool_dagster.serving.logs import RequestLog
 from mlschool_dagster.serving.metrics import Metrics
+from mlschool_dagster.serving.probes import PROBE_HEADER, is_probe_key
 from mlschool_dagster.serving.questions import Question
 from mlschool_dagster.serving.refusals import Refusals
 from mlschool_dagster.serving.responses import CLOSE, RETRY_LATER, Headers, error_body, send_json
@@ -44,6 +46,7 @@ from mlschool_dagster.serving.versions import NoVersionError, Routing, Version, 
 EVENT_ID_HEADERS = (b"x-amzn-sagemaker-inference-id", b"x-request-id")
 """Where a caller may name its request, the first that is present counts (see `row_ids`)."""
 VARIANT_HEADER = b"x-amzn-sagemaker-target-variant"
+_PROBE_HEADER = PROBE_HEADER.lower().encode()
 MAX_EVENT_ID = 200
 MEDIA_TYPES = ("application/json", "text/csv")
 _CHARSET = re.compile(r'(?:^|;)\s*charset\s*=\s*"?([^\s;"]*)', re.IGNORECASE)
@@ -83,6 +86,7 @@ class Invocations:
     def __init__(
         self,
         name: str,
+        home: Path,
         versions: Versions,
         batcher: Batcher,
         refusals: Refusals,
@@ -90,6 +94,7 @@ class Invocations:
         requests: RequestLog,
     ) -> None:
         self._name = name
+        self._home = home
         self._versions = versions
         self._batcher = batcher
         self._refusals = refusals
@@ -145,6 +150,8 @@ class Invocations:
     async def _answer(self, scope: Scope, receive: Receive, exchange: Exchange) -> bytes:
         headers = dict(scope["headers"])
         name = _event_name(headers)
+        if name is not None and name.startswith(SMOKE_TEST_PREFIX):
+            self._require_probe(headers)
         exchange.event_id = name or ""
         media_type = _media_type(headers)
         partial = _is_partial(scope["query_string"])
@@ -175,6 +182,15 @@ class Invocations:
         self._hold_rows(question, exchange)
         await self._ask(question, exchange)
         return self._hold_answer(question.answer(), exchange)
+
+    def _require_probe(self, headers: Mapping[bytes, bytes]) -> None:
+        if not is_probe_key(self._home, headers.get(_PROBE_HEADER)):
+            raise InvalidRequestError(
+                400,
+                f"Event ids that begin with {SMOKE_TEST_PREFIX} are kept for the tests of new "
+                "versions; use another one.",
+                reasons=["event id reserved"],
+            )
 
     async def _answer_large(
         self, body: bytes, prepare: Callable[[bytes], Question], exchange: Exchange

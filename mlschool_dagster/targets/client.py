@@ -7,6 +7,7 @@ import httpx
 
 from mlschool_dagster.capture.records import Role
 from mlschool_dagster.errors import RefusedError, UserError
+from mlschool_dagster.serving.probes import PROBE_HEADER
 from mlschool_dagster.targets.base import Prediction
 from mlschool_dagster.values import InputValue
 
@@ -38,13 +39,19 @@ class EndpointClient:
         rows: Sequence[Mapping[str, InputValue]],
         inference_id: str | None = None,
         variant: Role | None = None,
+        probe_key: str | None = None,
     ) -> list[Prediction]:
-        """See `EndpointTarget.invoke`; with `variant`, the version in that role answers."""
+        """See `EndpointTarget.invoke`; with `variant`, the version in that role answers.
+
+        A probe presents the `probe_key` of the endpoint's home.
+        """
         headers = {}
         if inference_id is not None:
             headers[EVENT_ID_HEADER] = inference_id
         if variant is not None:
             headers[VARIANT_HEADER] = variant
+        if probe_key is not None:
+            headers[PROBE_HEADER] = probe_key
         try:
             response = self._http.post(
                 "/invocations", json={"dataframe_records": list(rows)}, headers=headers

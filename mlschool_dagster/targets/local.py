@@ -21,6 +21,7 @@ from mlschool_dagster.serving.deployment import (
     read_deployments,
     record_deployment,
 )
+from mlschool_dagster.serving.probes import probe_key
 from mlschool_dagster.serving.process import (
     LOG_FILE,
     STORE_VARIABLE,
@@ -237,7 +238,7 @@ class LocalTarget:
         def invoke(rows: Sequence[Mapping[str, InputValue]]) -> list[Prediction]:
             probe = f"{SMOKE_TEST_PREFIX}{uuid4()}"
             try:
-                answers = self._client.invoke(rows, probe, Role.CANDIDATE)
+                answers = self._client.invoke(rows, probe, Role.CANDIDATE, probe_key(self._home))
             except RefusedError as error:
                 raise UserError(
                     f"The endpoint {self.config.name} refuses plausible rows ({error}); "

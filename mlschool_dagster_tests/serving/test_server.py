@@ -18,6 +18,7 @@ from mlschool_dagster.capture.store import open_store
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.serving.bodies import MAX_BODY
+from mlschool_dagster.serving.probes import probe_key
 from mlschool_dagster_tests.serving.server import (
     Server,
     peak_memory,
@@ -124,8 +125,47 @@ def test_an_event_id_that_cannot_be_kept_is_refused(server: Server, name: str) -
 
 def test_probes_are_answered_but_are_no_traffic(server: Server) -> None:
     before = len(server.captures())
-    assert server.invoke([ROW], x_request_id=f"{SMOKE_TEST_PREFIX}1").status_code == 200
+    key = {"x_mlschool_probe_key": probe_key(server.home)}
+    assert server.invoke([ROW], x_request_id=f"{SMOKE_TEST_PREFIX}1", **key).status_code == 200
     assert len(server.captures()) == before
+    # The key alone makes no probe, so that a client that has it cannot hide by mistake.
+    assert server.invoke([ROW], **key).status_code == 200
+    assert len(server.captures()) == before + 1
+
+
+@pytest.mark.parametrize("header", ["x_request_id", "x_amzn_sagemaker_inference_id"])
+@pytest.mark.parametrize("key", [None, "", "x", "half", "\xff"])
+def test_only_who_deploys_makes_a_probe(server: Server, header: str, key: str | None) -> None:
+    written = server.health()["captures_written"]
+    right = probe_key(server.home)
+    presented = {} if key is None else {"x_mlschool_probe_key": right[:9] if key == "half" else key}
+    for variant in ({}, {"x_amzn_sagemaker_target_variant": "shadow"}):
+        name = {header: f"{SMOKE_TEST_PREFIX}2"}
+        refused = server.client.post(
+            "/invocations",
+            content=VALID,
+            headers=[
+                (field.replace("_", "-").encode(), value.encode("latin-1"))
+                for field, value in {
+                    "content_type": "application/json",
+                    **name,
+                    **presented,
+                    **variant,
+                }.items()
+            ],
+        )
+        assert refused.status_code == 400
+        assert "use another one" in refused.json()["error"]
+    assert server.health()["captures_written"] == written
+
+
+def test_the_key_of_probes_is_for_the_user_of_the_server_alone(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        keys = set(threads.map(probe_key, [tmp_path / "home"] * 8))
+    assert len(keys) == 1
+    (path,) = (tmp_path / "home").iterdir()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.read_text() in keys
 
 
 def test_invalid_input_is_told_field_by_field_and_not_captured(server: Server) -> None:
