@@ -6,13 +6,14 @@ import dagster as dg
 from pydantic import Field
 
 from mlschool_dagster.assets.common import page, picture, plain_errors, table
-from mlschool_dagster.assets.verdicts import undecided
+from mlschool_dagster.assets.verdicts import of_window, undecided
 from mlschool_dagster.assets.windows import (
     ReportConfig,
     chosen_window,
     monitored_window,
     windowed_asset,
 )
+from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.modeling.spec import CONFIDENCE, PREDICTION, DataSpec
 from mlschool_dagster.monitoring.config import DriftConfig
 from mlschool_dagster.resources.captures import Captures
@@ -129,7 +130,7 @@ def drift_report(spec: DataSpec, windows: dg.PartitionsDefinition[str]) -> dg.As
                     drawn, seen.reference, spec, seen.subject, found, path, config.samples
                 )
 
-            context.log.info(f"{found.summary} {gathered.summary}")
+            context.log.info(of_window(seen.window, f"{found.summary} {gathered.summary}"))
             return dg.MaterializeResult(
                 metadata={
                     **page(files, path, write),
@@ -156,7 +157,10 @@ def drift_report(spec: DataSpec, windows: dg.PartitionsDefinition[str]) -> dg.As
                     ),
                     "evidence_by_column": table(gathered.rows(e_values)),
                 },
-                check_results=[_no_drift(found), _no_confirmed_drift(gathered)],
+                check_results=[
+                    _no_drift(seen.window, found),
+                    _no_confirmed_drift(seen.window, gathered),
+                ],
             )
 
     return report
@@ -171,14 +175,14 @@ def _scores(found: "DriftReport") -> dict[str, float]:
     return scores
 
 
-def _no_drift(found: "DriftReport") -> dg.AssetCheckResult:
+def _no_drift(window: Window, found: "DriftReport") -> dg.AssetCheckResult:
     from mlschool_dagster.monitoring.drift import DriftVerdict
 
     return dg.AssetCheckResult(
         check_name=NO_DRIFT,
         passed=found.verdict is DriftVerdict.STABLE,
         severity=dg.AssetCheckSeverity.WARN,
-        description=found.summary,
+        description=of_window(window, found.summary),
         metadata={
             "drifted": float(len(found.drifted_columns)),
             **_scores(found),
@@ -187,12 +191,12 @@ def _no_drift(found: "DriftReport") -> dg.AssetCheckResult:
     )
 
 
-def _no_confirmed_drift(gathered: "Evidence") -> dg.AssetCheckResult:
+def _no_confirmed_drift(window: Window, gathered: "Evidence") -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         check_name=NO_CONFIRMED_DRIFT,
         passed=not gathered.confirmed,
         severity=dg.AssetCheckSeverity.WARN,
-        description=gathered.summary,
+        description=of_window(window, gathered.summary),
         metadata={
             "evidence": gathered.totals[-1],
             "threshold": gathered.threshold,

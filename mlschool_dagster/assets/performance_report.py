@@ -7,7 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from mlschool_dagster.assets.common import page, picture, plain_errors, table
-from mlschool_dagster.assets.verdicts import undecided
+from mlschool_dagster.assets.verdicts import of_window, undecided
 from mlschool_dagster.assets.windows import (
     LABELS_FILE,
     LABELS_TOKEN,
@@ -20,6 +20,7 @@ from mlschool_dagster.assets.windows import (
     version_folder,
     windowed_asset,
 )
+from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.modeling.spec import MODEL_VERSION, DataSpec
 from mlschool_dagster.monitoring.config import DEFAULT_ACCURACY_THRESHOLD, TOLERATED_DIFFERENCE
 from mlschool_dagster.resources.captures import Captures
@@ -106,7 +107,7 @@ def performance_report(
 
             with history.metrics() as metrics:
                 metrics.record(seen.window, NAME, performance_metrics(seen.window, found))
-            context.log.info(found.summary)
+            context.log.info(of_window(seen.window, found.summary))
             return dg.MaterializeResult(
                 metadata={
                     **page(files, path, write),
@@ -130,7 +131,7 @@ def performance_report(
                         row for column in found.fairness for row in column.rows()
                     ),
                 },
-                check_results=list(_results(found)),
+                check_results=list(_results(seen.window, found)),
             )
 
     return report
@@ -184,7 +185,7 @@ def _accuracies(found: "PerformanceReport") -> dict[str, float]:
     return values
 
 
-def _results(found: "PerformanceReport") -> Iterator[dg.AssetCheckResult]:
+def _results(window: Window, found: "PerformanceReport") -> Iterator[dg.AssetCheckResult]:
     from mlschool_dagster.monitoring.fairness import FairnessVerdict
     from mlschool_dagster.monitoring.performance import PerformanceVerdict
 
@@ -192,20 +193,23 @@ def _results(found: "PerformanceReport") -> Iterator[dg.AssetCheckResult]:
     yield dg.AssetCheckResult(
         check_name="accuracy",
         passed=found.verdict is not degraded,
-        description=found.summary,
+        description=of_window(window, found.summary),
         metadata={**_accuracies(found), **undecided(found.verdict is unknown)},
     )
     yield _warning(
         "estimated_accuracy",
         found.estimated_verdict is not degraded,
-        found.estimate_summary,
+        of_window(window, found.estimate_summary),
         is_undecided=found.estimated_verdict is unknown,
     )
     worst = found.worst
     yield _warning(
         "segments",
         worst is None or not worst.is_worse,
-        worst.summary if worst else "There are not two segments with enough rows to compare.",
+        of_window(
+            window,
+            worst.summary if worst else "There are not two segments with enough rows to compare.",
+        ),
         is_undecided=worst is None,
     )
     if found.fairness:
@@ -214,7 +218,7 @@ def _results(found: "PerformanceReport") -> Iterator[dg.AssetCheckResult]:
         yield _warning(
             "fairness",
             is_fair,
-            " ".join(column.summary for column in found.fairness),
+            of_window(window, " ".join(column.summary for column in found.fairness)),
             is_undecided=is_fair and FairnessVerdict.NOT_ENOUGH_DATA in verdicts,
         )
 

@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from mlschool_dagster.assets.common import page, picture, plain_errors, table
+from mlschool_dagster.assets.verdicts import of_window, undecided
 from mlschool_dagster.assets.windows import (
     ReportConfig,
     chosen_window,
@@ -63,7 +64,7 @@ def data_quality_report(
             found = quality(chunks, seen.reference, spec, seen.refusals)
             with history.metrics() as metrics:
                 metrics.record(seen.window, NAME, quality_metrics(seen.window, found, spec))
-            context.log.info(found.summary)
+            context.log.info(of_window(seen.window, found.summary))
             path = files.new_in_window(seen.window, f"{NAME}.html")
             drawn = seen.table.sample(config.samples)
 
@@ -95,8 +96,11 @@ def data_quality_report(
                         check_name="data_quality",
                         passed=not found.findings,
                         severity=dg.AssetCheckSeverity.WARN,
-                        description=found.summary,
-                        metadata={"findings": float(len(found.findings))},
+                        description=of_window(seen.window, found.summary),
+                        metadata={
+                            "findings": float(len(found.findings)),
+                            **undecided(not found.findings and not found.n_current),
+                        },
                     )
                 ],
             )

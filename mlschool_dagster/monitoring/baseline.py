@@ -13,8 +13,8 @@ import numpy as np
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.spec import CONFIDENCE, PREDICTION, DataSpec
 from mlschool_dagster.monitoring.multivariate import JOINT_ROWS, Design
-from mlschool_dagster.monitoring.profiles import Profile, Quantity, cells_at, reference_cells
-from mlschool_dagster.monitoring.statistics import Floats
+from mlschool_dagster.monitoring.profiles import Profile, cells_at, reference_cells
+from mlschool_dagster.monitoring.statistics import Counts, Floats
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 class Summary:
     """The rows of a window or of a reference, as far as drift is concerned.
 
-    ``profile`` and ``residuals`` (of each numeric column, given the others) count every row;
+    ``profile`` and ``residuals`` (of each numeric column, given the others, in cells at those of
+    the reference) count every row;
     ``sample`` has at most `JOINT_ROWS` rows of a design's variables, those with the least ``keys``,
     which are random.
     """
 
     profile: Profile
-    residuals: Mapping[str, Quantity]
+    residuals: Mapping[str, Counts]
     sample: Floats
     keys: Floats
 
@@ -63,22 +64,24 @@ class Baseline:
         self.spec = spec
         self.cells = reference_cells(reference, spec)
         self.design = Design(reference, self.cells, spec)
-        self._explanations = {c.name: self.design.explanation(c.name) for c in spec.numeric}
-        left_out = {
-            name: explanation.left_out_residuals(self.design.matrix)
-            for name, explanation in self._explanations.items()
-        }
+        self._relations = self.design.relations()
+        own = self.design.variables.tolist()
+        self._positions = {column.name: own.index(column.name) for column in spec.numeric}
+        left_out = self._relations.left_out_residuals(self.design.matrix)
         self._residual_cells = {
-            name: cells_at(residuals[reference[name].notna().to_numpy()], -np.inf, np.inf)
-            for name, residuals in left_out.items()
+            name: cells_at(left_out[reference[name].notna().to_numpy(), at], -np.inf, np.inf)
+            for name, at in self._positions.items()
         }
         self._nothing = self._part(reference.iloc[:0], np.random.default_rng(0))
         keys = np.random.default_rng(0).random(len(reference))
-        self.own = self._nothing + self._counted(reference, self.design.matrix, left_out, keys)
+        places = self.cells.places(reference)
+        self.own = self._nothing + self._counted(
+            reference, places, self.design.matrix, left_out, keys
+        )
 
     def unexplained_spread(self, column: str) -> float:
         """What the others leave of a numeric column's standard deviation, as a share of it."""
-        return math.sqrt(self._explanations[column].variance)
+        return math.sqrt(self._relations.variances[self._positions[column]])
 
     def summary(self, chunks: "Iterable[pd.DataFrame]") -> Summary:
         """The rows of all `chunks` (`frames.current_frame`), of which one at a time is needed.
@@ -92,24 +95,27 @@ class Baseline:
         return total
 
     def _part(self, rows: "pd.DataFrame", rng: np.random.Generator) -> Summary:
-        matrix = self.design.of(rows)
-        residuals = {
-            name: explanation.residuals(matrix) for name, explanation in self._explanations.items()
-        }
-        return self._counted(rows, matrix, residuals, rng.random(len(rows)))
+        places = self.cells.places(rows)
+        matrix = self.design.of(rows, places)
+        residuals = self._relations.residuals(matrix)
+        return self._counted(rows, places, matrix, residuals, rng.random(len(rows)))
 
     def _counted(
         self,
         rows: "pd.DataFrame",
+        places: Mapping[str, Counts],
         matrix: Floats,
-        residuals: Mapping[str, Floats],
+        residuals: Floats,
         keys: Floats,
     ) -> Summary:
         return Summary(
-            self.cells.profile(rows),
+            self.cells.profile(rows, places),
             {
                 # Without the value itself there is nothing that the others leave unexplained.
-                name: cells.count(residuals[name][rows[name].notna().to_numpy()])
+                name: np.bincount(
+                    cells.places(residuals[places[name] >= 0, self._positions[name]]),
+                    minlength=cells.cells,
+                )
                 for name, cells in self._residual_cells.items()
             },
             matrix,

@@ -10,7 +10,12 @@ from mlschool_dagster.monitoring.baseline import Baseline, Summary
 from mlschool_dagster.monitoring.config import DriftConfig
 from mlschool_dagster.monitoring.metrics import ALL
 from mlschool_dagster.monitoring.multivariate import joint_test, shifts_given_others
-from mlschool_dagster.monitoring.profiles import Categories, Profile, Quantity, transport
+from mlschool_dagster.monitoring.profiles import (
+    Categories,
+    Profile,
+    Quantity,
+    distance_in_deviations,
+)
 from mlschool_dagster.monitoring.statistics import (
     TestResult,
     anderson_darling,
@@ -28,7 +33,7 @@ class Method:
     effect_name: str
 
 
-_QUANTITY = Method("distribution", "Anderson-Darling", "Wasserstein distance in sd")
+_QUANTITY = Method("distribution", "Anderson-Darling", "distance in sd")
 _GIVEN = Method("mean given the other columns", "analysis of covariance", "shift in sd")
 _MEAN = Method("mean", "Welch", "difference of means")
 _CATEGORIES = Method("distribution", "chi-square", "total variation distance")
@@ -56,8 +61,9 @@ def comparisons(baseline: Baseline, window: Summary, config: DriftConfig) -> Ite
         name = column.name
         if isinstance(column, NumericColumn):
             yield _quantity(name, baseline, now.quantities[name], config)
-            sizes = now.quantities[name].present, then.quantities[name].present
-            yield Comparison(name, _GIVEN, *sizes, shifts.get(name))
+            if name in baseline.design.judged:
+                sizes = now.quantities[name].present, then.quantities[name].present
+                yield Comparison(name, _GIVEN, *sizes, shifts.get(name))
         else:
             yield _categories(name, now.categories[name], then.categories[name], config)
         yield _missing(name, now.column(name), then.column(name), config)
@@ -75,9 +81,9 @@ def _shifts(baseline: Baseline, now: Profile, config: DriftConfig) -> dict[str, 
     if min(now.rows, then.rows) < config.minimum_rows:
         return {}
     columns = [
-        column.name
-        for column in baseline.spec.numeric
-        if min(p.quantities[column.name].present for p in (now, then)) >= config.minimum_rows
+        name
+        for name in baseline.design.judged
+        if min(p.quantities[name].present for p in (now, then)) >= config.minimum_rows
     ]
     # Where values come or go, what a column explains is no longer what it did.
     unlike = [
@@ -99,9 +105,11 @@ def _quantity(name: str, baseline: Baseline, now: Quantity, config: DriftConfig)
     sizes = now.present, then.present
     if min(sizes) < config.minimum_rows:
         return Comparison(name, _QUANTITY, *sizes, result=None)
-    distance = transport(now, then, baseline.cells.quantities[name]) / baseline.design.spread(name)
+    cells = baseline.cells.quantities[name]
+    distance = distance_in_deviations(now, then, cells)
     result = TestResult(*anderson_darling(now.counts, then.counts), distance)
-    return Comparison(name, _QUANTITY, *sizes, result, f"mean {now.mean:.4g}, was {then.mean:.4g}")
+    remark = f"mean {cells.mean(now):.4g}, was {cells.mean(then):.4g}"
+    return Comparison(name, _QUANTITY, *sizes, result, remark)
 
 
 def _confidence(now: Quantity, then: Quantity, config: DriftConfig) -> Comparison:

@@ -32,8 +32,10 @@ def drift_metrics(
     """What `window`, compared with the reference of `version`, leaves in the history.
 
     E-values belong to the version, because evidence is gathered against one reference; all else is
-    about what served, whichever version that was.
+    about what served, whichever version that was. An empty window leaves nothing.
     """
+    if not report.n_current:
+        return
     for column in dict.fromkeys(test.column for test in report.tests):
         yield from _tested(window, [test for test in report.tests if test.column == column])
     rows = report.n_current

@@ -1,7 +1,7 @@
 """Drift in what columns have to do with one another, which no column shows by itself."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,8 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlschool_dagster.modeling.spec import DataSpec, NumericColumn
-from mlschool_dagster.monitoring.profiles import Cells, Profile, codes
-from mlschool_dagster.monitoring.statistics import Floats, TestResult
+from mlschool_dagster.monitoring.profiles import Cells, Profile, codes, normal_scores
+from mlschool_dagster.monitoring.statistics import (
+    Counts,
+    Floats,
+    TestResult,
+    permuted_p_value,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,130 +36,183 @@ ROWS_A_DIRECTION = 10
 DETERMINED = 1e-6
 """The least share of a column's variance that is taken for more than rounding."""
 
+DIRECTIONS = 24
+"""Most variables in the joint test: with their products they are 324 features."""
+
+MOST_DOUBT = 0.05
+"""How well the variance of a column must be known, as a squared relative error, for chance to move
+its mean normally. In 344 rows it is where the rarer of two values has a share of 6 %."""
+
 
 class Design:
     """The reference's inputs as standardised variables, and how each depends on the others.
 
-    A numeric column is one variable: its distance from the reference's mean in standard deviations.
-    A categorical one is a variable a category but the last: 1 or 0, less the reference's share.
-    Where a value is missing or unknown its variables are 0, as if it were average.
+    A numeric column is one variable: the normal score of a value's rank among the reference's (van
+    der Waerden 1952), in standard deviations of these. It is the same in any unit of the column,
+    and no value is farther out than the reference's own outermost. A categorical column is a
+    variable a category but the last: 1 or 0, less the reference's share. Where a value is missing
+    or unknown its variables are 0, as if it were average.
     """
 
     def __init__(self, reference: "pd.DataFrame", cells: Cells, spec: DataSpec) -> None:
         self._cells, self._spec = cells, spec
-        self._centres: dict[str, tuple[Floats, float]] = {}
+        self._scores: dict[str, Floats] = {}
+        self.judged: list[str] = []
+        """The numeric columns whose mean chance moves normally."""
         variables: list[str] = []
+        profile = cells.profile(reference)
         for column in spec.columns:
+            counts = profile.column(column.name).counts
             if isinstance(column, NumericColumn):
-                values = cells.quantities[column.name].clipped(reference[column.name])
-                known = values[~np.isnan(values)]
-                spread = float(known.std(ddof=1)) if known.size > 1 else 0.0
-                centre = known.mean() if known.size else 0.0
-                # Where nothing varies, or nothing is known, the plausible range is the unit.
-                reach = column.maximum - column.minimum
-                unit = spread if spread > DETERMINED * reach else reach
-                self._centres[column.name] = np.array([centre]), unit
+                scores, excess = _standardised_scores(counts)
+                # What is missing has the position -1: the last row.
+                self._scores[column.name] = np.append(scores, 0.0)[:, None]
+                if excess < MOST_DOUBT * counts.sum():
+                    self.judged.append(column.name)
                 variables.append(column.name)
             else:
-                positions = codes(reference[column.name], column.categories)
-                counts = np.bincount(positions[positions >= 0], minlength=len(column.categories))
-                self._centres[column.name] = counts[:-1] / max(1, counts.sum()), 1.0
-                variables.extend([column.name] * (len(column.categories) - 1))
+                centre = counts[:-2] / max(1, counts[:-1].sum())
+                self._scores[column.name] = np.vstack(
+                    [np.eye(centre.size + 1, centre.size) - centre, np.zeros(centre.size)]
+                )
+                variables.extend([column.name] * centre.size)
         self.variables = np.array(variables)
         self.rows = len(reference)
         self.matrix = self.of(reference)
         self.covariance = np.atleast_2d(self.matrix.T @ self.matrix) / max(1, self.rows - 1)
+        self._ridge = _ridge(
+            np.asarray(np.linalg.eigvalsh(self.covariance)), self.rows / ROWS_A_DIRECTION
+        )
 
-    def spread(self, column: str) -> float:
-        """The standard deviation of a numeric column in the reference, in the column's unit."""
-        return self._centres[column][1]
+    def of(self, frame: "pd.DataFrame", places: "Mapping[str, Counts] | None" = None) -> Floats:
+        """The variables of each row of `frame`, shape (rows, variables).
 
-    def of(self, frame: "pd.DataFrame") -> Floats:
-        """The variables of each row of `frame`: (rows, variables)."""
-        parts = []
-        for column in self._spec.columns:
-            centre, spread = self._centres[column.name]
-            if isinstance(column, NumericColumn):
-                values = self._cells.quantities[column.name].clipped(frame[column.name])
-                part = np.nan_to_num((values - centre[0]) / spread)[:, None]
-            else:
-                # What is unknown has the position -1: the last row.
-                by_category = np.vstack([np.eye(centre.size + 1, centre.size) - centre, 0 * centre])
-                part = by_category[codes(frame[column.name], column.categories)]
-            parts.append(part)
+        `places` are the cells of its quantities, if they are known.
+        """
+        at = self._cells.places(frame) if places is None else places
+        parts = [
+            self._scores[column.name][
+                at[column.name]
+                if isinstance(column, NumericColumn)
+                else codes(frame[column.name], column.categories)
+            ]
+            for column in self._spec.columns
+        ]
         return np.hstack(parts)
 
     def means(self, profile: Profile) -> Floats:
         """The mean of each variable over the rows of `profile`; there must be a row."""
         parts = []
         for column in self._spec.columns:
-            centre, spread = self._centres[column.name]
-            if isinstance(column, NumericColumn):
-                values = profile.quantities[column.name]
-                part = (values.sums.sum() - values.present * centre) / spread
-            else:
-                counts = profile.categories[column.name].counts[:-1]
-                part = counts[:-1] - counts.sum() * centre
-            parts.append(part / profile.rows)
-        return np.concatenate(parts)
+            counts = profile.column(column.name).counts
+            if not isinstance(column, NumericColumn):
+                counts = counts[:-1]
+            parts.append(counts @ self._scores[column.name][:-1])
+        return np.concatenate(parts) / profile.rows
 
-    def explanation(self, column: str, excluded: Iterable[str] = ()) -> "Explanation":
-        """How a numeric column depends on the others, but for those `excluded`."""
-        own = int(np.flatnonzero(self.variables == column)[0])
-        given = np.flatnonzero(~np.isin(self.variables, [column, *excluded]))
-        among = self.covariance[np.ix_(given, given)]
-        inverse = np.asarray(np.linalg.pinv(among, hermitian=True), dtype=np.float64)
-        weights = inverse @ self.covariance[given, own]
-        freedom = self.rows - 1 - given.size
-        left = self.covariance[own, own] - weights @ self.covariance[given, own]
-        variance = max(left, DETERMINED) * (self.rows - 1) / max(1, freedom)
-        return Explanation(own, given, weights, inverse, variance, freedom)
+    def relations(self, excluded: Iterable[str] = ()) -> "Relations":
+        """How each variable depends on the others, but for those of the columns `excluded`."""
+        active = np.flatnonzero(~np.isin(self.variables, list(excluded)))
+        among = self.covariance[np.ix_(active, active)]
+        values, vectors = np.linalg.eigh(among)
+        values = np.maximum(values, 0.0)
+        precision = (vectors / (values + self._ridge)) @ vectors.T
+        directions = float((values / (values + self._ridge)).sum())
+        return Relations(active, precision, self.rows, max(1.0, self.rows - 1 - directions))
+
+
+def _standardised_scores(counts: Counts) -> tuple[Floats, float]:
+    """The normal score of each cell, standardised, and the excess of the fourth moment over 1.
+
+    The excess divided by the number of values is the squared relative error of their variance.
+    Where all values are equal, so are their scores.
+    """
+    total = int(counts.sum())
+    if not total:
+        return np.zeros(counts.size), math.inf
+    scores = normal_scores(counts)
+    scores -= scores @ counts / total
+    spread = math.sqrt(float(scores**2 @ counts) / max(1, total - 1))
+    if spread <= DETERMINED:
+        return scores, math.inf
+    scores /= spread
+    return scores, float(scores**4 @ counts) / total - 1
+
+
+def _ridge(values: Floats, most: float) -> float:
+    """What is added to variances, so that no more than `most` directions explain anything.
+
+    `values` are the variances along the principal directions. A direction counts by the part of it
+    that ridge regression keeps (Hoerl and Kennard 1970).
+    """
+    low, high = math.log(DETERMINED), math.log(max(1.0, float(values.sum())) / DETERMINED)
+
+    def kept(ridge: float) -> float:
+        return float((values / (values + math.exp(ridge))).sum())
+
+    if kept(low) <= most:
+        return math.exp(low)
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if kept(middle) > most else (low, middle)
+    return math.exp(high)
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
-    """The linear regression of one variable (`own`) on others (`given`) in the reference."""
+class Relations:
+    """The linear regressions of each of some variables on all others of them, in the reference.
 
-    own: int
-    given: NDArray[np.intp]
-    weights: Floats
-    inverse: Floats
-    variance: float
-    freedom: int
+    ``active`` are their positions; ``precision`` is the inverse of their covariance, which holds
+    all these regressions at once (Whittaker 1990, section 5.8); ``freedom`` is how many of the
+    ``rows`` of the fit are left to tell what remains unexplained.
+    """
+
+    active: NDArray[np.intp]
+    precision: Floats
+    rows: int
+    freedom: float
+
+    @property
+    def variances(self) -> Floats:
+        """What the others leave of each variable's variance."""
+        return np.asarray((self.rows - 1) / self.freedom / np.diag(self.precision))
 
     def residuals(self, matrix: Floats) -> Floats:
         """What the others leave unexplained, row by row (or of one row of means)."""
-        contrast = np.zeros(matrix.shape[-1])
-        contrast[self.own], contrast[self.given] = 1.0, -self.weights
-        return np.asarray(matrix @ contrast)
+        return np.asarray(matrix[..., self.active] @ self.precision / np.diag(self.precision))
+
+    def distances(self, matrix: Floats) -> Floats:
+        """How far out the others are from their mean, squared, in their own covariance."""
+        given = matrix[..., self.active]
+        projected = given @ self.precision
+        whole = (given * projected).sum(axis=-1, keepdims=True)
+        return np.asarray(np.maximum(0.0, whole - projected**2 / np.diag(self.precision)))
 
     def left_out_residuals(self, matrix: Floats) -> Floats:
         """The residuals of the rows of the fit, each as if its own row had not been in it.
 
         They are distributed as those of new rows (Cook and Weisberg 1982, section 2.2.1).
         """
-        given = matrix[:, self.given]
-        leverage = 1 / len(matrix) + np.einsum("ij,jk,ik->i", given, self.inverse, given) / (
-            len(matrix) - 1
-        )
+        leverage = 1 / self.rows + self.distances(matrix) / max(1, self.rows - 1)
         return np.asarray(self.residuals(matrix) / (1 - np.minimum(leverage, 0.99)))
 
-    def test(self, means: Floats, rows: int, reference_rows: int) -> TestResult:
-        """Whether the variable's mean moved by more than the others' means explain.
+    def tests(self, means: Floats, rows: int) -> list[TestResult]:
+        """Whether each variable's mean moved by more than the others' means explain.
 
         The analysis of covariance, or Rao's test of additional information (Rao 1948), with the
-        reference's covariance, which is all that is known before a window comes. The effect is the
-        unexplained difference, in standard deviations of the whole column.
+        reference's covariance, which is all that is known before a window of so many `rows` comes.
+        The effect is the unexplained difference, in standard deviations of the whole column.
         """
         from scipy.stats import t
 
-        difference = float(self.residuals(means))
-        others = means[self.given]
-        distance = float(others @ self.inverse @ others)
-        variance = self.variance * (1 / rows + 1 / reference_rows + distance / reference_rows)
-        statistic = difference / math.sqrt(variance)
-        p_value = float(2 * t.sf(abs(statistic), max(1, self.freedom)))
-        return TestResult(statistic, p_value, abs(difference))
+        differences = self.residuals(means)
+        variances = self.variances * (1 / rows + 1 / self.rows + self.distances(means) / self.rows)
+        statistics = differences / np.sqrt(variances)
+        p_values = 2 * t.sf(np.abs(statistics), self.freedom)
+        return [
+            TestResult(*map(float, found))
+            for found in zip(statistics, p_values, np.abs(differences), strict=True)
+        ]
 
 
 def shifts_given_others(
@@ -172,12 +230,8 @@ def shifts_given_others(
     results: dict[str, TestResult] = {}
     remaining = list(columns)
     while remaining:
-        tested = {
-            name: design.explanation(name, [*excluded, *results]).test(
-                means, current.rows, design.rows
-            )
-            for name in remaining
-        }
+        barred = [*excluded, *results]
+        tested = _tested(design, means, current.rows, remaining, barred)
         clearest = min(
             tested, key=lambda name: (tested[name].p_value, -abs(tested[name].statistic))
         )
@@ -188,25 +242,47 @@ def shifts_given_others(
     return results
 
 
+def _tested(
+    design: Design, means: Floats, rows: int, columns: Sequence[str], barred: Sequence[str]
+) -> dict[str, TestResult]:
+    """The test of each of `columns`; those `barred` explain nothing but are tested themselves."""
+    found: dict[str, TestResult] = {}
+    together = [column for column in columns if column not in barred]
+    for names, without in (
+        (together, barred),
+        *(
+            ([name], [other for other in barred if other != name])
+            for name in set(columns) & set(barred)
+        ),
+    ):
+        if names:
+            relations = design.relations(without)
+            tests = relations.tests(means, rows)
+            of = design.variables[relations.active].tolist()
+            found |= {name: tests[of.index(name)] for name in names}
+    return {column: found[column] for column in columns}
+
+
 def joint_test(current: Floats, reference: Floats) -> TestResult:
     """Whether two samples of rows share one joint distribution, up to its second moments.
 
     ``current`` and ``reference`` are variables as a `Design` makes them, (rows, variables).
     Hotelling's T-squared (1931) of all variables and their products: the domain classifier that is
-    linear in these (Lopez-Paz and Oquab 2017), without a fit. Its p-value is exact, from random
-    permutations of the rows (Phipson and Smyth 2010). The effect is the distance of the two means
+    linear in these (Lopez-Paz and Oquab 2017), without a fit; of many variables, the `DIRECTIONS`
+    in which rows vary most stand for all. Its p-value is exact, from random permutations of the
+    rows (Phipson and Smyth 2010), and beyond their number by a gamma distribution with the moments
+    of the permuted statistics. The effect is the distance of the two means
     beyond that of permuted rows, in standard deviations along the direction that parts them best.
     """
     size, other = len(reference), len(current)
-    features = _whitened(_with_products(np.vstack([reference, current])))
+    features = _whitened(_with_products(_widest(np.vstack([reference, current]))))
     own, permuted = features[:size].sum(axis=0), _permuted_sums(features, size)
     # The features sum to zero, so that one sample's sum says what the other's is.
     scale = (1 / size + 1 / other) ** 2
     squared, by_chance = float(own @ own) * scale, (permuted**2).sum(axis=1) * scale
-    as_extreme = int((by_chance >= squared * (1 - 1e-9)).sum())
     beyond_chance = squared - float(by_chance.mean())
     statistic = squared / math.sqrt(scale)
-    p_value = (as_extreme + 1) / (PERMUTATIONS + 1)
+    p_value = permuted_p_value(squared, [by_chance])
     return TestResult(statistic, p_value, math.sqrt(max(0.0, beyond_chance)))
 
 
@@ -219,6 +295,15 @@ def _permuted_sums(features: Floats, size: int) -> Floats:
         drawn = keys <= np.partition(keys, size - 1, axis=1)[:, size - 1 : size]
         sums.append(drawn.astype(float) @ features)
     return np.vstack(sums)
+
+
+def _widest(variables: Floats) -> Floats:
+    """The variables, or if they are too many the directions in which they vary most."""
+    if variables.shape[1] <= DIRECTIONS:
+        return variables
+    centred = variables - variables.mean(axis=0)
+    _, vectors = np.linalg.eigh(centred.T @ centred)
+    return np.asarray(centred @ vectors[:, -DIRECTIONS:])
 
 
 def _with_products(variables: Floats) -> Floats:

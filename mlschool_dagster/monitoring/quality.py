@@ -29,7 +29,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MINIMUM_ROWS = 30
-"""The least number of values from which a column can be called constant: fewer repeat by chance."""
+"""The least number of values from which a column can be called constant."""
+
+CHANCE_OF_ONE_VALUE = 1e-4
+"""A column is called constant if it is less likely than this by chance: a column that nearly always
+has one value has it in all rows of many windows."""
 
 DISTINCT_COUNTED = 1000
 """Distinct values of a column are counted up to this many."""
@@ -47,7 +51,8 @@ class ColumnQuality:
 
     Shares are fractions of rows, None in an empty window; ``new_category`` counts the rows with a
     value outside the spec's categories, ``new_categories`` those of each such value, most frequent
-    first; ``distinct`` is at most `DISTINCT_COUNTED`.
+    first; ``distinct`` is exact up to `DISTINCT_COUNTED`, which stands for any larger number;
+    ``only`` is the value of a column that has one.
     """
 
     column: str
@@ -59,6 +64,7 @@ class ColumnQuality:
     new_category: int
     new_categories: dict[str, int]
     distinct: int
+    only: Any = None
 
     @property
     def is_faulty(self) -> bool:
@@ -96,17 +102,27 @@ class QualityReport:
     @property
     def summary(self) -> str:
         """The report as one sentence."""
-        if not self.findings:
-            return f"No fault found in {self.n_current} rows."
-        return " ".join(self.findings)
+        if self.findings:
+            return " ".join(self.findings)
+        if not self.n_current:
+            return "The window holds no captures, of which something could be wrong."
+        return f"No fault found in {self.n_current} rows."
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-compatible data."""
         return {**asdict(self), "findings": list(self.findings), "columns": self.rows()}
 
     def rows(self) -> list[dict[str, Any]]:
-        """One mapping a column, for a table."""
-        return [asdict(column) for column in self.columns]
+        """One mapping a column, for a table; what was not counted to its end says so."""
+        return [
+            {
+                **{key: value for key, value in asdict(column).items() if key != "only"},
+                "distinct": column.distinct
+                if column.distinct < DISTINCT_COUNTED
+                else f"{DISTINCT_COUNTED:,} or more",
+            }
+            for column in self.columns
+        ]
 
 
 def columns_read(spec: DataSpec) -> list[str]:
@@ -136,8 +152,6 @@ def quality(
     duplicate_events = _repetitions(counted.events)
     refused, answered = sum(refusals.values()), round(counted.answered)
     findings: list[str] = []
-    if not counted.rows:
-        findings.append("The window holds no captures.")
     if duplicate_events:
         findings.append(f"{duplicate_events} rows repeat an event id of the window.")
     # Beyond chance, or the first refusal of a quiet hour would be a finding.
@@ -232,6 +246,7 @@ class _CountedColumn:
             new_category=self.new_category,
             new_categories=dict(self.new.most_common()),
             distinct=min(len(self.distinct), DISTINCT_COUNTED),
+            only=next(iter(self.distinct)) if len(self.distinct) == 1 else None,
         )
 
 
@@ -287,5 +302,18 @@ def _faults(
         affected = f"{measured.new_category} of {rows} rows"
         yield f"{name} has values outside its categories in {affected}: {shown}."
     present = rows - measured.missing
-    if measured.distinct == 1 and present >= MINIMUM_ROWS and reference[name].nunique() > 1:
+    constant = measured.only is not None and present >= MINIMUM_ROWS
+    if constant and _chance_of(measured.only, present, reference[name]) < CHANCE_OF_ONE_VALUE:
         yield f"{name} has one and the same value in all {present} rows that have it."
+
+
+def _chance_of(value: Any, rows: int, reference: "pd.Series[Any]") -> float:
+    """The chance that so many `rows` all have `value`, by the upper end of its share's interval.
+
+    It is 1 where the reference has one value or none: nothing is known of how it may vary.
+    """
+    known = reference.dropna()
+    if known.nunique() < 2:
+        return 1.0
+    share = wilson_interval(int((known == value).sum()), len(known))[1]
+    return float(share**rows)

@@ -14,8 +14,10 @@ from mlschool_dagster.monitoring.statistics import wilson_interval
 
 
 def performance_metrics(window: Window, report: PerformanceReport) -> Iterator[Metric]:
-    """The numbers of the performance `report` of `window`."""
+    """The numbers of the performance `report` of `window`; none of an empty one."""
     overall, threshold = report.overall, report.accuracy_threshold
+    if not overall.rows:
+        return
     yield from _accuracy(window, overall, threshold)
     for version, accuracy in report.versions.items():
         yield from _accuracy(window, accuracy, threshold, version=version)
@@ -29,8 +31,10 @@ def performance_metrics(window: Window, report: PerformanceReport) -> Iterator[M
 
 
 def quality_metrics(window: Window, report: QualityReport, spec: DataSpec) -> Iterator[Metric]:
-    """The numbers of the quality `report` of `window`."""
+    """The numbers of the quality `report` of `window`; none of one without any traffic."""
     rows, found = report.n_current, len(report.findings)
+    if not rows and not report.refused:
+        return
     yield Metric(window, MetricName.QUALITY_FINDINGS, float(found), rows, finding=found > 0)
     yield _share(window, MetricName.DUPLICATE_SHARE, report.duplicate_rows, rows)
     yield _share(

@@ -113,7 +113,7 @@ def _capital(logarithms: Floats) -> Floats:
 
 def _counts(window: Summary, column: str, of: _Of) -> Counts:
     if of is _Of.UNEXPLAINED:
-        return window.residuals[column].counts
+        return window.residuals[column]
     counted = window.profile.column(column)
     if of is _Of.MISSING:
         return np.array([counted.present, counted.missing])
@@ -127,6 +127,7 @@ def _bets(baseline: Baseline, config: DriftConfig) -> dict[tuple[str, _Of], list
         (column.name, of): 1.0 if of is _Of.VALUES else baseline.unexplained_spread(column.name)
         for column in spec.numeric
         for of in (_Of.VALUES, _Of.UNEXPLAINED)
+        if of is _Of.VALUES or column.name in baseline.design.judged
     }
     shares = {
         **{(name, _Of.VALUES): np.eye(c.counts.size) for name, c in own.profile.categories.items()},

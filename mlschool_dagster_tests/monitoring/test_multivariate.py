@@ -43,9 +43,10 @@ def test_residuals_of_the_reference_are_those_of_new_rows() -> None:
     spreads = []
     for seed in range(20):
         fitted = Baseline(resampled(REFERENCE, 60, seed), SPEC)
-        explanation = fitted.design.explanation("body_mass_g")
-        left_out = explanation.left_out_residuals(fitted.design.matrix)
-        new = explanation.residuals(fitted.design.of(REFERENCE))
+        relations = fitted.design.relations()
+        own = fitted.design.variables.tolist().index("body_mass_g")
+        left_out = relations.left_out_residuals(fitted.design.matrix)[:, own]
+        new = relations.residuals(fitted.design.of(REFERENCE))[:, own]
         spreads.append((left_out.std(), new.std()))
     left_out, new = np.mean(spreads, axis=0)
     assert left_out == pytest.approx(new, rel=0.1)

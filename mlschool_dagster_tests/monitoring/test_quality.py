@@ -7,10 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.monitoring.quality import quality
-from mlschool_dagster_tests.monitoring.samples import SPEC, population, window
+from mlschool_dagster.monitoring.recorded import quality_metrics
+from mlschool_dagster_tests.monitoring.samples import SPEC, START, population, window
 
 REFERENCE = population()
+HOUR = Window(START)
 
 
 def test_a_sound_window_has_no_findings() -> None:
@@ -37,10 +40,27 @@ def test_each_fault_is_a_sentence(change: dict[str, Any], words: str) -> None:
     assert any(words in finding for finding in report.findings)
 
 
-def test_an_empty_window_is_a_finding() -> None:
+def test_an_empty_window_is_no_fault() -> None:
     report = quality([window(0)], REFERENCE, SPEC)
-    assert report.findings == ("The window holds no captures.",)
+    assert report.findings == ()
+    assert "holds no captures" in report.summary
     json.dumps(report.to_dict(), allow_nan=False)
+    assert list(quality_metrics(HOUR, report, SPEC)) == []
+
+
+def test_a_column_that_nearly_always_has_one_value_may_have_it_in_all_rows() -> None:
+    rare = REFERENCE.assign(body_mass_g=[0.0] * 340 + [3.0] * 4)
+    quiet = quality([window(200).assign(body_mass_g=0.0)], rare, SPEC)
+    assert not [finding for finding in quiet.findings if "one and the same value" in finding]
+    stuck = quality([window(200).assign(body_mass_g=3.0)], rare, SPEC)
+    assert any("body_mass_g has one and the same value" in found for found in stuck.findings)
+
+
+def test_distinct_values_are_exact_or_said_not_to_be() -> None:
+    many = window(5_000).assign(body_mass_g=np.arange(5_000) + 2_000.0)
+    told = {row["column"]: row["distinct"] for row in quality([many], REFERENCE, SPEC).rows()}
+    assert told["body_mass_g"] == "1,000 or more"
+    assert told["island"] == 3
 
 
 def test_one_missing_value_in_a_small_window_is_chance() -> None:
