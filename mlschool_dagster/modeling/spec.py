@@ -71,6 +71,7 @@ LABEL = "label"
 LABELLED_AT = "labelled_at"
 LABEL_SOURCE = "source"
 TOGETHER = "all columns together"
+"""How what no column shows by itself is called in sentences."""
 
 RESERVED = (
     PREDICTION,
@@ -198,6 +199,8 @@ def _contradictions(spec: DataSpec) -> Iterator[str]:
             f"name is {spec.name[:80]!r}, but becomes that of assets, files and the registered "
             "model: use up to 63 letters, digits and underscores, a letter first"
         )
+    elif spec.name.lower() == "default":
+        yield f"name is {spec.name}, which MLflow calls an experiment of its own; choose another"
     if not spec.columns:
         yield "columns is empty; describe at least one"
     named = [(f"columns[{at}].name", column.name) for at, column in enumerate(spec.columns)]

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.modeling.spec import TOGETHER, DataSpec
 from mlschool_dagster.monitoring.baseline import Baseline, Summary
 from mlschool_dagster.monitoring.comparisons import Comparison, comparisons
 from mlschool_dagster.monitoring.config import DriftConfig
 from mlschool_dagster.monitoring.metrics import ALL
-from mlschool_dagster.monitoring.sequential import TOGETHER
 from mlschool_dagster.monitoring.statistics import benjamini_hochberg
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from mlschool_dagster.modeling.spec import CONFIDENCE
+from mlschool_dagster.modeling.spec import CONFIDENCE, TOGETHER
 from mlschool_dagster.monitoring.baseline import Baseline, Summary
 from mlschool_dagster.monitoring.config import DriftConfig
 from mlschool_dagster.monitoring.metrics import ALL
@@ -33,9 +33,6 @@ HORIZON = 1_000
 STAKES = np.array([1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 0.95])
 """Shares of the capital put on a bet; small ones find small changes in many rows. As the size of a
 change is not known, the capital is spread evenly over them."""
-
-TOGETHER = "all columns together"
-"""How what no column shows by itself is called in sentences."""
 
 LARGEST = 1e12
 """The largest e-value told: more evidence than anybody needs."""

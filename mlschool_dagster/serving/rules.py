@@ -11,10 +11,16 @@ from typing import Any, Protocol
 
 from mlschool_dagster.errors import listed
 from mlschool_dagster.modeling.cells import text_reader
-from mlschool_dagster.modeling.spec import CategoricalColumn, Column, DataSpec, NumericColumn
+from mlschool_dagster.modeling.spec import (
+    LONGEST_TEXT,
+    CategoricalColumn,
+    Column,
+    DataSpec,
+    NumericColumn,
+)
 from mlschool_dagster.serving.faults import Finding
 
-MAX_TEXT = 256
+MAX_TEXT = LONGEST_TEXT
 NOT_FINITE = "must be a finite number"
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")

@@ -16,8 +16,6 @@ from mlschool_dagster.capture.frames import captures_frame
 from mlschool_dagster.capture.records import Label
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.spec import RESERVED, DataSpec, load_spec
-from mlschool_dagster.monitoring import sequential
-from mlschool_dagster.monitoring.dashboard import board
 from mlschool_dagster.monitoring.frames import current_frame
 from mlschool_dagster_tests.modeling.conftest import DATA
 
@@ -130,6 +128,7 @@ def test_a_spec_survives_json(spec: DataSpec) -> None:
         ),
         ("protected: [sex]", "protected: [species]", "choose among: island, sex"),
         ("name: penguins", "name: my-penguins", "use up to 63 letters, digits and underscores"),
+        ("name: penguins", "name: Default", "name is Default, which MLflow calls an experiment"),
         ("name: penguins", "name: ../penguins", "use up to 63 letters, digits and underscores"),
         (
             "name: penguins",
@@ -208,5 +207,5 @@ def test_no_column_has_a_name_that_the_platform_uses(tmp_path: Path, path: str, 
 
 def test_all_that_stands_beside_the_columns_is_reserved(spec: DataSpec) -> None:
     beside = set(current_frame(captures_frame([]), spec).columns) - set(spec.input_names)
-    beside |= {field.name for field in fields(Label)} | {sequential.TOGETHER, board.ALL_COLUMNS}
+    beside |= {field.name for field in fields(Label)}
     assert {name for name in beside if not name.startswith("probability_")} <= set(RESERVED)

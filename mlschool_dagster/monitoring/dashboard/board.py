@@ -6,6 +6,7 @@ from datetime import datetime
 from functools import cached_property
 
 from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.modeling.spec import TOGETHER
 from mlschool_dagster.monitoring.metrics import ALL, Metric, MetricName
 
 NAMES = (
@@ -29,7 +30,7 @@ NAMES = (
 PROMOTION = "promotion"
 """The lane of the steps of promotions."""
 
-ALL_COLUMNS = "all columns together"
+ALL_COLUMNS = TOGETHER
 """What stands for the column of what is about all of them."""
 
 Subject = tuple[MetricName, str, str]
