@@ -59,7 +59,9 @@ def read_metrics(exposition: str) -> Reading:
     def sums(family: str, sample: str, label: str) -> dict[str, float]:
         totals: dict[str, float] = {}
         for found in families[family].samples if family in families else ():
-            if found.name == sample:
+            # What is refused before a version has looked at it takes as long as its client likes.
+            is_answered = family != LATENCY or found.labels.get("role", "any")
+            if found.name == sample and is_answered:
                 key = found.labels.get(label, "")
                 totals[key] = totals.get(key, 0.0) + found.value
         return totals

@@ -122,15 +122,44 @@ def test_every_expression_is_promql(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)
-def test_a_dashboard_asks_sources_that_are_provisioned(name: str) -> None:
+def test_a_dashboard_asks_sources_that_one_chooses_and_offers_those_provisioned(name: str) -> None:
     known = {(source["type"], source["uid"]) for source in SOURCES["datasources"]}
+    offered = DASHBOARDS[name]["templating"]["list"]
+    assert {(choice["query"], choice["current"]["value"]) for choice in offered} <= known
+    chosen = {(choice["query"], f"${{{choice['name']}}}") for choice in offered}
     panels = DASHBOARDS[name]["panels"]
     asked = {
         (t["datasource"]["type"], t["datasource"]["uid"]) for p in panels for t in p["targets"]
     }
-    assert asked <= known
+    assert asked <= chosen
     assert len({panel["id"] for panel in panels}) == len(panels)
     assert len({panel["title"] for panel in panels}) == len(panels)
+
+
+@needs_promtool
+def test_an_endpoint_without_requests_shows_nothing_rather_than_no_number(tmp_path: Path) -> None:
+    """No rate is nought divided by nought, and the quantile of nothing is none."""
+    metrics = Metrics("any")
+    metrics.request(200, "1", "primary", 0.1)
+    metrics.request(422, "", "", 0.1)
+    metrics.commit(0.1, 1)
+    exposition = metrics.exposition()[0].decode()
+    metrics.close()
+    labels = '{instance="a", job="endpoint"'
+    samples = [line.rpartition(" ")[0] for line in exposition.splitlines() if line[0] != "#"]
+    series = [
+        {"series": re.sub(r"^(\w+){?(.*?)}?$", rf"\1{labels}, \2}}", sample), "values": "1x40"}
+        for sample in samples
+    ]
+    queries = [t["expr"].replace("$__rate_interval", "5m") for _, t in targets("prometheus")]
+    trials = [
+        {"expr": f"({query}) != ({query})", "eval_time": "20m", "exp_samples": []}
+        for query in queries
+    ]
+    path = tmp_path / "idle.yml"
+    test = {"interval": "1m", "input_series": series, "promql_expr_test": trials}
+    path.write_text(yaml.safe_dump({"rule_files": [], "tests": [test]}))
+    promtool("test", "rules", str(path))
 
 
 @pytest.fixture(scope="module")

@@ -124,3 +124,14 @@ def test_a_reading_survives_being_kept() -> None:
     reading = read_metrics(exposition({"200": 1}, [0.01]))
     assert Reading.from_dict(reading.to_dict()) == reading
     assert traffic(reading, replace(reading)).requests == 0
+
+
+def test_the_time_of_refused_requests_is_none_of_answers() -> None:
+    exposition = (
+        "# TYPE mlschool_request_duration_seconds histogram\n"
+        'mlschool_request_duration_seconds_bucket{version="1",role="primary",le="0.1"} 5\n'
+        'mlschool_request_duration_seconds_bucket{version="1",role="primary",le="+Inf"} 5\n'
+        'mlschool_request_duration_seconds_bucket{version="",role="",le="0.1"} 0\n'
+        'mlschool_request_duration_seconds_bucket{version="",role="",le="+Inf"} 90\n'
+    )
+    assert read_metrics(exposition).latency == {"0.1": 5.0, "+Inf": 5.0}
