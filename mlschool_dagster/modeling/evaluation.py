@@ -129,7 +129,7 @@ def samples(result: TrainingResult, frame: "pd.DataFrame", spec: DataSpec) -> li
     inputs = input_frame(frame, spec).iloc[::step]
     features = result.transformer.transform(inputs).astype(np.float32)
     probabilities = np.asarray(result.model.predict_on_batch(features)).astype(np.float64)
-    rows = inputs.astype(object).where(inputs.notna(), None)
+    rows = inputs.astype(object).where(inputs.notna(), None)  # type: ignore[call-overload]
     # Later keys count first.
     order = np.lexsort((-probabilities.max(axis=1), inputs.isna().any(axis=1)))
     predicted = probabilities.argmax(axis=1)

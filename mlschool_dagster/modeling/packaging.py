@@ -36,8 +36,9 @@ COMMIT_TAG = "git_commit"
 
 EXAMPLE_ROWS = 3
 
-SERVING_PACKAGES = ("mlflow", "numpy", "pandas")
-"""What ``serving_model.py`` needs; pinned in each version to what it was trained with."""
+SERVING_PACKAGES = ("mlflow", "numpy", "orjson", "pandas")
+"""What ``serving_model.py`` and the modules that a version carries need; pinned in each version to
+what it was trained with."""
 
 
 def log_training(
@@ -255,9 +256,11 @@ def _write(
 def _signature(spec: DataSpec) -> "ModelSignature":
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
+    from mlflow.types.schema import AnyType
 
-    numeric = {column.name for column in spec.numeric}
-    inputs = [ColSpec("double" if n in numeric else "string", n) for n in spec.input_names]
+    # Any type: MLflow takes no int64 for a double, and a column without values for no text. The
+    # model itself judges each value by the spec, as the endpoint does.
+    inputs = [ColSpec(AnyType(), c.name, required=not c.nullable) for c in spec.columns]
     confidences = [CONFIDENCE, *map(probability_column, spec.target.classes)]
     outputs = [ColSpec("string", PREDICTION), *(ColSpec("double", n) for n in confidences)]
     return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))

@@ -3,13 +3,17 @@
 MLflow copies this file into each version (models from code) and runs the copy, never a pickle. So
 the file must stand alone: it imports nothing of the package, and a version keeps loading when the
 package has changed or is not installed. Its only inputs are the files of the version folder, among
-them ``predictor.py``, so that it predicts the same bits as the endpoint. A container needs neither
+them the modules with which the endpoint judges rows and predicts: so it accepts the same rows,
+refuses others with the same sentences, and answers with the same bits. A container needs neither
 Keras nor JAX.
 """
 
+import importlib
 import importlib.util
-import json
+import sys
+import uuid
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 # Nobody but MLflow imports this file, so nobody else pays for these.
@@ -24,15 +28,11 @@ class ServingModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     def load_context(self, context: Any) -> None:
         """Load the fitted transformers and the network from the version folder."""
         folder = Path(context.artifacts["version"])
-        spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
-        self.classes = np.array(spec["target"]["classes"], dtype=object)
-        self.columns = [column["name"] for column in spec["columns"]]
-        predictor = _module(folder / "predictor.py")
-        names = (
-            [column["name"] for column in spec["columns"] if column["type"] == kind]
-            for kind in ("numeric", "categorical")
-        )
-        self.predictor = predictor.Predictor(*names, predictor.load_arrays(folder / "compiled.npz"))
+        package = _package(folder / "code")
+        self.model = _module(package, "compiled").CompiledModel.load(folder)
+        validation = _module(package, "validation")
+        self.refusal = validation.InvalidRequestError
+        self.validator = validation.Validator(self.model.spec)
 
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -40,25 +40,50 @@ class ServingModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         """One row per row of `model_input`.
 
         Columns: ``prediction``, ``confidence`` and ``probability_<class>`` for each class.
+
+        Raises:
+            MlflowException: a row is not valid; the words say which, and why.
         """
-        rows = model_input[self.columns].astype(object).to_dict("records")
+        values = model_input.astype(object)
+        rows = values.where(values.notna(), None).to_dict("records")  # type: ignore[call-overload]
+        try:
+            rows = self.validator.accept_rows(rows).rows if rows else []
+        except self.refusal as error:
+            raise mlflow.MlflowException.invalid_parameter_value(_sentence(error)) from None
+        classes = np.array(self.model.spec.target.classes, dtype=object)
         with np.errstate(all="ignore"):
-            probabilities = self.predictor.probabilities(rows)
+            probabilities = self.model.probabilities(rows)
         columns = {
-            "prediction": self.classes[probabilities.argmax(axis=1)],
+            "prediction": classes[probabilities.argmax(axis=1)],
             "confidence": probabilities.max(axis=1),
-        } | {f"probability_{label}": probabilities[:, i] for i, label in enumerate(self.classes)}
+        } | {f"probability_{label}": probabilities[:, i] for i, label in enumerate(classes)}
         return pd.DataFrame(columns, index=model_input.index)
 
 
-def _module(path: Path) -> Any:
-    """The module in the file at `path`, known to nobody else: another version has another."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def _sentence(error: Any) -> str:
+    """Why rows were refused, fault by fault."""
+    faults = [
+        ", ".join(f"{name} {fault[name]}" for name in ("row", "column") if name in fault)
+        + f": {fault['reason']}"
+        for fault in error.faults
+    ]
+    return " ".join([error.message, *(f"{fault}." for fault in faults)])
+
+
+def _package(folder: Path) -> str:
+    """The name of the package in `folder`, known to nobody else: another version has another."""
+    name = f"_mlschool_{uuid.uuid4().hex}"
+    spec = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    if spec is None:
+        raise ImportError(f"{folder} is no package")
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    return name
+
+
+def _module(package: str, name: str) -> ModuleType:
+    return importlib.import_module(f"{package}.{name}")
 
 
 mlflow.models.set_model(ServingModel())

@@ -10,7 +10,6 @@ needs scikit-learn to be read.
 """
 
 import json
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from mlschool_dagster.modeling.calibration import CALIBRATION_FILE, fit_calibrat
 from mlschool_dagster.modeling.compiled import ARRAYS_FILE, SPEC_FILE, compile_model
 from mlschool_dagster.modeling.evaluation import Sample, reference_frame, samples
 from mlschool_dagster.modeling.spec import CONFIDENCE, PREDICTION, DataSpec
+from mlschool_dagster.modeling.standalone import copy_modules
 from mlschool_dagster.modeling.training import TrainingResult
 
 if TYPE_CHECKING:
@@ -31,21 +31,20 @@ REFERENCE_FILE = "reference.parquet"
 SAMPLES_FILE = "samples.json"
 
 
-CODE = ("predictor.py",)
-"""Modules that need nothing of the package; the pyfunc loads them from the version folder."""
+CODE_FOLDER = "code"
+CODE = ("mlschool_dagster.modeling.compiled", "mlschool_dagster.serving.validation")
+"""What the pyfunc judges rows and predicts with: the same modules as the endpoint's."""
 
 NEEDED = (SPEC_FILE, ARRAYS_FILE, REFERENCE_FILE)
-FILES = (*NEEDED, NETWORK_FILE, CALIBRATION_FILE, SAMPLES_FILE, *CODE)
-"""All that a version folder may hold; those of earlier releases lack some that are not `NEEDED`."""
+FILES = (*NEEDED, NETWORK_FILE, CALIBRATION_FILE, SAMPLES_FILE)
+"""What is fetched of a version folder; earlier releases' lack some that are not `NEEDED`."""
 
 
 def write_version(
     folder: Path, result: TrainingResult, frame: "pd.DataFrame", spec: DataSpec
 ) -> None:
     """Write the version folder of `result`, trained on `frame`, into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in CODE:
-        shutil.copyfile(Path(__file__).with_name(name), folder / name)
+    copy_modules(CODE, folder / CODE_FOLDER)
     compile_model(result.transformer, result.model, spec).save(folder)
     result.model.save(folder / NETWORK_FILE)
     reference = reference_frame(result, frame, spec)

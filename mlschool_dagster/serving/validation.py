@@ -93,6 +93,14 @@ class Validator:
             require_shallow(document)
         return accepted
 
+    def accept_rows(self, rows: list[Any]) -> Accepted:
+        """`rows`, all of which must be valid.
+
+        Raises:
+            InvalidRequestError: 422 if one is not, or there is none.
+        """
+        return self._judge(Table(rows, Finding("is no row", "no row")), partial=False)
+
     def _judge(self, table: Table, partial: bool) -> Accepted:
         rows = table.rows
         total = len(rows)

@@ -10,7 +10,7 @@ import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import httpx
 import mlflow
@@ -35,7 +35,7 @@ from mlschool_dagster.modeling.training import TrainingResult
 from mlschool_dagster.serving.batching import predict
 from mlschool_dagster.serving.deployment import Release
 from mlschool_dagster.serving.questions import Question
-from mlschool_dagster.serving.validation import Accepted, Validator
+from mlschool_dagster.serving.validation import Accepted, InvalidRequestError, Validator
 from mlschool_dagster.serving.versions import Version
 from mlschool_dagster.values import InputValue
 from mlschool_dagster_tests.modeling.conftest import DATA
@@ -57,7 +57,6 @@ def values_of(column: Column) -> st.SearchStrategy[InputValue]:
 
 
 COLUMNS = load_spec(DATA / "penguins.yaml").columns
-NUMBERS = {column.name: float for column in COLUMNS if isinstance(column, NumericColumn)}
 NAMES = [column.name for column in COLUMNS]
 ROWS = st.fixed_dictionaries({column.name: values_of(column) for column in COLUMNS})
 
@@ -76,10 +75,9 @@ def served(logged: Logged) -> "mlflow.pyfunc.PyFuncModel":
 @given(rows=st.lists(ROWS, min_size=BATCH, max_size=BATCH))
 @example(rows=[dict.fromkeys(NAMES)] * BATCH)
 @example(rows=[dict.fromkeys(NAMES) | {"island": "elsewhere", "sex": "elsewhere"}] * BATCH)
-def test_all_ways_to_predict_agree_with_scikit_learn_and_keras(
+def test_the_arrays_predict_as_scikit_learn_and_keras(
     rows: list[dict[str, InputValue]],
     compiled: CompiledModel,
-    served: "mlflow.pyfunc.PyFuncModel",
     trained: TrainingResult,
     spec: DataSpec,
 ) -> None:
@@ -88,12 +86,51 @@ def test_all_ways_to_predict_agree_with_scikit_learn_and_keras(
     expected = np.asarray(trained.model.predict_on_batch(features.astype(np.float32)))
     # Keras's own differ between sizes of batches and CPUs.
     np.testing.assert_allclose(compiled.probabilities(rows), expected, atol=1e-5)
-    answers = served.unwrap_python_model().predict(None, frame)
-    columns = [f"probability_{label}" for label in spec.target.classes]
-    np.testing.assert_array_equal(answers[columns], compiled.probabilities(rows))
-    np.testing.assert_array_equal(
-        answers[columns], np.vstack([compiled.probabilities([row]) for row in rows])
+
+
+def any_value_of(column: Column) -> st.SearchStrategy[Any]:
+    """What clients send for `column`: mostly good, sometimes not."""
+    if isinstance(column, NumericColumn):
+        odd = st.sampled_from(
+            [math.inf, -math.inf, math.nan, 1e300, "48.6", " 40 ", "many", "", True, "NaN", -1, 0]
+        )
+    else:
+        odd = st.sampled_from(["elsewhere", "", "NA", " Biscoe", "MALE ", 1, 2.5, math.nan, False])
+    return st.none() | values_of(column) | odd
+
+
+@given(
+    rows=st.lists(
+        st.fixed_dictionaries({c.name: values_of(c) for c in COLUMNS})
+        | st.fixed_dictionaries({c.name: any_value_of(c) for c in COLUMNS})
+        | st.fixed_dictionaries(
+            {c.name: values_of(c) for c in COLUMNS if not c.nullable},
+            optional={c.name: any_value_of(c) for c in COLUMNS if c.nullable},
+        ),
+        min_size=1,
+        max_size=6,
     )
+)
+@example(rows=[{"island": "Biscoe"}])
+@example(rows=[ROW])
+@example(rows=[{**ROW, "sex": None, "body_mass_g": None}, {**ROW, "sex": None}])
+@example(rows=[{**ROW, "culmen_depth_mm": math.inf}])
+def test_mlflow_takes_and_refuses_what_the_endpoint_does_and_answers_the_same_bits(
+    rows: list[dict[str, Any]], served: "mlflow.pyfunc.PyFuncModel", compiled: CompiledModel
+) -> None:
+    body = json.dumps({"dataframe_records": rows}).encode()
+    try:
+        accepted = Validator(compiled.spec).accept(body, "application/json")
+    except InvalidRequestError as error:
+        with pytest.raises(mlflow.MlflowException) as refused:
+            served.predict(pd.DataFrame(rows))
+        for fault in error.faults:
+            assert fault["reason"] in str(refused.value)
+        return
+    answers = served.predict(pd.DataFrame(rows))
+    columns = [f"probability_{label}" for label in compiled.spec.target.classes]
+    alone = [compiled.probabilities([row])[0] for row in accepted.rows]
+    np.testing.assert_array_equal(answers[columns], alone)
 
 
 def test_the_run_tells_how_the_model_came_about(
@@ -178,11 +215,17 @@ def test_the_model_states_its_schema_example_and_pinned_requirements(logged: Log
     mlflow.set_tracking_uri(logged.tracking_uri)
     info = mlflow.models.get_model_info(logged.model_uri)
     assert info.signature.inputs.input_names()[0] == "island"
+    assert info.signature.inputs.required_input_names() == ["island"]
     assert info.signature.outputs.input_names()[:2] == ["prediction", "confidence"]
     assert info.saved_input_example_info is not None
     folder = Path(mlflow.artifacts.download_artifacts(logged.model_uri))
     requirements = (folder / "requirements.txt").read_text().split()
-    assert {line.partition("==")[0] for line in requirements} == {"mlflow", "numpy", "pandas"}
+    assert {line.partition("==")[0] for line in requirements} == {
+        "mlflow",
+        "numpy",
+        "orjson",
+        "pandas",
+    }
     assert all("==" in line for line in requirements)
 
 
@@ -209,7 +252,6 @@ def test_the_served_model_takes_what_its_signature_states(
     spec: DataSpec,
 ) -> None:
     rows = input_frame(penguins.head(BATCH), spec)
-    rows.iloc[1, 0] = "elsewhere"
     answers = served.predict(rows)
     records = cast("list[dict[str, InputValue]]", rows.to_dict("records"))
     expected = compiled.probabilities(records)
@@ -228,9 +270,7 @@ def test_of_equal_probabilities_the_first_class_is_predicted_everywhere(
     shutil.copytree(Path(mlflow.artifacts.download_artifacts(logged.model_uri)), tmp_path / "model")
     folder = tmp_path / "model" / "artifacts" / "version"
     tied.save(folder)
-    answers = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(
-        pd.DataFrame([ROW]).astype(NUMBERS)
-    )
+    answers = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(pd.DataFrame([ROW]))
     assert answers["prediction"].tolist() == ["Chinstrap"]
     version = Version(Release("1", folder), tied, Validator(spec), utc_now())
     asked = Question(Role.PRIMARY, version, None, Accepted([ROW], [0], 1, [], []), ["a"], True, 1.0)
