@@ -22,6 +22,17 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("steady")
 
 
+PLATFORMS = ("test_platform.py", "test_readme.py", "test_scenarios.py")
+"""Whose tests run whole platforms, which choose their ports alike: never two at a time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file together where they run in parallel, and platforms one by one."""
+    for item in items:
+        file = "platforms" if item.path.name in PLATFORMS else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(file))
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL server that nobody stops; whoever uses it takes a schema of their own."""
