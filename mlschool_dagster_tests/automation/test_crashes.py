@@ -15,6 +15,7 @@ import pandas as pd
 import psutil
 import pytest
 
+from mlschool_dagster.automation.jobs import MONITORING_SECONDS
 from mlschool_dagster.automation.sensors import CAPTURES, FollowedStream
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster_tests.platform import (
@@ -40,6 +41,7 @@ def platform(trained: Path, tmp_path: Path) -> Iterator[Platform]:
 
 
 IMPATIENT = "mlschool_dagster_tests.automation.impatient"
+PATIENT = "mlschool_dagster_tests.automation.patient"
 NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -133,12 +135,14 @@ def test_a_daemon_killed_between_capture_and_report_loses_nothing(platform: Plat
 
 
 def test_a_monitoring_run_killed_with_its_daemon_loses_nothing(platform: Platform) -> None:
+    """However long a run may take: its process is seen to be dead long before that."""
+    assert PATIENCE_SECONDS < MONITORING_SECONDS
     land(platform, WINDOW)
-    with daemon(platform):
+    with daemon(platform, PATIENT):
         wait_until(lambda: runs(platform, dg.DagsterRunStatus.STARTED))
     assert not covered(platform)
     assert runs(platform, dg.DagsterRunStatus.STARTED)
     land(platform, LATER)
-    with daemon(platform):
+    with daemon(platform, PATIENT):
         wait_until(lambda: covered(platform))
     assert_every_capture_is_in_one_report(platform)
