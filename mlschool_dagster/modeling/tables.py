@@ -160,7 +160,17 @@ def _table_file(
     if is_parquet(path):
         for name in wanted:
             _require_type(path, spec, schema.field(name))
-    return TableFile(path, spec, wanted, pa.schema([schema.field(name) for name in others]))
+    return TableFile(
+        path, spec, wanted, pa.schema([_without_views(schema.field(name)) for name in others])
+    )
+
+
+def _without_views(field: "pa.Field") -> "pa.Field":
+    """`field` with a type that Arrow can pick values of: not a view, which Polars writes."""
+    import pyarrow as pa
+
+    plain = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+    return field.with_type(plain.get(field.type, field.type))
 
 
 def _require_type(path: Path, spec: DataSpec, field: "pa.Field") -> None:
@@ -171,7 +181,7 @@ def _require_type(path: Path, spec: DataSpec, field: "pa.Field") -> None:
     fits = (
         (types.is_integer, types.is_floating, types.is_decimal, types.is_null)
         if is_numeric
-        else (types.is_string, types.is_large_string, types.is_null)
+        else (types.is_string, types.is_large_string, types.is_string_view, types.is_null)
     )
     if not any(is_one(kind) for is_one in fits):
         wanted = "a number" if is_numeric else "text"
@@ -252,7 +262,7 @@ def _parquet_chunks(
                 for name in file.wanted
             ]
             rows = [dict(zip(file.wanted, row, strict=True)) for row in zip(*columns, strict=True)]
-            yield rows, [], table.select(file.carried.names)
+            yield rows, [], table.select(file.carried.names).cast(file.carried)
 
 
 def _value(value: Any, read: Any) -> Any:

@@ -170,6 +170,7 @@ PARQUET = {
         pa.array(NUMBERS).cast(pa.decimal128(20, 6)),
         pa.array(TEXTS).cast(pa.large_string()).dictionary_encode(),
     ),
+    "views": (pa.array(NUMBERS), pa.array(TEXTS, pa.string_view())),
     "nothing": (pa.nulls(3), pa.nulls(3)),
     "a dictionary of numbers": (pa.array(NUMBERS).dictionary_encode(), pa.array(TEXTS)),
 }

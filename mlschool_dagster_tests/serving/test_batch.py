@@ -343,6 +343,15 @@ def test_what_is_carried_is_kept_whatever_it_is(tmp_path: Path, value: Any, show
     assert strict_json(document)["more"] == shown
 
 
+def test_texts_as_polars_writes_them_are_carried_along(tmp_path: Path) -> None:
+    table = pa.Table.from_pandas(pd.DataFrame([ROW, {**ROW, "body_mass_g": -1.0}]))
+    table = table.append_column("id", pa.array(["a", "b"], pa.string_view()))
+    pq.write_table(table, tmp_path / "in.parquet")
+    summary, found = batch(tmp_path / "in.parquet", tmp_path / "out")
+    assert found["id"].tolist() == ["a"]
+    assert json.loads(pd.read_parquet(summary.rejections)["input"][0])["id"] == "b"
+
+
 def test_values_that_the_joint_type_cannot_hold_are_told_and_nothing_is_left(
     tmp_path: Path,
 ) -> None:
