@@ -4,7 +4,6 @@ Both serve the same version, and what both answer is the same to the last bit.
 """
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,8 @@ from mlflow.pyfunc.scoring_server.client import ScoringServerClient
 from starlette.testclient import TestClient
 
 from mlschool_dagster.modeling import packaging
-from mlschool_dagster.modeling.version_folder import CODE, VERSION_FOLDER
+from mlschool_dagster.modeling.standalone import copy_modules
+from mlschool_dagster.modeling.version_folder import CODE, CODE_FOLDER, VERSION_FOLDER
 from mlschool_dagster_tests.serving.mlflow_differences import (
     ANSWERS,
     DIFFERENCES,
@@ -51,12 +51,10 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     """MLflow's scoring server of the version that `server` serves."""
     home = tmp_path_factory.mktemp("reference")
     tiny_model(1).save(home / VERSION_FOLDER)
-    modeling = Path(packaging.__file__).parent
-    for name in CODE:
-        shutil.copy(modeling / name, home / VERSION_FOLDER)
+    copy_modules(CODE, home / VERSION_FOLDER / CODE_FOLDER)
     mlflow.pyfunc.save_model(
         home / "model",
-        python_model=str(modeling / "serving_model.py"),
+        python_model=str(Path(packaging.__file__).with_name("serving_model.py")),
         artifacts={VERSION_FOLDER: str(home / VERSION_FOLDER)},
         signature=packaging._signature(SPEC),
         pip_requirements=["mlflow"],
