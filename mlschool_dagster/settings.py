@@ -39,6 +39,9 @@ MAX_REMINDER = 24 * 365
 """Hours."""
 MAX_SPILL = 1024**2
 """Megabytes."""
+MAX_CONNECTIONS = 65536
+MAX_SILENCE = 24 * 3600
+"""Seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,12 @@ class Settings:
     endpoint_host: str
     endpoint_port: int
     endpoint_workers: int
+    endpoint_connections: int
+    """Connections of each of its processes."""
+    endpoint_keep_alive: int
+    """Seconds for which a connection may be silent between two requests."""
+    endpoint_preconnect: int
+    """Seconds for which a connection may be silent before its first request."""
     endpoint_url: str
     """Address of an endpoint that something else starts and keeps, empty if there is none."""
     endpoint_token: str = field(repr=False)
@@ -67,6 +76,8 @@ class Settings:
     """How much the endpoint keeps in its own folder while the capture store is away."""
     files_url: str
     """Address under which `files` is served, empty if it is not."""
+    hosts: tuple[str, ...]
+    """Names, besides those of loopback, by which browsers reach the pages that are served."""
     dagster_url: str
     """Address of Dagster's UI for links in alerts, empty if it is not known."""
     alert_webhook: str = field(repr=False)
@@ -111,10 +122,20 @@ class Settings:
             endpoint_host=environment.get("MLSCHOOL_ENDPOINT_HOST", "127.0.0.1"),
             endpoint_port=_number(environment, "MLSCHOOL_ENDPOINT_PORT", 8080, 65535),
             endpoint_workers=_number(environment, "MLSCHOOL_ENDPOINT_WORKERS", 1, MAX_WORKERS),
+            endpoint_connections=_number(
+                environment, "MLSCHOOL_ENDPOINT_CONNECTIONS", 512, MAX_CONNECTIONS
+            ),
+            endpoint_keep_alive=_number(
+                environment, "MLSCHOOL_ENDPOINT_KEEP_ALIVE", 620, MAX_SILENCE
+            ),
+            endpoint_preconnect=_number(
+                environment, "MLSCHOOL_ENDPOINT_PRECONNECT", 620, MAX_SILENCE
+            ),
             endpoint_url=environment.get("MLSCHOOL_ENDPOINT_URL", ""),
             endpoint_token=environment.get(ENDPOINT_TOKEN, ""),
             spill_bytes=_number(environment, "MLSCHOOL_SPILL_MEGABYTES", 256, MAX_SPILL) * 1024**2,
             files_url=environment.get("MLSCHOOL_FILES_URL", ""),
+            hosts=_hosts(environment),
             dagster_url=_address(environment, "MLSCHOOL_DAGSTER_URL", ("http", "https")),
             alert_webhook=_address(environment, ALERT_WEBHOOK, ("http", "https")),
             alert_emails=_emails(environment),
@@ -232,6 +253,18 @@ def _is_address(text: str, schemes: tuple[str, ...]) -> bool:
         return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
+
+
+def _hosts(environment: Mapping[str, str]) -> tuple[str, ...]:
+    text = environment.get("MLSCHOOL_HOSTS", "")
+    hosts = tuple(filter(None, (part.strip().lower() for part in text.split(","))))
+    for host in hosts:
+        if not re.fullmatch(r"[a-z0-9.-]+|[0-9a-f:]*:[0-9a-f:.]*", host):
+            raise UserError(
+                f"MLSCHOOL_HOSTS has {host!r}; use names like ml.example.org, without scheme and "
+                "port, with commas between them."
+            )
+    return hosts
 
 
 def _emails(environment: Mapping[str, str]) -> tuple[str, ...]:

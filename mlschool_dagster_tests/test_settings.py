@@ -59,6 +59,8 @@ def test_the_spill_is_bounded_in_megabytes() -> None:
         ("MLSCHOOL_SPILL_MEGABYTES", "1.5"),
         ("MLSCHOOL_ALERT_REMINDER_HOURS", "0"),
         ("MLSCHOOL_ALERT_EMAIL", "nobody"),
+        ("MLSCHOOL_HOSTS", "https://ml.example.org"),
+        ("MLSCHOOL_HOSTS", "ml.example.org:8080"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named(variable: str, value: str) -> None:

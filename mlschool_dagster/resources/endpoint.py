@@ -30,6 +30,18 @@ class LocalEndpoint(dg.ConfigurableResource):  # type: ignore[type-arg]
         default=256 * 1024**2,
         description="Bytes of captures that the server keeps while the capture store is away.",
     )
+    hosts: list[str] = Field(
+        default=[],
+        description="Names by which requests may call the server, beside its address and those of "
+        "this machine.",
+    )
+    connections: int = Field(default=512, description="Connections of each of its processes.")
+    keep_alive_seconds: int = Field(
+        default=620, description="How long a connection may be silent between two requests."
+    )
+    preconnect_seconds: int = Field(
+        default=620, description="How long a connection may be silent before its first request."
+    )
     token: str = Field(default="", description="What clients must present; empty: nothing.")
     url: str = Field(
         default="",
@@ -72,5 +84,9 @@ class LocalEndpoint(dg.ConfigurableResource):  # type: ignore[type-arg]
             port=self.port,
             workers=self.workers,
             spill_bytes=self.spill_bytes,
+            hosts=tuple(self.hosts),
+            connections=self.connections,
+            keep_alive_seconds=self.keep_alive_seconds,
+            preconnect_seconds=self.preconnect_seconds,
             token=self.token or None,
         )

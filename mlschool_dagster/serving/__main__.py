@@ -66,7 +66,7 @@ def _config() -> ServerConfig:
         help="captures to keep in the home folder while the store is away",
     )
     parser.add_argument(
-        "--names",
+        "--hosts",
         default="",
         help="names of the server that requests may use, with commas between them, beside those of "
         "this machine and its own address",
@@ -97,7 +97,7 @@ def _config() -> ServerConfig:
         workers=given.workers,
         spill_bytes=given.spill_megabytes * 1024**2,
         access_log=given.access_log,
-        names=tuple(filter(None, (name.strip() for name in given.names.split(",")))),
+        hosts=tuple(filter(None, (name.strip() for name in given.hosts.split(",")))),
         connections=given.connections,
         keep_alive_seconds=given.keep_alive_seconds,
         preconnect_seconds=given.preconnect_seconds,

@@ -23,7 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlschool_dagster.capture.records import Role
-from mlschool_dagster.serving.access import BearerToken
+from mlschool_dagster.serving.access import Access
 from mlschool_dagster.serving.batching import Batcher
 from mlschool_dagster.serving.invocations import Invocations
 from mlschool_dagster.serving.logs import RequestLog
@@ -33,6 +33,7 @@ from mlschool_dagster.serving.process import ServerConfig
 from mlschool_dagster.serving.protocol import COUNT_ANSWER
 from mlschool_dagster.serving.refusals import Refusals
 from mlschool_dagster.serving.responses import error_body
+from mlschool_dagster.serving.sagemaker import INVOCATIONS, SageMakerRoute
 from mlschool_dagster.serving.spill import SpillingStore, open_spilling
 from mlschool_dagster.serving.versions import Routing, Version, Versions
 from mlschool_dagster.serving.workers import (
@@ -42,7 +43,6 @@ from mlschool_dagster.serving.workers import (
     is_shortage,
 )
 
-INVOCATIONS = "/invocations"
 SPILL_FOLDER = "spill"
 HOUSEKEEPING_SECONDS = 1.0
 
@@ -51,8 +51,7 @@ log = logging.getLogger(__name__)
 
 def create_app(config: ServerConfig) -> ASGIApp:
     """The application that serves the deployments in ``config.home``."""
-    endpoint = Endpoint(config)
-    return endpoint if config.token is None else BearerToken(endpoint, config.token)
+    return SageMakerRoute(Access(Endpoint(config), config), config.name)
 
 
 class Endpoint:

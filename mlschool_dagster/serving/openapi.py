@@ -117,8 +117,8 @@ def _parameters() -> list[Schema]:
     ]
     variant = _header(
         VARIANT_HEADER,
-        "Has the version in this role predict. Shadow and candidate take the platform's own "
-        "probes only.",
+        "Has the version in this role predict. Shadow and candidate take probes of "
+        "whoever deploys only.",
         {"type": "string", "enum": [role.value for role in Role]},
     )
     on_error: Schema = {

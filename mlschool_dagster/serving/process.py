@@ -33,7 +33,7 @@ class ServerConfig:
     ``home`` holds its deployments and whatever it keeps, ``store_uri`` is where it captures,
     ``name`` is kept with each capture. ``workers`` processes share the port. While the store is
     away, ``home`` keeps up to ``spill_bytes`` of captures. ``token`` is what requests must present,
-    if it is set. ``names`` are names of the server that requests may use beside ``host`` and those
+    if it is set. ``hosts`` are names of the server that requests may use beside ``host`` and those
     of this machine. A worker has ``connections``, each of which may be silent for
     ``preconnect_seconds`` at first and for ``keep_alive_seconds`` between two requests.
     """
@@ -46,7 +46,7 @@ class ServerConfig:
     workers: int = 1
     spill_bytes: int = 256 * 1024**2
     access_log: bool = False
-    names: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
     connections: int = CONNECTIONS
     keep_alive_seconds: int = IDLE_SECONDS
     preconnect_seconds: int = IDLE_SECONDS

@@ -188,7 +188,7 @@ class LocalTarget:
             "--port": config.port,
             "--workers": config.workers,
             "--spill-megabytes": config.spill_bytes // 1024**2,
-            "--names": ",".join(config.names),
+            "--hosts": ",".join(config.hosts),
             "--connections": config.connections,
             "--keep-alive-seconds": config.keep_alive_seconds,
             "--preconnect-seconds": config.preconnect_seconds,

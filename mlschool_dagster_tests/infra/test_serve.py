@@ -100,7 +100,7 @@ def test_sigterm_lets_a_request_under_way_finish(tmp_path: Path) -> None:
     home = tmp_path / "home"
     body = orjson.dumps({"inputs": [ROW]})
     head = (
-        "POST /invocations HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+        "POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Authorization: Bearer {TOKEN}\r\nX-Amzn-SageMaker-Inference-Id: last-one\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     ).encode()
@@ -128,7 +128,9 @@ def accepts(address: tuple[str, int]) -> bool:
     try:
         with socket.create_connection(address, 1.0) as connection:
             connection.settimeout(0.2)
-            connection.sendall(b"GET /ping HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+            connection.sendall(
+                b"GET /ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            )
             return connection.recv(1) != b""
     except OSError:
         return False

@@ -414,3 +414,34 @@ def send_or_fail(connection: socket.socket, data: bytes) -> None:
     # Who is refused before all is sent may be cut off.
     with suppress(ConnectionError):
         connection.sendall(data)
+
+
+def test_what_a_connection_may_cost_and_its_names_are_settings(tmp_path: Path) -> None:
+    options = ["--connections", "2", "--keep-alive-seconds", "1", "--preconnect-seconds", "60"]
+    with running_server(tmp_path, options=[*options, "--hosts", "a.example, b.example"]) as server:
+        address = (server.client.base_url.host, server.client.base_url.port or 0)
+        for name, status in (("a.example", 200), ("B.example:80", 200), ("c.example", 421)):
+            answer = server.client.get("/version", headers={"host": name})
+            assert answer.status_code == status
+            assert answer.headers["content-type"] == "application/json"
+        with ExitStack() as stack:
+            silent, asked, another = (
+                stack.enter_context(socket.create_connection(address, 30)) for _ in range(3)
+            )
+            asked.sendall(b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            another.sendall(b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert asked.recv(4096).startswith(b"HTTP/1.1 200")
+            assert another.recv(4096).startswith(b"HTTP/1.1 200")
+            # The one that was silent for longest made room, the others were silent for too long.
+            for connection in (silent, asked, another):
+                assert connection.recv(4096) == b""
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"])
+def test_another_method_is_told_which_one_to_use(server: Server, method: str) -> None:
+    refused = server.client.request(method, "/invocations")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
+    if method not in ("GET", "HEAD"):
+        refused = server.client.request(method, "/ping")
+        assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
+        assert refused.json()["error"]
