@@ -115,7 +115,8 @@ def cross_validation_and_model(spec: DataSpec) -> dg.AssetsDefinition:
         import pandas as pd
 
         from mlschool_dagster.modeling.evaluation import evaluate
-        from mlschool_dagster.modeling.packaging import log_model, log_training
+        from mlschool_dagster.modeling.model_card import model_card
+        from mlschool_dagster.modeling.packaging import git_commit, log_model, log_training
         from mlschool_dagster.modeling.training import train
 
         with plain_errors():
@@ -131,7 +132,16 @@ def cross_validation_and_model(spec: DataSpec) -> dg.AssetsDefinition:
                 )
                 evaluation = evaluate(result, frame, spec)
                 pictures = log_training(result, evaluation, frame, spec, origin)
-                model_uri = log_model(result, frame, spec)
+                model_uri = log_model(result, frame, spec, f"{spec.name}-{context.run_id[:8]}")
+                sources = {
+                    "source": str(origin),
+                    **lineage,
+                    "git commit": git_commit() or "none",
+                    "Dagster run": context.run_id,
+                    "MLflow run": run.run_id,
+                }
+                card = model_card(result, evaluation, frame, spec, sources)
+                run.log_text(card, "model_card.md")
                 links = {
                     "mlflow": mlflow.link(run.path),
                     "mlflow_run_id": run.run_id,
@@ -156,6 +166,7 @@ def cross_validation_and_model(spec: DataSpec) -> dg.AssetsDefinition:
                     "parameters": float(result.model.count_params()),
                     "config": dg.MetadataValue.json(config.model_dump()),
                     "lineage": dg.MetadataValue.json(lineage),
+                    "model_card": dg.MetadataValue.md(card),
                     **links,
                 },
             )
@@ -232,14 +243,17 @@ def registered_version(spec: DataSpec) -> dg.AssetsDefinition:
         "with the alias challenger.",
     )
     def version(context: dg.AssetExecutionContext, mlflow: MlflowTracking) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        from mlschool_dagster.modeling.model_card import shortened
         from mlschool_dagster.modeling.packaging import git_commit
 
         with plain_errors():
             scores = metadata_of(context, "cross_validation", "accuracy_mean", "accuracy_threshold")
             # A check blocks only the run it was evaluated in; this holds in any other run as well.
             _Gate(*scores).require_open()
-            model_uri, run_id, digest, lineage = metadata_of(
-                context, "trained_model", "model_uri", "mlflow_run_id", "data_version", "lineage"
+            model_uri, run_id, digest, lineage, card = metadata_of(
+                context,
+                "trained_model",
+                *("model_uri", "mlflow_run_id", "data_version", "lineage", "model_card"),
             )
             registry = mlflow.registry(spec.name)
             episode = context.run.tags.get(EPISODE_TAG)
@@ -251,7 +265,8 @@ def registered_version(spec: DataSpec) -> dg.AssetsDefinition:
                 "data_version": digest,
                 "git_commit": git_commit() or "none",
             }
-            number = registry.register(model_uri, run_id, tags)
+            card = f"{mlflow.origin(context.run_id, 'registered_version')}\n\n{card}"
+            number = registry.register(model_uri, run_id, tags, shortened(card))
             context.log.info(f"version {number} of {spec.name}, alias challenger")
             return dg.MaterializeResult(
                 metadata={
@@ -260,6 +275,7 @@ def registered_version(spec: DataSpec) -> dg.AssetsDefinition:
                     "mlflow": mlflow.link(f"models/{spec.name}/versions/{number}"),
                     "mlflow_run_id": run_id,
                     "data_version": digest,
+                    "model_card": dg.MetadataValue.md(card),
                 },
                 data_version=dg.DataVersion(number),
             )

@@ -58,6 +58,7 @@ def log_training(
         The pictures that were logged, name to PNG, to be shown elsewhere without drawing again.
     """
     import mlflow
+    from mlflow.entities import Param
 
     pictures = _pictures(result, evaluation, spec)
     client, run = mlflow.MlflowClient(), mlflow.active_run()
@@ -83,13 +84,25 @@ def log_training(
             experiment_id=run.info.experiment_id,
             nested=True,
         ) as nested:
-            accuracy = {"accuracy": evaluation.fold_accuracies[fold]}
-            client.log_batch(nested.info.run_id, metrics=_points(accuracy) + _history(curves))
+            held_out = result.fold_of_row == fold
+            figures = {
+                "accuracy": evaluation.fold_accuracies[fold],
+                "rows_trained_on": (~held_out).sum(),
+                "rows_held_out": held_out.sum(),
+            }
+            client.log_batch(
+                nested.info.run_id,
+                metrics=_points(figures) + _history(curves),
+                params=[*_parameters(result), Param("fold", str(fold + 1))],
+                tags=_tags(),
+            )
     return pictures
 
 
-def log_model(result: TrainingResult, frame: "pd.DataFrame", spec: DataSpec) -> str:
-    """Log the model into the active MLflow run.
+def log_model(
+    result: TrainingResult, frame: "pd.DataFrame", spec: DataSpec, name: str | None = None
+) -> str:
+    """Log the model into the active MLflow run, as `name` or as the spec is called.
 
     The model is a models-from-code pyfunc (``serving_model.py``) around the version folder.
 
@@ -103,7 +116,7 @@ def log_model(result: TrainingResult, frame: "pd.DataFrame", spec: DataSpec) -> 
         folder = Path(temporary, VERSION_FOLDER)
         write_version(folder, result, frame, spec)
         info = mlflow.pyfunc.log_model(
-            name=spec.name,
+            name=name or spec.name,
             python_model=str(Path(__file__).with_name("serving_model.py")),
             artifacts={VERSION_FOLDER: str(folder)},
             signature=_signature(spec),

@@ -74,8 +74,12 @@ class Registry:
         self.model_name = model_name
         self._client = MlflowClient(tracking_uri, tracking_uri)
 
-    def register(self, model_uri: str, run_id: str, tags: Mapping[str, str]) -> str:
+    def register(
+        self, model_uri: str, run_id: str, tags: Mapping[str, str], description: str = ""
+    ) -> str:
         """Make the logged model a new version, and it the challenger.
+
+        MLflow shows the `description`, which is Markdown.
 
         Returns:
             The version's number.
@@ -88,6 +92,7 @@ class Registry:
                 source=model_uri,
                 run_id=run_id,
                 tags=dict(tags),
+                description=description,
                 # A tracking server refuses a logged model as the source without its id beside it.
                 model_id=model_uri.removeprefix("models:/"),
             ).version

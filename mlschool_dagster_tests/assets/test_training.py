@@ -8,7 +8,9 @@ import dagster as dg
 import pytest
 import yaml
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from mlflow import MlflowClient
 
+from mlschool_dagster.modeling.model_card import LONGEST
 from mlschool_dagster_tests.platform import (
     SPEC,
     Platform,
@@ -39,6 +41,28 @@ def test_a_version_is_linked_to_its_run_asset_and_data(trained_platform: Platfor
     assert version.tags["data_version"] == raw["digest"] == registered["data_version"]
     assert registered["mlflow_run_id"] == version.run_id
     assert registered["aliases"] == ["challenger"]
+
+
+def test_a_version_carries_its_model_card(trained_platform: Platform) -> None:
+    version = trained_platform.registry().resolve("challenger")
+    registered = last_metadata(trained_platform, "registered_version")
+    description = (
+        MlflowClient(trained_platform.settings.tracking_uri)
+        .get_model_version("penguins", version.version)
+        .description
+    )
+    assert description == registered["model_card"]
+    assert len(description) <= LONGEST
+    run_id = version.tags["dagster_run_id"]
+    accuracy = last_metadata(trained_platform, "cross_validation")["accuracy_mean"]
+    for part in (
+        f"Dagster run `{run_id}`",
+        f"Accuracy {accuracy:.4f}",
+        "| sex | FEMALE |",
+        "## Lineage",
+        "1000 to 10000 g, may be missing",
+    ):
+        assert part in description
 
 
 def test_the_data_is_shown_as_numbers_tables_and_pictures(trained_platform: Platform) -> None:

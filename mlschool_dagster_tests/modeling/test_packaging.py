@@ -204,6 +204,10 @@ def test_each_fold_is_a_nested_run(logged: Logged, trained: TrainingResult) -> N
     nested = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{logged.run_id}'")
     assert sorted(run.info.run_name for run in nested) == [f"fold-{n}" for n in range(1, 6)]
     assert all(run.info.status == "FINISHED" for run in nested)
+    assert nested[0].data.params["hidden_layers"] == "(10, 8)"
+    assert sorted(run.data.params["fold"] for run in nested) == ["1", "2", "3", "4", "5"]
+    rows = [r.data.metrics["rows_trained_on"] + r.data.metrics["rows_held_out"] for r in nested]
+    assert rows == [344] * 5
     scores = {run.info.run_name: run.data.metrics["accuracy"] for run in nested}
     last = trained.curves[2].validation_accuracy[-1]
     assert scores["fold-3"] == pytest.approx(last, abs=1e-6)
