@@ -120,12 +120,13 @@ class SpillingStore:
             except StoreAwayError as error:
                 self.leave(str(error))
             else:
-                if not outcome.refused:
-                    self._remember(captures if named is None else named, outcome)
+                self._note(captures if named is None else named, outcome)
                 return outcome
             finally:
                 self._inside.discard(this)
-        return self._spill(captures)
+        outcome = self._spill(captures)
+        self._note(captures if named is None else named, outcome)
+        return outcome
 
     def remember(self, captures: Sequence[Capture]) -> Appended:
         """What `append` would say of `captures` that are outside the sample, and so kept nowhere.
@@ -186,7 +187,9 @@ class SpillingStore:
         self._away = self._has_waited = False
         self._answers.rest()
 
-    def _remember(self, named: Sequence[Capture], outcome: Appended) -> None:
+    def _note(self, named: Sequence[Capture], outcome: Appended) -> None:
+        if outcome.refused:
+            return
         self._answers.add(
             [
                 outcome.repeated.get(capture.event_id, capture)

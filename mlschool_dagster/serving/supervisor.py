@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors.multiprocess import Process
 
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.serving.process import ServerConfig, read_record, write_record
@@ -49,10 +50,10 @@ GARBAGE_OBJECTS = 10_000
 """New objects of a worker after which it looks for cycles of garbage. A request leaves hardly any,
 and looking as often as Python does by default takes 6 % of a busy worker's time."""
 STEADY_SECONDS = 5.0
-"""A worker that has lived for longer did not die of how it began."""
-FIRST_PAUSE_SECONDS = 0.5
+"""Workers that die further apart do not die of how they begin."""
+PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 5.0
-"""How long the next worker is waited with after several that died at once."""
+"""How long the next one is waited with after several that died at once: a second for each."""
 LOCK_FILE = "server.lock"
 LOCK_SECONDS = 2.0
 """How long a server that is just ending may take to leave its home."""
@@ -95,39 +96,46 @@ class Supervisor(Multiprocess):
     def __init__(self, config: ServerConfig, listener: socket.socket) -> None:
         super().__init__(_uvicorn_config(config), [listener])
         self._home = config.home
-        self._started: dict[int | None, float] = {}
-        self._pause = self._resume_at = 0.0
+        self._has_served = False
+        self._replaced_at = self._pause = self._resume_at = 0.0
 
     @property
     def exit_code(self) -> int:
-        """1 if a worker could not even start, else 0."""
+        """1 if no worker could even start, else 0."""
         return int(any(process.exitcode == STARTUP_FAILURE for process in self.processes))
 
     def keep_subprocess_alive(self) -> None:
         """Replace workers that have died or hang, less and less often if they die at once."""
-        if time.monotonic() < self._resume_at:
-            return
-        before = {process.pid for process in self.processes}
-        is_short = False
+        for index, process in enumerate(self.processes):
+            if self.should_exit.is_set():
+                return
+            if process.is_alive(timeout=HUNG_SECONDS):
+                self._has_served = self._has_served or process.is_ready(timeout=HUNG_SECONDS)
+            elif time.monotonic() >= self._resume_at:
+                process.kill()
+                process.join()
+                if process.exitcode == STARTUP_FAILURE and not self._has_served:
+                    # It would fail the same way each time.
+                    self.should_exit.set()
+                else:
+                    self._replace(index, process)
+
+    def _replace(self, index: int, dead: Process) -> None:
+        now = time.monotonic()
+        is_steady = now - self._replaced_at > self._pause + STEADY_SECONDS
+        self._pause = 0.0 if is_steady else min(self._pause + PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
+        self._replaced_at, self._resume_at = now, now + self._pause
+        if dead.pid is not None:
+            forget_worker(self._home, dead.pid)
         try:
-            super().keep_subprocess_alive()
+            successor = Process(self.config, self.sockets)
+            successor.start()
         except (OSError, RuntimeError) as error:
             # No process is to be had: those that live go on, and the next try may fare better.
-            is_short = True
             log.error("no worker can be started", extra={"reason": str(error)})
-        now = time.monotonic()
-        present = {process.pid for process in self.processes}
-        for pid in before - present:
-            if pid is not None:
-                log.warning("worker replaced", extra={"pid": pid})
-                forget_worker(self._home, pid)
-            is_short = is_short or now - self._started.get(pid, now) < STEADY_SECONDS
-        if is_short:
-            self._pause = min(max(2 * self._pause, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
-            self._resume_at = now + self._pause
-        elif before - present:
-            self._pause = 0.0
-        self._started = {pid: self._started.get(pid, now) for pid in present}
+            return
+        self.processes[index] = successor
+        log.warning("worker replaced", extra={"pid": dead.pid})
 
     def terminate_all(self) -> None:
         """Tell the workers to end, and let nobody wait for an answer that will not come."""

@@ -194,6 +194,21 @@ def test_what_the_server_has_answered_it_answers_again_while_the_store_is_away(
     assert sorted(place.events()) == ["job", "job#1", "late", "unnamed"]
 
 
+def test_what_the_journal_has_answered_is_known_when_the_store_is_away_again(
+    place: Place,
+) -> None:
+    one, other = place.open(), place.open()
+    place.take_away()
+    one.append([capture("a")])
+    place.bring_back()
+    wait_until(lambda: is_back(one) and is_back(other))
+    place.take_away()
+    again = other.append([replace(capture("a"), model_version="4")])
+    assert again.repeated == {"a": capture("a")}
+    one.close()
+    other.close()
+
+
 def test_a_request_outside_the_sample_is_answered_again_and_kept_nowhere(place: Place) -> None:
     workers = [place.open() for _ in range(2)]
     assert workers[0].remember([capture("a"), capture("a#1")]) == NOTHING_KNOWN
