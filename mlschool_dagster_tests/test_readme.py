@@ -39,7 +39,7 @@ SERVERS = ("mlflow models serve",)
 """Commands that run until they are stopped: they are when they answer."""
 
 SENTENCES = {
-    "approval_job": "no episode",
+    "approval_job": "No episode",
     "rollback_job": "nothing to roll back to",
 }
 """Jobs that may end in a sentence here, because there is nothing yet for them to do."""

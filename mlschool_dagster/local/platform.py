@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import yaml
@@ -22,7 +22,7 @@ from mlschool_dagster.atomic import replacing
 from mlschool_dagster.identity import Identity
 from mlschool_dagster.local.processes import (
     Service,
-    free_port,
+    claimed_port,
     kept_running,
     stop_tree,
 )
@@ -30,6 +30,9 @@ from mlschool_dagster.modeling.spec import load_spec
 from mlschool_dagster.serving.process import ServerConfig
 from mlschool_dagster.settings import PLATFORM_RECORD, ROOT, Settings
 from mlschool_dagster.targets.local import LocalTarget
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 Say = Callable[[str], None]
 
@@ -100,6 +103,8 @@ def running_platform(settings: Settings, say: Say) -> Iterator[Platform]:
         finally:
             say("stopping what was started")
             _stop(start.started, settings)
+            for claim in start.claims:
+                claim.release()
             record.unlink(missing_ok=True)
 
 
@@ -173,7 +178,8 @@ def local_endpoint(settings: Settings) -> LocalTarget:
 class _Start:
     """The start of a platform: ``services`` as they run, and all that were ``started``.
 
-    ``folder`` holds the code server's socket, and nothing that outlives it.
+    ``folder`` holds the code server's socket, and nothing that outlives it; ``claims`` are on its
+    ports.
     """
 
     settings: Settings
@@ -182,6 +188,7 @@ class _Start:
     say: Say
     services: list[Service] = field(default_factory=list)
     started: list[Identity] = field(default_factory=list)
+    claims: "list[BaseFileLock]" = field(default_factory=list)
     platform: Platform | None = None
 
     def all(self) -> Platform:
@@ -191,7 +198,7 @@ class _Start:
             UserError: one does not.
         """
         environment = prepare(self.settings)
-        ports = _choose_ports(self.settings, self.say)
+        ports = _choose_ports(self.settings, self.say, self.claims)
         files_url = f"http://127.0.0.1:{ports['report files']}"
         dagster_url = f"http://127.0.0.1:{ports['Dagster']}"
         own_mlflow = "MLFLOW_TRACKING_URI" not in os.environ
@@ -257,8 +264,12 @@ class _Start:
         Registered(Identity.of(os.getpid()), self.started, self.platform).save(self.record)
 
 
-def _choose_ports(settings: Settings, say: Say) -> dict[str, int]:
-    """A free port for each server; the one of an endpoint that already runs is kept."""
+def _choose_ports(settings: Settings, say: Say, claims: "list[BaseFileLock]") -> dict[str, int]:
+    """A free port for each server; the one of an endpoint that already runs is kept.
+
+    They are claimed until `claims` are released: of two platforms that start side by side both
+    would else be promised the same, and one would take the other's server for its own.
+    """
     running = local_endpoint(settings).status()
     preferred = dict(PORTS)
     chosen: dict[str, int] = {}
@@ -267,7 +278,8 @@ def _choose_ports(settings: Settings, say: Say) -> dict[str, int]:
     else:
         preferred["endpoint"] = settings.endpoint_port
     for name, port in preferred.items():
-        chosen[name] = free_port(port, avoid=list(chosen.values()))
+        chosen[name], claim = claimed_port(port, avoid=list(chosen.values()))
+        claims.append(claim)
         if chosen[name] != port:
             say(f"port {port} is taken by another program; {name} uses {chosen[name]}")
     return chosen

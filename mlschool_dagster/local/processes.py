@@ -10,11 +10,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import gettempdir
+from typing import TYPE_CHECKING
 
 import psutil
 
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.identity import Identity as Identity
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 STOP_SECONDS = 10.0
 READY_SECONDS = 120.0
@@ -206,6 +211,27 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
         except OSError:
             return False
         return True
+
+
+def claimed_port(preferred: int, avoid: Sequence[int] = ()) -> "tuple[int, BaseFileLock]":
+    """A port as from `free_port` that no other platform of this machine has claimed.
+
+    Returns:
+        The port, and the claim, which is held until it is released or its process ends.
+    """
+    from filelock import FileLock, Timeout
+
+    claimed = list(avoid)
+    while True:
+        port = free_port(preferred, claimed)
+        claim = FileLock(Path(gettempdir()) / f"mlschool-port-{port}.lock")
+        try:
+            claim.acquire(timeout=0)
+        except (Timeout, OSError):
+            # Another platform's, perhaps of another user.
+            claimed.append(port)
+        else:
+            return port, claim
 
 
 def free_port(preferred: int, avoid: Sequence[int] = ()) -> int:

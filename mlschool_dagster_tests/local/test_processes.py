@@ -17,6 +17,7 @@ from mlschool_dagster.local import processes
 from mlschool_dagster.local.processes import (
     Identity,
     Service,
+    claimed_port,
     free_port,
     is_free,
     kept_running,
@@ -67,6 +68,18 @@ def test_a_port_that_is_promised_is_avoided() -> None:
 def test_ports_running_out_is_told_in_one_sentence() -> None:
     with pytest.raises(UserError, match=r"No port from 20000 to 20099 is free; stop what uses"):
         free_port(20000, avoid=range(20000, 20100))
+
+
+def test_a_port_that_another_platform_has_claimed_is_not_promised_again() -> None:
+    first, claim = claimed_port(20000)
+    second, other = claimed_port(20000)
+    assert is_free(first)
+    assert second > first
+    for held in (claim, other):
+        held.release()
+    again, claim = claimed_port(first)
+    assert again == first
+    claim.release()
 
 
 def test_a_process_is_found_by_its_identity() -> None:
