@@ -27,6 +27,9 @@ MAX_CONTAINERS = 500_000
 what brackets there are in its texts count as well."""
 MAX_LINE = 64 * 1024
 """Characters in a line of CSV, so that a header cannot unfold into millions of names."""
+MAX_LINES = 100_000
+"""Lines of CSV, blank ones included."""
+MAX_COLUMNS = 10_000
 MAX_DEPTH = 32
 FORMATS = ("inputs", "instances", "dataframe_split", "dataframe_records")
 _FORMATS = frozenset(FORMATS)
@@ -54,12 +57,7 @@ def document_of(body: bytes) -> Any:
             more than `MAX_CONTAINERS` lists and objects, so that parsing it would fill the memory.
     """
     if len(body) > 2 * MAX_CONTAINERS and body.count(b"[") + body.count(b"{") > MAX_CONTAINERS:
-        raise invalid(
-            Finding(
-                f"the body holds more than {MAX_CONTAINERS} lists and objects; split it",
-                "too many rows",
-            )
-        )
+        raise _too_many(f"the body holds more than {MAX_CONTAINERS} lists and objects; split it")
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -122,6 +120,8 @@ def table_of_csv(body: bytes, spec: DataSpec) -> Table:
         InvalidRequestError: it is no CSV in UTF-8 (400), or is no table or holds too many rows
             (422).
     """
+    if max(body.count(b"\n"), body.count(b"\r")) > MAX_LINES:
+        raise _too_many(f"the body holds more than {MAX_LINES} lines; split it")
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -182,6 +182,8 @@ def _from_split(content: Any) -> Table:
     ):
         raise _no_table("dataframe_split must be an object with columns, data and perhaps index")
     names, data = content["columns"], content["data"]
+    if type(names) is list and len(names) > MAX_COLUMNS:
+        raise _no_table(f"dataframe_split may have {MAX_COLUMNS} columns, not {len(names)}")
     if type(names) is not list or not all(type(name) is str for name in names):
         raise _no_table("the columns of dataframe_split must be a list of names")
     _require_different(names)
@@ -209,10 +211,12 @@ def _require_different(names: Sequence[str]) -> None:
 def _bounded(rows: list[Any]) -> list[Any]:
     # Before anything is built from the rows: a small body can hold millions of empty ones.
     if len(rows) > MAX_ROWS:
-        raise invalid(
-            Finding(f"the request holds more than {MAX_ROWS} rows; split it", "too many rows")
-        )
+        raise _too_many(f"the request holds more than {MAX_ROWS} rows; split it")
     return rows
+
+
+def _too_many(told: str) -> InvalidRequestError:
+    return invalid(Finding(told, "too many rows"))
 
 
 def _no_table(told: str) -> InvalidRequestError:

@@ -8,7 +8,7 @@ read as a cell of CSV, so that a row means the same in JSON, in CSV and to a bat
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -127,10 +127,11 @@ class Validator:
         reasons: dict[str, None] = {}
         for position, given in enumerate(table.rows):
             row = self._completed(given)
-            found = self._findings(row, table.misshapen)
-            if found:
-                row = self._read(row)
-                found = self._findings(row, table.misshapen)
+            found = self._findings(row, row, table.misshapen)
+            if found and type(row) is dict:
+                values = self._read(row)
+                found = self._findings(row, values, table.misshapen)
+                row = row if found else values
             if not found:
                 valid.append(row)
                 positions.append(position)
@@ -153,26 +154,24 @@ class Validator:
             return row
         return {name: row.get(name) for name in self._rules}
 
-    def _read(self, row: Any) -> Any:
-        """`row` with its values read as cells."""
-        if type(row) is not dict:
-            return row
-        return {
-            name: self._readers[name](value) if name in self._readers else value
-            for name, value in row.items()
-        }
+    def _read(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of the spec's columns in `row`, read as cells."""
+        return {name: read(row[name]) for name, read in self._readers.items() if name in row}
 
-    def _findings(self, row: Any, misshapen: Finding) -> list[tuple[Fault, str]]:
-        """What is wrong with `row`, and what to count it under: the first `MAX_FAULTS`."""
+    def _findings(self, row: Any, values: Any, misshapen: Finding) -> list[tuple[Fault, str]]:
+        """What is wrong with `row`, and what to count it under: the first `MAX_FAULTS`.
+
+        Its `values` are judged, and its names.
+        """
         if type(row) is not dict:
             return [({"reason": misshapen.about(row)}, misshapen.counted)]
         found: list[tuple[Fault, str]] = []
         missing = None
         for name, rule in self._rules.items():
             if name in row:
-                finding = rule.finding(row[name])
+                finding = rule.finding(values[name])
                 if finding is not None:
-                    fault = {"column": name, "reason": finding.about(row[name])}
+                    fault = {"column": name, "reason": finding.about(values[name])}
                     found.append((fault, finding.counted))
                 continue
             missing = missing or name

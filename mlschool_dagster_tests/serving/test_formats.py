@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlschool_dagster.modeling.spec import NumericColumn
-from mlschool_dagster.serving.formats import MAX_LINE, MAX_ROWS
+from mlschool_dagster.serving.formats import MAX_LINE, MAX_LINES, MAX_ROWS
 from mlschool_dagster.serving.validation import Accepted, InvalidRequestError, Validator
 from mlschool_dagster.values import InputValue
 from mlschool_dagster_tests.serving.tiny_model import ROW, SPEC
@@ -143,6 +143,8 @@ def test_what_is_no_csv_is_malformed(body: bytes) -> None:
     [
         (HEADER, "no rows"),
         ("sex,sex\nMALE,MALE", "no table"),
+        (f"{HEADER}\n{LINE}" + "\n" * (MAX_LINES + 1), "too many rows"),
+        (f"{HEADER}\r{LINE}" + "\r" * (MAX_LINES + 1), "too many rows"),
         ("\n".join([HEADER, *[LINE] * (MAX_ROWS + 1)]), "too many rows"),
     ],
 )

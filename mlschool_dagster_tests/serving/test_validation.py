@@ -270,6 +270,7 @@ def test_a_column_of_many_rows_may_be_null_throughout() -> None:
         {"dataframe_split": {"columns": ["sex"], "data": [["MALE", "MALE"]]}},
         {"dataframe_split": {"columns": list(ROW), "data": [ROW]}},
         {"dataframe_split": {"columns": ["sex"], "data": "MALE"}},
+        {"dataframe_split": {"columns": [*map(str, range(20_000))], "data": []}},
         {"dataframe_split": {"columns": list(ROW), "data": [[*ROW.values()]], "index": [1, 2]}},
         {"dataframe_split": {"columns": list(ROW), "data": [[*ROW.values()]], "index": 7}},
         {"dataframe_split": {"columns": list(ROW), "data": []}},
