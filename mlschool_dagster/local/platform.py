@@ -324,13 +324,15 @@ def _mlflow_command(settings: Settings, port: int) -> list[str]:
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
         "--workers", "1", "--backend-store-uri", settings.tracking_uri,
         "--default-artifact-root", str(settings.home / "mlartifacts"), "--no-serve-artifacts",
+        "--allowed-hosts", ",".join(f"{name}:{port}" for name in ("127.0.0.1", "localhost")),
+        "--x-frame-options", "DENY",
     ]  # fmt: skip
 
 
 def _files_command(settings: Settings, port: int) -> list[str]:
     return [
-        sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1",
-        "--directory", str(settings.files),
+        sys.executable, "-m", "mlschool_dagster.local.report_server", "--host", "127.0.0.1",
+        "--port", str(port), "--folder", str(settings.files),
     ]  # fmt: skip
 
 
