@@ -307,8 +307,8 @@ def _code_command(location: dict[str, str], socket: Path) -> list[str]:
 
 def _webserver_command(port: int, workspace: Path) -> list[str]:
     return [
-        sys.executable, "-m", "dagster_webserver", "--host", "127.0.0.1", "--port", str(port),
-        "--workspace", str(workspace), "--dagster-log-level", "warning",
+        sys.executable, "-m", "mlschool_dagster.local.webserver", "--host", "127.0.0.1",
+        "--port", str(port), "--workspace", str(workspace), "--dagster-log-level", "warning",
     ]  # fmt: skip
 
 

@@ -11,7 +11,6 @@ import httpx
 import pytest
 
 from mlschool_dagster.local import report_server
-from mlschool_dagster.local.processes import Service
 from mlschool_dagster_tests.platform import foreign_environment
 from mlschool_dagster_tests.serving.server import free_port
 
@@ -49,8 +48,8 @@ def url(folder: Path) -> Iterator[str]:
     ]  # fmt: skip
     with subprocess.Popen(command, env=foreign_environment()) as process:
         url = f"http://127.0.0.1:{port}"
-        identity = Service("reports", process, None, folder / "log")  # type: ignore[arg-type]
-        identity.wait_until(lambda: answers(url))
+        while not answers(url):
+            assert process.poll() is None
         yield url
         process.terminate()
 
