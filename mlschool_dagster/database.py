@@ -14,6 +14,7 @@ from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, 
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError
 
+from mlschool_dagster.credentials import public_uri
 from mlschool_dagster.errors import UserError
 
 BUSY_SECONDS = 30.0
@@ -83,7 +84,7 @@ class Database:
         except DBAPIError as error:
             cause = str(error.orig).strip().splitlines()[0]
             raise UserError(
-                f"The database {self._engine.url.render_as_string(hide_password=True)} cannot be "
+                f"The database {public_uri(self._engine.url.render_as_string())} cannot be "
                 f"used ({cause}); check MLSCHOOL_HISTORY and that its server runs."
             ) from None
 

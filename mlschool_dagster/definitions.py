@@ -42,12 +42,14 @@ from mlschool_dagster.automation.sensors import CAPTURES, FOLLOWING, LABELS, fol
 from mlschool_dagster.automation.volume import volume_job, volume_sensor
 from mlschool_dagster.capture.windows import first_window
 from mlschool_dagster.clock import utc_now
+from mlschool_dagster.credentials import move_tracking_password
 from mlschool_dagster.modeling.spec import DataSpec, load_spec
 from mlschool_dagster.owned import PRIVATE
 from mlschool_dagster.promotion.config import gates
 from mlschool_dagster.resources.alerts import Alerts
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.endpoint import LocalEndpoint
+from mlschool_dagster.resources.exits import scrub_exits
 from mlschool_dagster.resources.files import FIRST_WINDOW, PlatformFiles
 from mlschool_dagster.resources.history import History
 from mlschool_dagster.resources.promotion import PromotionPolicy
@@ -65,6 +67,8 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
         UserError: a setting or the data spec cannot be used.
     """
     unset_empty()
+    move_tracking_password()
+    scrub_exits()
     settings = Settings.from_environment()
     # What runs write is for nobody else.
     os.umask(PRIVATE)

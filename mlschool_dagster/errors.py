@@ -8,8 +8,11 @@ ordinary exceptions with their traceback.
 from collections.abc import Sequence
 from typing import Any
 
+from mlschool_dagster.credentials import scrub
+
 LISTED = 20
 """How many names a sentence lists before it only counts them."""
+_READ = 1000
 QUOTED = 40
 """Characters of a name or value that a sentence quotes."""
 
@@ -22,12 +25,19 @@ def listed(names: Sequence[object]) -> str:
 
 def quoted(value: object) -> str:
     """`value` as a sentence quotes it: bounded, and on one line."""
-    text = " ".join(str(value).split())
+    # Of a secret that is cut nothing would be recognised.
+    text = scrub(" ".join(str(value).split())[:_READ])
     return text if len(text) <= QUOTED else f"{text[:QUOTED]}\N{HORIZONTAL ELLIPSIS}"
 
 
 class UserError(Exception):
-    """Something that the user can mend, told in one sentence: what is wrong, where, what to do."""
+    """Something that the user can mend, told in one sentence: what is wrong, where, what to do.
+
+    No secret of this process's settings is in its text.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(scrub(message))
 
 
 class RefusedError(UserError):

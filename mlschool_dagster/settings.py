@@ -54,9 +54,9 @@ class Settings:
     """Folder of Dagster's instance."""
     spec: Path
     data: str
-    tracking_uri: str
-    capture_store: str
-    history: str
+    tracking_uri: str = field(repr=False)
+    capture_store: str = field(repr=False)
+    history: str = field(repr=False)
     """Database of what monitoring found and of what was done about it."""
     files: Path
     endpoint_host: str
@@ -68,7 +68,7 @@ class Settings:
     """Seconds for which a connection may be silent between two requests."""
     endpoint_preconnect: int
     """Seconds for which a connection may be silent before its first request."""
-    endpoint_url: str
+    endpoint_url: str = field(repr=False)
     """Address of an endpoint that something else starts and keeps, empty if there is none."""
     endpoint_token: str = field(repr=False)
     """What a client must present to the endpoint, empty if nothing."""

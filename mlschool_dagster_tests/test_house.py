@@ -15,7 +15,17 @@ from mlschool_dagster.settings import Settings
 PACKAGE = Path(mlschool_dagster.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-FOR_ALL = {"errors", "atomic", "clock", "database", "garbage", "identity", "owned", "values"}
+FOR_ALL = {
+    "credentials",
+    "errors",
+    "atomic",
+    "clock",
+    "database",
+    "garbage",
+    "identity",
+    "owned",
+    "values",
+}
 BELOW = {"capture", "modeling"}
 MIDDLE = {"targets", "serving", "monitoring", "promotion", "alerting", "simulation"}
 ALLOWED: dict[str, set[str]] = {

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from mlschool_dagster.credentials import scrub
+
 TEXT_LENGTH = 500
 """Most characters of a notice: more than anybody reads, and it fits every channel."""
 
@@ -62,7 +64,7 @@ class Notice:
 
 
 def one_line(text: str) -> str:
-    """`text` on one line, cut to `TEXT_LENGTH` characters, without what no database takes."""
+    """`text` on one line of at most `TEXT_LENGTH` characters that any database takes, no secret."""
     valid = text.encode("utf-8", "replace").decode("utf-8").replace("\0", " ")
-    line = " ".join(valid.split())
+    line = scrub(" ".join(valid.split()))
     return line if len(line) <= TEXT_LENGTH else f"{line[: TEXT_LENGTH - 1]}…"

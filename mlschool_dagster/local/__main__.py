@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from mlschool_dagster.credentials import move_tracking_password, scrub_logs_and_tracebacks
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.local.jobs import run_job
 from mlschool_dagster.local.platform import local_endpoint, running_platform, stop_leftovers
@@ -36,6 +37,8 @@ def main() -> int:
     os.umask(PRIVATE)
     os.environ.update(environment_file(Path.cwd()))
     unset_empty()
+    move_tracking_password()
+    scrub_logs_and_tracebacks()
     try:
         if name == "doctor":
             # Settings that cannot be used are what it is there for.

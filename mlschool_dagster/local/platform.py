@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,8 @@ import orjson
 import yaml
 
 from mlschool_dagster.atomic import replacing
+from mlschool_dagster.credentials import public_uri, scrub
+from mlschool_dagster.errors import UserError
 from mlschool_dagster.identity import Identity
 from mlschool_dagster.local.processes import (
     Service,
@@ -71,9 +73,12 @@ class Registered:
         )
 
     def save(self, path: Path) -> None:
-        """Write the platform to `path`."""
+        """Write the platform to `path`, without the settings that hold a secret."""
+        shown = {n: v for n, v in self.platform.environment.items() if scrub(v) == v}
+        url = public_uri(self.platform.mlflow_url)
+        platform = replace(self.platform, mlflow_url=url, environment=shown)
         with replacing(path) as temporary:
-            temporary.write_bytes(orjson.dumps(asdict(self)))
+            temporary.write_bytes(orjson.dumps(asdict(replace(self, platform=platform))))
 
 
 @contextmanager
@@ -88,6 +93,11 @@ def running_platform(settings: Settings, say: Say) -> Iterator[Platform]:
     record = settings.home / PLATFORM_RECORD
     known = Registered.load(record)
     if known and known.owner.find():
+        if "MLFLOW_TRACKING_URI" not in {**known.platform.environment, **os.environ}:
+            raise UserError(
+                "The platform that runs was started with a MLFLOW_TRACKING_URI that holds a "
+                "password, which is kept in no file; set it here as well, or stop the platform."
+            )
         say(f"using the platform that already runs: {known.platform.dagster_url}")
         yield known.platform
         return

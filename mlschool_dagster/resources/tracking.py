@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import dagster as dg
 from pydantic import Field
 
+from mlschool_dagster.credentials import public_uri
 from mlschool_dagster.errors import UserError
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class MlflowTracking(dg.ConfigurableResource):  # type: ignore[type-arg]
             base = without_credentials(self.tracking_uri).rstrip("/")
             return dg.MetadataValue.url(f"{base}/#/{path}?{VIEW}")
         return dg.MetadataValue.text(
-            f"{path} (`mlflow server --backend-store-uri {self.tracking_uri}` shows it)"
+            f"{path} (`mlflow server --backend-store-uri {public_uri(self.tracking_uri)}` shows it)"
         )
 
 
@@ -180,5 +180,4 @@ def _is_document(content: bytes) -> bool:
 
 def without_credentials(uri: str) -> str:
     """`uri` without the user and password that it may carry."""
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return public_uri(uri)

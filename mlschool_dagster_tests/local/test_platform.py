@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
 import pytest
 
+from mlschool_dagster.errors import UserError
 from mlschool_dagster.local.platform import (
     Platform,
     Registered,
@@ -21,7 +23,9 @@ from mlschool_dagster.settings import Settings
 from mlschool_dagster_tests.platform import foreign_environment, processes
 from mlschool_dagster_tests.serving.server import free_port
 
-RUNNING = Platform("http://dagster", "http://mlflow", "http://files", {"DAGSTER_HOME": "there"})
+RUNNING = Platform(
+    "http://dagster", "http://mlflow", "http://files", {"MLFLOW_TRACKING_URI": "http://mlflow"}
+)
 
 
 @pytest.fixture
@@ -60,6 +64,24 @@ def test_a_platform_that_runs_is_used_and_left_running(
     assert told == ["using the platform that already runs: http://dagster"]
     assert child.poll() is None
     assert record(settings).exists()
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://user:s3cret-word@mlflow", "postgresql://host/db?password=s3cret-word"]
+)
+def test_what_is_remembered_of_a_platform_holds_no_password(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    settings.make_home()
+    running = replace(RUNNING, mlflow_url=uri, environment={"MLFLOW_TRACKING_URI": uri})
+    Registered(Identity.of(os.getpid()), [], running).save(record(settings))
+    assert "s3cret" not in record(settings).read_text()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UserError, match="set it here as well"), running_platform(settings, print):
+        pass
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with running_platform(settings, print) as platform:
+        assert "MLFLOW_TRACKING_URI" not in platform.environment
 
 
 def test_what_a_killed_owner_left_behind_is_stopped(

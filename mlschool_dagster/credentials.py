@@ -1,0 +1,244 @@
+"""Secrets: a type that does not print itself, and a scrubber for all that leaves the process.
+
+Belongs here: which settings hold secrets, and how a secret is taken out of text. Does not belong
+here: the exits themselves (errors, logs, event log, notifications), which call `scrub`.
+
+The scrubber is the second line: what may hold a secret is not handed to code that prints it where
+that can be avoided. It knows the secrets of this process's environment, in the spellings in which
+clients and drivers quote them, and the shapes in which any URI carries one.
+"""
+
+import base64
+import json
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, MutableMapping
+from functools import lru_cache
+from html import escape
+from types import TracebackType
+from typing import Any, NoReturn
+from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
+
+HIDDEN = "***"
+URIS = (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_REGISTRY_URI",
+    "MLSCHOOL_CAPTURE_STORE",
+    "MLSCHOOL_HISTORY",
+    "MLSCHOOL_ENDPOINT_URL",
+    "MLSCHOOL_DATA",
+    "MLSCHOOL_SMTP",
+)
+"""Variables whose value is a URI that may carry a password."""
+WHOLE = ("MLSCHOOL_ALERT_WEBHOOK",)
+"""Variables whose value, an address, is a secret itself."""
+_SECRET_NAME = re.compile(
+    r"^(MLSCHOOL|MLFLOW|DAGSTER|AWS|AZURE|PG|POSTGRES)\w*"
+    r"(PASSWORD|TOKEN|SECRET|ACCESS_KEY|CLIENT_KEY|API_KEY)$"
+)
+_PARAMETERS = (
+    r"(?:\w*password|passwd|pwd|\w*token|\w*secret|(?:api|access|secret|account)_?key|sig"
+    r"|signature|credential)"
+)
+"""Parameters of a URI's query that hold secrets."""
+_SHORTEST = 4
+"""Characters of a secret below which replacing it would only garble text."""
+_URI = re.compile(
+    # User and password end at the last @ before the path.
+    r"(?<=://)(?!user:password@)[^\s/?#'\"<>@]*:[^\s/?#'\"<>]*(?=@)"
+    rf"|(?<=[?&;])(?i:(?P<name>{_PARAMETERS})=)[^\s&#'\"<>;\\]+"
+)
+
+
+class Secret:
+    """Text that is read by `reveal` only: printing, formatting, pickling and encoding hide it."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str = "") -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text itself."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return f"Secret({HIDDEN!r})" if self._text else "Secret('')"
+
+    def __str__(self) -> str:
+        return HIDDEN if self._text else ""
+
+    def __format__(self, specification: str) -> str:
+        return format(str(self), specification)
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return self._text == (other._text if isinstance(other, Secret) else other)
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __copy__(self) -> "Secret":
+        return self
+
+    def __deepcopy__(self, _memo: object) -> "Secret":
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret is not pickled")
+
+
+def public_uri(uri: str) -> str:
+    """`uri` as it may be shown: without user, password, query and fragment."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return HIDDEN
+    host = parts.netloc.rpartition("@")[2]
+    # An @ in a path is what follows a password that was not percent-encoded.
+    if "://" not in uri or (host and "@" in parts.path):
+        return HIDDEN if "@" in uri or "?" in uri else uri
+    return f"{parts.scheme}://{host}{parts.path}"
+
+
+def scrub(text: str) -> str:
+    """`text` without the secrets of this process's environment and without any URI's password."""
+    if "=" in text or "@" in text:
+        text = _URI.sub(_hide, text)
+    known = _pattern(_environment())
+    return text if known is None else known.sub(HIDDEN, text)
+
+
+def move_tracking_password(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Put user and password of MLflow's address into the variables that MLflow has for them.
+
+    From there MLflow sends them as well, and no error, link or log of the address can show them.
+    """
+    uri = environment.get("MLFLOW_TRACKING_URI", "")
+    if not uri.startswith(("http://", "https://")) or "@" not in urlsplit(uri).netloc:
+        return
+    parts = urlsplit(uri)
+    userinfo, _, host = parts.netloc.rpartition("@")
+    user, _, password = userinfo.partition(":")
+    environment["MLFLOW_TRACKING_URI"] = parts._replace(netloc=host).geturl()
+    environment.setdefault("MLFLOW_TRACKING_USERNAME", unquote(user))
+    environment.setdefault("MLFLOW_TRACKING_PASSWORD", unquote(password))
+
+
+def scrub_logs_and_tracebacks() -> None:
+    """From now on, no log record of this process and no traceback that ends it shows a secret."""
+    make = logging.getLogRecordFactory()
+    if getattr(make, "scrubs", False):
+        return
+
+    def scrubbed(*arguments: Any, **options: Any) -> logging.LogRecord:
+        record = make(*arguments, **options)
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError):
+            return record
+        if (clean := scrub(message)) != message:
+            record.msg, record.args = clean, None
+        if record.exc_info and record.exc_info[1] is not None:
+            text = "".join(traceback.format_exception(record.exc_info[1])).rstrip("\n")
+            if (clean := scrub(text)) != text:
+                record.exc_info, record.exc_text = None, clean
+        return record
+
+    scrubbed.scrubs = True  # type: ignore[attr-defined]
+    logging.setLogRecordFactory(scrubbed)
+    sys.excepthook = _print_scrubbed
+
+
+def _print_scrubbed(
+    _kind: type[BaseException], error: BaseException, _traceback: TracebackType | None
+) -> None:
+    sys.stderr.write(scrub("".join(traceback.format_exception(error))))
+
+
+def _hide(found: re.Match[str]) -> str:
+    return f"{found['name']}={HIDDEN}" if found["name"] else HIDDEN
+
+
+def _environment() -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (name, value)
+        for name, value in os.environ.items()
+        if value and (name in URIS or name in WHOLE or _SECRET_NAME.match(name))
+    )
+
+
+@lru_cache(maxsize=16)
+def _pattern(environment: tuple[tuple[str, str], ...]) -> re.Pattern[str] | None:
+    """What finds the secrets of `environment`, the longest spelling first; None without any."""
+    spellings: set[str] = set()
+    for secret, user in _secrets(dict(environment)):
+        if len(secret) >= _SHORTEST:
+            spellings.update(_spellings(secret))
+            spellings.update(_base64(f"{user}:{secret}", 1) if user else ())
+    if not spellings:
+        return None
+    return re.compile("|".join(map(_bounded, sorted(spellings, key=len, reverse=True))))
+
+
+def _secrets(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Each secret with the user whose it is, if it is one's."""
+    users = {"MLFLOW_TRACKING_PASSWORD": environment.get("MLFLOW_TRACKING_USERNAME", "")}
+    for name, value in environment.items():
+        if name in WHOLE:
+            yield value, ""
+            yield value.partition("://")[2].partition("/")[2], ""
+        elif name not in URIS:
+            yield value, users.get(name, "")
+            continue
+        try:
+            parts = urlsplit(value)
+        except ValueError:
+            yield value, ""
+            continue
+        # The second holds of a password whose / or ? is not percent-encoded.
+        for place in (parts.netloc, value.partition("://")[2]):
+            user, _, password = place.rpartition("@")[0].partition(":")
+            yield from ((password, user), (unquote(password), unquote(user)))
+        for key, secret in parse_qsl(parts.query):
+            if re.fullmatch(_PARAMETERS, key, re.IGNORECASE):
+                yield secret, ""
+
+
+def _spellings(secret: str) -> Iterator[str]:
+    yield secret
+    yield quote(secret, safe="")
+    yield quote(secret)
+    yield quote_plus(secret)
+    yield re.sub(r"%[0-9A-F]{2}", lambda found: found[0].lower(), quote(secret, safe=""))
+    yield quote(quote(secret, safe=""), safe="")
+    yield repr(secret)[1:-1]
+    yield escape(secret)
+    for ascii_only in (True, False):
+        yield json.dumps(secret, ensure_ascii=ascii_only)[1:-1]
+    yield from _base64(secret)
+
+
+def _base64(text: str, offsets: int = 3) -> Iterator[str]:
+    """What base64 makes of `text`, wherever it stands in what is encoded, without the edges."""
+    data = text.encode()
+    for offset in range(offsets):
+        encoded = base64.b64encode(b"\0" * offset + data).decode("ascii").rstrip("=")
+        # Characters at the edges hold bits of what stands beside.
+        first = (offset * 8 + 5) // 6
+        core = encoded[first : (offset + len(data)) * 8 // 6]
+        if len(core) >= 2 * _SHORTEST:
+            yield core
+            yield core.replace("+", "-").replace("/", "_")
+
+
+def _bounded(secret: str) -> str:
+    """`secret` as an expression; a short one is no part of a longer word."""
+    if len(secret) >= 2 * _SHORTEST:
+        return re.escape(secret)
+    return rf"(?<![A-Za-z0-9_]){re.escape(secret)}(?![A-Za-z0-9_])"
