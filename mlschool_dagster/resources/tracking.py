@@ -98,20 +98,33 @@ class MlflowTracking(dg.ConfigurableResource):  # type: ignore[type-arg]
             self._prepare_sqlite()
         elif self.tracking_uri.startswith(("http:", "https:")):
             self._expect_server()
+        elif not self.tracking_uri.startswith("databricks"):
+            self._create_experiment()
 
     def _prepare_sqlite(self) -> None:
         database = Path(self.tracking_uri.removeprefix("sqlite:///"))
         if self._experiment_exists(database):
             return
         from filelock import FileLock
-        from mlflow import MlflowClient
 
         database.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{database}.lock"):
-            client = MlflowClient(self.tracking_uri, self.tracking_uri)
+            self._create_experiment()
+
+    def _create_experiment(self) -> None:
+        """Create the experiment, since MLflow would keep its artifacts in the current folder."""
+        from mlflow import MlflowClient, MlflowException
+
+        client = MlflowClient(self.tracking_uri, self.tracking_uri)
+        if client.get_experiment_by_name(self.experiment) is not None:
+            return
+        artifacts = Path(self.artifacts).as_uri()
+        try:
+            client.create_experiment(self.experiment, artifact_location=artifacts, tags=KIND)
+        except MlflowException:
+            # Another process may have been faster.
             if client.get_experiment_by_name(self.experiment) is None:
-                artifacts = Path(self.artifacts).as_uri()
-                client.create_experiment(self.experiment, artifact_location=artifacts, tags=KIND)
+                raise
 
     def _experiment_exists(self, database: Path) -> bool:
         """Whether the last step of the set-up is done, asked without importing MLflow."""

@@ -1,8 +1,11 @@
 """One MLflow run per asset: it ends as the asset ended, and nothing else ends up in it."""
 
 import multiprocessing
+import os
 import shutil
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +22,7 @@ from mlschool_dagster.errors import UserError
 from mlschool_dagster.resources.asset_run import RUN_TAG
 from mlschool_dagster.resources.tracking import NOTE, MlflowTracking, without_credentials
 from mlschool_dagster.settings import Settings
+from mlschool_dagster_tests.postgres import PostgresServer
 
 
 def tracking(uri: str, dagster_url: str = "") -> MlflowTracking:
@@ -59,6 +63,12 @@ def failing(context: dg.AssetExecutionContext, mlflow: MlflowTracking) -> None:
 def last(context: dg.AssetExecutionContext, mlflow: MlflowTracking) -> None:
     with mlflow.asset_run(context, "last") as run:
         run.log_metric("m", 1.0)
+
+
+@dg.asset
+def writing(context: dg.AssetExecutionContext, mlflow: MlflowTracking) -> None:
+    with mlflow.asset_run(context, "writing") as run:
+        run.log_text("text", "note.txt")
 
 
 def multiprocess_job() -> dg.JobDefinition:
@@ -302,6 +312,30 @@ def test_nothing_is_left_where_one_happens_to_be(
     assert set(runs(tracking_uri)) == {"last", "succeeding"}
 
 
+@pytest.mark.slow
+def test_a_database_server_keeps_no_artifacts_where_one_happens_to_be(
+    postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = postgres.fresh_uri().replace("postgresql:", "postgresql+psycopg:", 1)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    mlflow = MlflowTracking(
+        tracking_uri=uri, experiment="tests", artifacts=str(tmp_path / "artifacts")
+    )
+    dg.materialize([writing], resources={"mlflow": mlflow})
+    assert list(Path().iterdir()) == []
+    assert [path.read_text() for path in tmp_path.rglob("note.txt")] == ["text"]
+
+
+def test_mlflow_tells_nobody_of_its_use() -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_DISABLE_TELEMETRY"}
+    code = "import mlschool_dagster, os; print(os.environ['MLFLOW_DISABLE_TELEMETRY'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "true"
+
+
 @pytest.mark.parametrize("name", ["a#b", "a b&c=d", "\u00fc\u4f60", "a;b:c@d"])
 def test_a_state_folder_may_have_any_name(
     name: str, fresh_mlflow_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -311,11 +345,6 @@ def test_a_state_folder_may_have_any_name(
     shutil.copy(fresh_mlflow_database, home / "mlflow.db")
     uri = Settings.from_environment({"MLSCHOOL_HOME": str(home)}).tracking_uri
     mlflow = MlflowTracking(tracking_uri=uri, experiment="tests", artifacts=str(home / "artifacts"))
-
-    @dg.asset
-    def writing(context: dg.AssetExecutionContext, mlflow: MlflowTracking) -> None:
-        with mlflow.asset_run(context, "writing") as run:
-            run.log_text("text", "note.txt")
 
     dg.materialize([writing], resources={"mlflow": mlflow})
     assert runs(uri) == {"writing": "FINISHED"}
