@@ -25,6 +25,9 @@ MAX_ROWS = 10_000
 MAX_CONTAINERS = 500_000
 """Lists and objects in a body of JSON, each of which takes 30 times its two characters in memory;
 what brackets there are in its texts count as well."""
+FEWEST_VALUES = 400_000
+"""Commas that a body of JSON may hold in any case: parsing holds the interpreter, and with it every
+other request, for as long as there are values to make objects of."""
 MAX_LINE = 64 * 1024
 """Characters in a line of CSV, so that a header cannot unfold into millions of names."""
 MAX_LINES = 100_000
@@ -46,22 +49,29 @@ class Table(NamedTuple):
     misshapen: Finding
 
 
-def document_of(body: bytes) -> Any:
-    """The JSON document in `body`.
+def document_of(body: bytes, columns: int) -> Any:
+    """The JSON document in `body`, whose rows have about so many `columns`.
 
     It may begin with a byte order mark. NaN, which pandas and MLflow's client write for a missing
     value, is null; Infinity is a number that no column takes.
 
     Raises:
         InvalidRequestError: 400 if it is malformed, not UTF-8 or nested too deep, 422 if it holds
-            more than `MAX_CONTAINERS` lists and objects, so that parsing it would fill the memory.
+            more than `MAX_CONTAINERS` lists and objects, so that parsing it would fill the memory,
+            or many more values than `MAX_ROWS` have.
     """
-    if len(body) > 2 * MAX_CONTAINERS and body.count(b"[") + body.count(b"{") > MAX_CONTAINERS:
-        raise _too_many(f"the body holds more than {MAX_CONTAINERS} lists and objects; split it")
+    if len(body) > FEWEST_VALUES:
+        _require_few(body, b"[{", MAX_CONTAINERS, "lists and objects")
+        _require_few(body, b",", max(FEWEST_VALUES, 2 * columns * MAX_ROWS), "values")
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
         return _document_beyond_the_standard(body)
+
+
+def _require_few(body: bytes, signs: bytes, most: int, what: str) -> None:
+    if sum(body.count(sign) for sign in signs) > most:
+        raise _too_many(f"the body holds more than {most} {what}; split it")
 
 
 def require_shallow(document: Any) -> None:

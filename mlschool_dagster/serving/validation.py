@@ -83,7 +83,7 @@ class Validator:
         """
         if media_type == "text/csv":
             return self._judge(table_of_csv(body, self._spec), partial)
-        document = document_of(body)
+        document = document_of(body, len(self._rules))
         try:
             accepted = self._judge(table_of_json(document), partial)
         except InvalidRequestError:
@@ -142,7 +142,7 @@ class Validator:
             if not partial and len(faults) >= MAX_FAULTS:
                 break
         if faults and not (partial and valid):
-            raise InvalidRequestError(422, INVALID, faults[:MAX_FAULTS], reasons)
+            raise InvalidRequestError(422, INVALID, faults, reasons)
         return Accepted(valid, positions, len(table.rows), faults, list(reasons))
 
     def _completed(self, row: Any) -> Any:

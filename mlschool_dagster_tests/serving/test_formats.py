@@ -5,12 +5,19 @@ import io
 import json
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlschool_dagster.modeling.spec import NumericColumn
-from mlschool_dagster.serving.formats import MAX_LINE, MAX_LINES, MAX_ROWS
+from mlschool_dagster.serving.formats import (
+    FEWEST_VALUES,
+    MAX_LINE,
+    MAX_LINES,
+    MAX_ROWS,
+    document_of,
+)
 from mlschool_dagster.serving.validation import Accepted, InvalidRequestError, Validator
 from mlschool_dagster.values import InputValue
 from mlschool_dagster_tests.serving.tiny_model import ROW, SPEC
@@ -179,3 +186,16 @@ def as_csv(rows: list[dict[str, Any]]) -> bytes:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
+
+
+def test_what_would_stop_other_requests_for_long_is_refused_before_it_is_parsed() -> None:
+    # Not even JSON, which only parsing would find out.
+    many = b"," * (FEWEST_VALUES + 1)
+    with pytest.raises(InvalidRequestError) as refusal:
+        document_of(many, 7)
+    assert refusal.value.status == 422
+    assert "split it" in str(refusal.value.faults)
+    # A wide table has as many as it needs.
+    columns = FEWEST_VALUES // MAX_ROWS
+    rows = orjson.dumps({"inputs": [[0] * columns] * MAX_ROWS})
+    assert document_of(rows, columns)
