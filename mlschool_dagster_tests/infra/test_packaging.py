@@ -118,6 +118,31 @@ def test_a_service_gains_no_rights_and_writes_only_into_volumes(name: str) -> No
 
 
 @pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_bounded_in_memory_and_processes(name: str) -> None:
+    assert SERVICES[name]["mem_limit"]
+    assert SERVICES[name]["pids_limit"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_shares_a_network_with_what_it_asks(name: str) -> None:
+    service = SERVICES[name]
+    assert set(service["networks"]) <= set(COMPOSE["networks"])
+    stated = " ".join(map(str, [*service.get("environment", {}).values(), service.get("command")]))
+    asked = {other for other in SERVICES if re.search(rf"(?:@|//){other}:", stated)}
+    if "DAGSTER_POSTGRES_HOST" in service.get("environment", {}):
+        asked.add("postgres")
+    asked |= {"prometheus": {"endpoint"}, "grafana": {"postgres", "prometheus"}}.get(name, set())
+    for other in asked:
+        assert set(service["networks"]) & set(SERVICES[other]["networks"]), other
+
+
+def test_the_endpoint_reaches_nothing_that_it_does_not_need() -> None:
+    own = set(SERVICES["endpoint"]["networks"])
+    near = {name for name, service in SERVICES.items() if own & set(service["networks"])}
+    assert near == {"endpoint", "postgres", "dagster-code", "prometheus"}
+
+
+@pytest.mark.parametrize("name", SERVICES)
 def test_a_service_runs_an_image_with_an_exact_tag_or_one_of_ours(name: str) -> None:
     service = SERVICES[name]
     assert built_by(service) in DOCKERFILES or EXACT_TAG.match(service["image"])
