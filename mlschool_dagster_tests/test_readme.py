@@ -105,7 +105,7 @@ class Checkout:
         """Run the commands of a block in one shell."""
         script = "\n".join(map(self.printed, block))
         return subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script],
+            ["bash", "-eo", "pipefail", "-c", script],
             cwd=self.folder,
             env=self.environment,
             capture_output=True,
@@ -117,7 +117,7 @@ class Checkout:
     def start(self, *block: str) -> "subprocess.Popen[str]":
         """Start a block in a session of its own."""
         return subprocess.Popen(
-            ["bash", "-euo", "pipefail", "-c", "\n".join(map(self.printed, block))],
+            ["bash", "-eo", "pipefail", "-c", "\n".join(map(self.printed, block))],
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,
