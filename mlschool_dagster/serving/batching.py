@@ -19,13 +19,9 @@ from mlschool_dagster.capture.store import Appended, StoreRefusedError
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.serving.metrics import Metrics
 from mlschool_dagster.serving.questions import Question
-from mlschool_dagster.serving.spill import SpillFullError, SpillingStore
+from mlschool_dagster.serving.spill import HAND_OVER_SECONDS, SpillFullError, SpillingStore
 from mlschool_dagster.serving.versions import Version
 from mlschool_dagster.serving.workers import end_worker_if_failed
-
-HAND_OVER_SECONDS = 0.5
-"""How long a store may keep requests waiting before the journal takes over: many times what a
-commit takes, and hardly noticed by who waits."""
 
 log = logging.getLogger(__name__)
 

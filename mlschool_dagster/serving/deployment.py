@@ -148,17 +148,26 @@ def record_deployment(home: Path, deployment: Deployment) -> None:
     """Make `deployment` what should serve; durable on return.
 
     Only one process at a time may record: who deploys holds the target's lock.
+
+    Raises:
+        UserError: the file cannot be written.
     """
-    home.mkdir(parents=True, exist_ok=True)
     path = home / DEPLOYMENTS_FILE
-    is_new = not path.exists()
-    with path.open("a+b") as file:
-        file.truncate(_complete_size(file))
-        file.write(json.dumps(_document(deployment)).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    if is_new:
-        sync_folder(home)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
+        with path.open("a+b") as file:
+            file.truncate(_complete_size(file))
+            file.write(json.dumps(_document(deployment)).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if is_new:
+            sync_folder(home)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}); make room for it, or mend its "
+            "permissions."
+        ) from None
 
 
 def previous_primary(deployments: Sequence[Deployment]) -> Release | None:

@@ -121,7 +121,11 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self._waiting = folder / WAITING_FILE
         self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        self._replay_lock = os.open(folder / "replay.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            self._replay_lock = os.open(folder / "replay.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError:
+            os.close(self._lock)
+            raise
         self._turn = threading.RLock()
         self._index = _Index()
         self._file = -1
@@ -298,6 +302,9 @@ class Journal:
             if self._file < 0:
                 self._file = os.open(paths[-1], os.O_RDWR | os.O_APPEND)
                 self._segment = paths[-1]
+            if not size:
+                # Whoever began it may have died before its name was on disk.
+                sync_folder(self._folder)
             # Behind what a dead owner has not finished nothing may be written.
             if not size or os.pread(self._file, 1, size - 1) == b"\n":
                 return size
@@ -305,10 +312,15 @@ class Journal:
         # A name that was never used before: others may still hold one that is gone.
         path = self._folder / f"{number:08}-{uuid4().hex[:8]}.jsonl"
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        try:
+            sync_folder(self._folder)
+        except OSError:
+            os.close(file)
+            path.unlink(missing_ok=True)
+            raise
         if self._file >= 0:
             os.close(self._file)
         self._file, self._segment = file, path
-        sync_folder(self._folder)
         return 0
 
     def _take_back(self, size: int) -> None:

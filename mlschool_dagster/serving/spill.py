@@ -9,6 +9,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,9 @@ REPLAY_ROWS = 1000
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 1.0
 """How long a store that is back, or moved away from under an idle server, may go unnoticed."""
+HAND_OVER_SECONDS = 0.5
+"""How long a store may keep requests waiting before the journal takes over: many times what a
+commit takes, and hardly noticed by who waits."""
 END_SECONDS = 5.0
 """How long closing waits for a thread that may hang in the store."""
 ANSWERS_FOLDER = "answers"
@@ -253,9 +257,9 @@ class SpillingStore:
                 if len(captures) < REPLAY_ROWS:
                     break
             with journal.exclusive():
-                # Only the few that came meanwhile, in a store that has just answered.
+                # Only the few that came meanwhile, while nobody can add to them.
                 while captures := journal.oldest(REPLAY_ROWS):
-                    self._keep(captures)
+                    self._keep_in_time(captures)
                     journal.forget()
                 journal.end()
                 self._is_back()
@@ -283,6 +287,25 @@ class SpillingStore:
                     for c in request
                 ]
             )
+
+    def _keep_in_time(self, captures: Sequence[Capture]) -> None:
+        """Do as `_keep` does, or raise `StoreAwayError` if the store hangs."""
+        done: Future[None] = Future()
+
+        def keep() -> None:
+            try:
+                self._keep(captures)
+            except BaseException as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+        threading.Thread(target=keep, name="last of the journal", daemon=True).start()
+        try:
+            done.result(HAND_OVER_SECONDS)
+        except TimeoutError:
+            # What it still does there is a repetition: nothing of the journal was let go.
+            raise StoreAwayError("The capture store does not answer in time.") from None
 
     def _keep_request(self, request: Sequence[Capture]) -> dict[str, str]:
         """Have the rows of one request in the store; their other ids if it knows them otherwise."""

@@ -8,12 +8,19 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 from mlschool_dagster.capture import postgres as postgres_store
 from mlschool_dagster.capture.repetition import NOTHING_KNOWN
-from mlschool_dagster.capture.store import CaptureStore, Revision, StoreAwayError, open_store
+from mlschool_dagster.capture.store import (
+    CaptureStore,
+    Revision,
+    StoreAwayError,
+    StoreRefusedError,
+    open_store,
+)
 from mlschool_dagster.errors import UserError
 from mlschool_dagster_tests.capture.samples import WINDOW, capture, label
 from mlschool_dagster_tests.postgres import PASSWORD, PostgresServer
@@ -141,6 +148,17 @@ def test_tables_that_were_removed_are_made_anew(postgres: PostgresServer, uri: s
     store.append([capture("b")])
     assert store.captures_since(cursor).windows == {WINDOW}
     store.close()
+
+
+def test_what_can_never_be_kept_is_no_absence_of_the_server(store: CaptureStore) -> None:
+    for odd in (
+        replace(capture("b"), endpoint="zero\x00byte"),
+        replace(capture("b"), prediction=None),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(StoreRefusedError, match="does not take"):
+            store.append([capture("a"), odd])
+    assert store.append([capture("a")]) == NOTHING_KNOWN
+    assert list(store.read(WINDOW)["event_id"]) == ["a"]
 
 
 def test_a_connection_that_died_unnoticed_is_replaced(

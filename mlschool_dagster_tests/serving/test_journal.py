@@ -4,9 +4,10 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import orjson
@@ -222,6 +223,32 @@ def test_failing_to_begin_leaves_nothing_behind(
     assert len(list(Path("/dev/fd").iterdir())) == descriptors
     journal.append([capture("a")])
     journal.close()
+    assert taken_out(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("attempt", range(4))
+def test_whatever_cannot_be_opened_leaks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attempt: int
+) -> None:
+    """The locks, the segment, the folder that is synchronised: one of them, each time."""
+    really, opened = os.open, [0]
+
+    def scarce(*arguments: Any, **options: Any) -> int:
+        opened[0] += 1
+        if opened[0] == attempt + 1:
+            raise OSError(24, "Too many open files")
+        return really(*arguments, **options)
+
+    before = len(list(Path("/dev/fd").iterdir()))
+    monkeypatch.setattr(os, "open", scarce)
+    for _ in range(2):
+        with suppress(OSError):
+            journal = Journal(tmp_path, PLENTY)
+            with suppress(OSError):
+                journal.append([capture("a")])
+            journal.close()
+    monkeypatch.setattr(os, "open", really)
+    assert len(list(Path("/dev/fd").iterdir())) == before
     assert taken_out(tmp_path) == ["a"]
 
 

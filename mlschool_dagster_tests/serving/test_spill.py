@@ -4,7 +4,8 @@ import logging
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from multiprocessing import get_context
@@ -14,11 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlschool_dagster.capture.records import Role
+from mlschool_dagster.capture.records import Capture, Role
 from mlschool_dagster.capture.repetition import NOTHING_KNOWN
-from mlschool_dagster.capture.store import StoreAwayError, open_store
+from mlschool_dagster.capture.sqlite import SqliteStore
+from mlschool_dagster.capture.store import Appended, StoreAwayError, open_store
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.serving.journal import captures_of, size_of_all
+from mlschool_dagster.serving import spill
+from mlschool_dagster.serving.journal import Journal, captures_of, size_of_all
 from mlschool_dagster.serving.spill import SpillFullError, open_spilling
 from mlschool_dagster_tests.capture.samples import WINDOW, capture
 from mlschool_dagster_tests.serving.spilling import (
@@ -237,6 +240,41 @@ def test_a_worker_whose_store_is_there_waits_for_what_others_have_in_the_journal
     one.close()
     other.close()
     assert place.events() == ["a", "b", "c"]
+
+
+def test_a_store_that_hangs_on_its_way_back_holds_nobody_up(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of the journal is replayed while nobody may add to it."""
+    monkeypatch.setattr(spill, "HAND_OVER_SECONDS", 0.05)
+    hung, let_go = threading.Event(), threading.Event()
+    oldest, append = Journal.oldest, SqliteStore.append
+
+    def one_more(journal: Journal, most: int) -> list[Capture]:
+        found = oldest(journal, most)
+        if not found and not let_go.is_set():
+            # Before the last look, and so under everybody's eyes, one more came.
+            found = [capture("late")]
+        return found
+
+    def hang(store: SqliteStore, captures: Sequence[Capture]) -> Appended:
+        if [c.event_id for c in captures] == ["late"]:
+            hung.set()
+            let_go.wait(30)
+        return append(store, captures)
+
+    monkeypatch.setattr(Journal, "oldest", one_more)
+    monkeypatch.setattr(SqliteStore, "append", hang)
+    journal = Journal(place.journals, PLENTY)
+    journal.append([capture("a")])
+    journal.close()
+    store = place.open()
+    assert hung.wait(30)
+    store.append([capture("b")])
+    let_go.set()
+    wait_until(lambda: is_back(store))
+    store.close()
+    assert {"a", "b"} <= set(place.events())
 
 
 def test_what_no_store_takes_is_set_aside_and_holds_nothing_up(place: Place) -> None:
