@@ -21,7 +21,7 @@ from mlschool_dagster.modeling.spec import (
 )
 
 WIDE = 1e6
-MOST_REFERENCE_ROWS = 500
+MOST_REFERENCE_ROWS = 1_000
 MADE_ROWS = 2_000
 SHIFTED_COLUMNS = 5
 """Columns that are shifted in turn, evenly spread over the data set's."""
@@ -48,11 +48,12 @@ class DataSet:
         return varying[:: -(-len(varying) // SHIFTED_COLUMNS)]
 
     def shifted(self, rows: int, seed: int, column: str) -> pd.DataFrame:
-        """A window with a column shifted by 0.25 sd, or with 15 % of the rows of one category."""
+        """A window with a column shifted by 0.25 sd, or 15 % of the rows moved to one category."""
         window, rng = self.window(rows, seed), np.random.default_rng(seed)
         known = self.population[column]
         if not pd.api.types.is_numeric_dtype(known):
-            moved = rng.random(rows) < 0.15
+            others = 1 - known.value_counts(normalize=True).iloc[0]
+            moved = rng.random(rows) < 0.15 / others
             return window.assign(**{column: window[column].mask(moved, known.mode()[0])})
         by = 0.25 * _spread(known)
         if known.nunique() < MADE_ROWS / 10 and (known % 1 == 0).all():

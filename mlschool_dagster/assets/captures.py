@@ -1,14 +1,15 @@
 """Captures: one hour of traffic, and its ground truth as far as it is known."""
 
 from collections import Counter
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from mlschool_dagster.assets.common import OWNERS, plain_errors, table
-from mlschool_dagster.assets.verdicts import undecided
+from mlschool_dagster.assets.verdicts import outcomes, undecided
 from mlschool_dagster.assets.windows import (
     CAPTURES_TOKEN,
     GROUP,
@@ -26,6 +27,7 @@ from mlschool_dagster.clock import utc_now
 from mlschool_dagster.modeling.spec import MODEL_VERSION, ROLE, DataSpec
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.files import PlatformFiles
+from mlschool_dagster.resources.history import History
 
 if TYPE_CHECKING:
     from mlschool_dagster.monitoring.frozen import FrozenTable
@@ -36,6 +38,9 @@ KNOWN_LABELS = "known_labels"
 PREVIEW_ROWS = 8
 CLASSES_SHOWN = 100
 WINDOWS_CHECKED = 48
+HANGING = timedelta(hours=1)
+"""How long a run of a window may wait for its turn, or work, before it is taken for dead."""
+
 REPORTING_TIME = timedelta(minutes=10)
 """How long after a window's end its last captures may still be on their way into the reports."""
 
@@ -120,10 +125,14 @@ def labels(spec: DataSpec, windows: dg.PartitionsDefinition[str]) -> dg.AssetsDe
         ],
     )
     def window_labels(
-        context: dg.AssetExecutionContext, captures: Captures, files: PlatformFiles
+        context: dg.AssetExecutionContext,
+        captures: Captures,
+        files: PlatformFiles,
+        history: History,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         from mlschool_dagster.capture.frames import labels_frame
         from mlschool_dagster.monitoring.frozen import FrozenTable, freeze
+        from mlschool_dagster.monitoring.recorded import check_metrics
 
         with plain_errors():
             window = chosen_window(context, captures)
@@ -140,6 +149,13 @@ def labels(spec: DataSpec, windows: dg.PartitionsDefinition[str]) -> dg.AssetsDe
                 for label, rows in classes.most_common()
                 if label not in spec.target.classes
             }
+            results = [_known_labels(window, strange, frozen.rows)]
+            with history.metrics() as metrics:
+                metrics.record(
+                    window,
+                    "labels",
+                    check_metrics(window, outcomes(results)) if frozen.rows else (),
+                )
             return dg.MaterializeResult(
                 metadata={
                     "dagster/row_count": frozen.rows,
@@ -154,7 +170,7 @@ def labels(spec: DataSpec, windows: dg.PartitionsDefinition[str]) -> dg.AssetsDe
                     LABELS_TOKEN: revision.labels_token,
                 },
                 data_version=dg.DataVersion(revision.labels_token),
-                check_results=[_known_labels(window, strange, frozen.rows)],
+                check_results=results,
             )
 
     return window_labels
@@ -186,8 +202,7 @@ def coverage_check() -> dg.AssetChecksDefinition:
         "covered by all three reports.",
     )
     def coverage(context: dg.AssetCheckExecutionContext, captures: Captures) -> dg.AssetCheckResult:
-        uncovered: list[dict[str, str | int]] = []
-        overdue = False
+        uncovered: list[dict[str, str | int | bool]] = []
         with plain_errors(), captures.open() as store:
             # What a clock that was ahead captured has no report before its hour has come.
             begun = [w for w in store.newest_windows() if w.start <= utc_now()]
@@ -195,23 +210,50 @@ def coverage_check() -> dg.AssetChecksDefinition:
             for window in windows:
                 covered = covered_token(context.instance, window, REPORTS, CAPTURES_TOKEN)
                 if covered != store.captures_token(window):
-                    uncovered.append({"window": window.key, "captures": store.count(window)})
-                    overdue |= window.end + REPORTING_TIME < utc_now()
-        names = ", ".join(str(entry["window"]) for entry in uncovered)
+                    # Captures that land while a run reads those before them are no trouble yet.
+                    on_its_way = window.end + REPORTING_TIME >= utc_now() or _is_monitored(
+                        context.instance, window
+                    )
+                    uncovered.append(
+                        {
+                            "window": window.key,
+                            "captures": store.count(window),
+                            "on_its_way": on_its_way,
+                        }
+                    )
+        overdue = [str(entry["window"]) for entry in uncovered if not entry["on_its_way"]]
+        coming = [str(entry["window"]) for entry in uncovered if entry["on_its_way"]]
+        told = f"Every capture of {len(windows)} windows is in every report."
+        if overdue:
+            told = f"Captures of {', '.join(overdue)} are not in every report."
+        elif coming:
+            told = f"Captures of {', '.join(coming)} are on their way into the reports."
         return dg.AssetCheckResult(
-            passed=not uncovered,
+            passed=not overdue,
             severity=dg.AssetCheckSeverity.WARN,
-            description=f"Captures of {names} are not in every report."
-            if uncovered
-            else f"Every capture of {len(windows)} windows is in every report.",
-            # Captures that land while a run reads those before them are no trouble yet.
+            description=told,
             metadata={
                 "uncovered": table(uncovered),
-                **undecided(bool(uncovered) and not overdue),
+                **undecided(bool(coming) and not overdue),
             },
         )
 
     return coverage
+
+
+def _is_monitored(instance: dg.DagsterInstance, window: Window) -> bool:
+    """Whether a run of the window waits for its turn, or works; not one that has hung for long."""
+    under_way = dg.RunsFilter(
+        statuses=[
+            dg.DagsterRunStatus.QUEUED,
+            dg.DagsterRunStatus.NOT_STARTED,
+            dg.DagsterRunStatus.STARTING,
+            dg.DagsterRunStatus.STARTED,
+        ],
+        tags={PARTITION_NAME_TAG: window.key},
+        updated_after=datetime.now(UTC) - HANGING,
+    )
+    return bool(instance.get_run_records(under_way, limit=1))
 
 
 def _by_version(frozen: "FrozenTable") -> list[dict[str, str | int]]:

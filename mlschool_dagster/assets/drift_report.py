@@ -6,7 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from mlschool_dagster.assets.common import page, picture, plain_errors, table
-from mlschool_dagster.assets.verdicts import of_window, undecided
+from mlschool_dagster.assets.verdicts import of_window, outcomes, undecided
 from mlschool_dagster.assets.windows import (
     ReportConfig,
     chosen_window,
@@ -101,6 +101,7 @@ def drift_report(spec: DataSpec, windows: dg.PartitionsDefinition[str]) -> dg.As
         from mlschool_dagster.monitoring.evidence_plot import evidence_plot
         from mlschool_dagster.monitoring.html import drift_html
         from mlschool_dagster.monitoring.plots import distributions
+        from mlschool_dagster.monitoring.recorded import check_metrics
         from mlschool_dagster.monitoring.segment_drift import SEGMENT_ROWS, drift_by_segment
         from mlschool_dagster.monitoring.sequential import Region, evidence
 
@@ -117,11 +118,14 @@ def drift_report(spec: DataSpec, windows: dg.PartitionsDefinition[str]) -> dg.As
             with history.metrics() as metrics:
                 earlier = earlier_e_values(metrics, seen.window, version)
                 gathered = evidence([*earlier.values(), e_values], settings.alpha)
-                metrics.record(
-                    seen.window,
-                    NAME,
-                    drift_metrics(seen.window, version, found, e_values, gathered),
-                )
+                results = [
+                    _no_drift(seen.window, found),
+                    _no_confirmed_drift(seen.window, gathered),
+                ]
+                recorded = [*drift_metrics(seen.window, version, found, e_values, gathered)]
+                if recorded:
+                    recorded += check_metrics(seen.window, outcomes(results))
+                metrics.record(seen.window, NAME, recorded)
             path = files.new_in_window(seen.window, f"{NAME}.html")
             drawn = seen.table.sample(config.samples)
 
@@ -157,10 +161,7 @@ def drift_report(spec: DataSpec, windows: dg.PartitionsDefinition[str]) -> dg.As
                     ),
                     "evidence_by_column": table(gathered.rows(e_values)),
                 },
-                check_results=[
-                    _no_drift(seen.window, found),
-                    _no_confirmed_drift(seen.window, gathered),
-                ],
+                check_results=results,
             )
 
     return report

@@ -7,7 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from mlschool_dagster.assets.common import page, picture, plain_errors, table
-from mlschool_dagster.assets.verdicts import of_window, undecided
+from mlschool_dagster.assets.verdicts import of_window, outcomes, undecided
 from mlschool_dagster.assets.windows import (
     LABELS_FILE,
     LABELS_TOKEN,
@@ -21,7 +21,7 @@ from mlschool_dagster.assets.windows import (
     windowed_asset,
 )
 from mlschool_dagster.capture.windows import Window
-from mlschool_dagster.modeling.spec import MODEL_VERSION, DataSpec
+from mlschool_dagster.modeling.spec import MODEL_VERSION, PREDICTION, DataSpec
 from mlschool_dagster.monitoring.config import DEFAULT_ACCURACY_THRESHOLD, TOLERATED_DIFFERENCE
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.files import PlatformFiles
@@ -84,7 +84,7 @@ def performance_report(
         from mlschool_dagster.monitoring.html import performance_html
         from mlschool_dagster.monitoring.performance import performance
         from mlschool_dagster.monitoring.plots import accuracy
-        from mlschool_dagster.monitoring.recorded import performance_metrics
+        from mlschool_dagster.monitoring.recorded import check_metrics, performance_metrics
         from mlschool_dagster.monitoring.tally import LABELS_READ, columns_read
 
         with plain_errors():
@@ -105,8 +105,14 @@ def performance_report(
                     seen.reference, spec, seen.subject, found, path, config.samples
                 )
 
+            results = list(_results(seen.window, found))
             with history.metrics() as metrics:
-                metrics.record(seen.window, NAME, performance_metrics(seen.window, found))
+                right = seen.reference[spec.target.name] == seen.reference[PREDICTION]
+                numbers = performance_metrics(seen.window, found, (int(right.sum()), len(right)))
+                recorded = [*numbers]
+                if recorded:
+                    recorded += check_metrics(seen.window, outcomes(results))
+                metrics.record(seen.window, NAME, recorded)
             context.log.info(of_window(seen.window, found.summary))
             return dg.MaterializeResult(
                 metadata={
@@ -131,7 +137,7 @@ def performance_report(
                         row for column in found.fairness for row in column.rows()
                     ),
                 },
-                check_results=list(_results(seen.window, found)),
+                check_results=results,
             )
 
     return report

@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from mlschool_dagster.assets.common import page, picture, plain_errors, table
-from mlschool_dagster.assets.verdicts import of_window, undecided
+from mlschool_dagster.assets.verdicts import of_window, outcomes, undecided
 from mlschool_dagster.assets.windows import (
     ReportConfig,
     chosen_window,
@@ -56,14 +56,29 @@ def data_quality_report(
         from mlschool_dagster.monitoring.html import quality_html
         from mlschool_dagster.monitoring.plots import missing_shares
         from mlschool_dagster.monitoring.quality import columns_read, quality
-        from mlschool_dagster.monitoring.recorded import quality_metrics
+        from mlschool_dagster.monitoring.recorded import check_metrics, quality_metrics
 
         with plain_errors():
             seen = monitored_window(chosen_window(context, captures), spec, files, mlflow)
             chunks = seen.table.chunks(columns_read(spec))
             found = quality(chunks, seen.reference, spec, seen.refusals)
+            results = [
+                dg.AssetCheckResult(
+                    check_name="data_quality",
+                    passed=not found.findings,
+                    severity=dg.AssetCheckSeverity.WARN,
+                    description=of_window(seen.window, found.summary),
+                    metadata={
+                        "findings": float(len(found.findings)),
+                        **undecided(not found.findings and not found.n_current),
+                    },
+                )
+            ]
             with history.metrics() as metrics:
-                metrics.record(seen.window, NAME, quality_metrics(seen.window, found, spec))
+                recorded = [*quality_metrics(seen.window, found, spec)]
+                if recorded:
+                    recorded += check_metrics(seen.window, outcomes(results))
+                metrics.record(seen.window, NAME, recorded)
             context.log.info(of_window(seen.window, found.summary))
             path = files.new_in_window(seen.window, f"{NAME}.html")
             drawn = seen.table.sample(config.samples)
@@ -91,18 +106,7 @@ def data_quality_report(
                         for reason, count in found.refusals.items()
                     ),
                 },
-                check_results=[
-                    dg.AssetCheckResult(
-                        check_name="data_quality",
-                        passed=not found.findings,
-                        severity=dg.AssetCheckSeverity.WARN,
-                        description=of_window(seen.window, found.summary),
-                        metadata={
-                            "findings": float(len(found.findings)),
-                            **undecided(not found.findings and not found.n_current),
-                        },
-                    )
-                ],
+                check_results=results,
             )
 
     return report

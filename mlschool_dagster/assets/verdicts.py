@@ -4,6 +4,10 @@ Dagster knows checks that pass and checks that do not. A third outcome is a mark
 whichever way such a check shows, alerts take it for no news.
 """
 
+from collections.abc import Iterable
+
+import dagster as dg
+
 from mlschool_dagster.capture.windows import Window
 
 UNDECIDED = "undecided"
@@ -18,3 +22,11 @@ def undecided(is_undecided: bool) -> dict[str, bool]:
 def of_window(window: Window, verdict: str) -> str:
     """A `verdict` that names its window: windows are monitored in any order, and again."""
     return f"{window.key}: {verdict}"
+
+
+def outcomes(results: Iterable[dg.AssetCheckResult]) -> dict[str, bool | None]:
+    """Whether each check passed, by name; None where it could not tell."""
+    return {
+        str(result.check_name): None if UNDECIDED in (result.metadata or {}) else result.passed
+        for result in results
+    }

@@ -42,11 +42,17 @@ class MetricName(StrEnum):
     ESTIMATED_ACCURACY = "estimated_accuracy"
     """From calibrated probabilities alone; a finding if its interval is below the threshold."""
     ESTIMATE_OF_LABELLED = "estimated_accuracy_of_labelled"
-    """The same of the labelled rows alone: what the realised accuracy is compared with."""
+    """The same of the labelled rows alone: what the realised accuracy is compared with; a finding
+    if that is below for sure."""
     REALISED_ACCURACY = "realised_accuracy"
     """From labels; a finding if its interval is below the threshold."""
     ERROR_SHARE = "error_share"
     """Wrong predictions among the labelled rows of a segment."""
+    CROSS_VALIDATED_ACCURACY = "cross_validated_accuracy"
+    """Of the version that served, out of fold; a finding if the realised one is below for sure."""
+    CHECK = "check"
+    """Whether the asset check that stands for the column passed: 1 or 0, no value where it could
+    not tell; a finding if it failed."""
     LABEL_COVERAGE = "label_coverage"
     LABEL_DELAY = "label_delay_hours"
     """The median, in hours."""

@@ -1,6 +1,6 @@
 """What the reports on quality and performance leave in the history of metrics."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from mlschool_dagster.capture.windows import Window
@@ -10,15 +10,31 @@ from mlschool_dagster.monitoring.config import MAXIMUM_REFUSED_SHARE
 from mlschool_dagster.monitoring.metrics import ALL, Metric, MetricName
 from mlschool_dagster.monitoring.performance import PerformanceReport
 from mlschool_dagster.monitoring.quality import ColumnQuality, QualityReport
+from mlschool_dagster.monitoring.segments import SMALL
 from mlschool_dagster.monitoring.statistics import wilson_interval
 
 
-def performance_metrics(window: Window, report: PerformanceReport) -> Iterator[Metric]:
-    """The numbers of the performance `report` of `window`; none of an empty one."""
+def check_metrics(window: Window, outcomes: Mapping[str, bool | None]) -> Iterator[Metric]:
+    """The verdicts of the asset checks of `window` by name: passed, failed, or could not tell."""
+    for name, passed in outcomes.items():
+        value = None if passed is None else float(passed)
+        yield Metric(window, MetricName.CHECK, value, 0, column=name, finding=passed is False)
+
+
+def performance_metrics(
+    window: Window, report: PerformanceReport, cross_validated: tuple[int, int]
+) -> Iterator[Metric]:
+    """The numbers of the performance `report` of `window`; none of an empty one.
+
+    `cross_validated` are the right predictions out of fold of the version that served, and all.
+    """
     overall, threshold = report.overall, report.accuracy_threshold
     if not overall.rows:
         return
     yield from _accuracy(window, overall, threshold)
+    right, rows = cross_validated
+    expected = _share(window, MetricName.CROSS_VALIDATED_ACCURACY, right, rows)
+    yield replace(expected, finding=_falls_short(overall, expected.lower))
     for version, accuracy in report.versions.items():
         yield from _accuracy(window, accuracy, threshold, version=version)
     for segment, accuracy in report.segments.items():
@@ -101,9 +117,9 @@ def _accuracy(
             lower=estimate.low if estimate else None,
             upper=estimate.high if estimate else None,
             threshold=threshold,
-            finding=name is MetricName.ESTIMATED_ACCURACY
-            and estimate is not None
-            and estimate.high < threshold,
+            finding=_falls_short(accuracy, estimate.low if estimate else None)
+            if name is MetricName.ESTIMATE_OF_LABELLED
+            else estimate is not None and estimate.high < threshold,
         )
     low, high = accuracy.interval or (None, None)
     yield Metric(
@@ -117,6 +133,16 @@ def _accuracy(
         upper=high,
         threshold=threshold,
         finding=high is not None and high < threshold,
+    )
+
+
+def _falls_short(accuracy: Accuracy, expected: float | None) -> bool:
+    """Whether the interval of the measured accuracy lies below the least that was `expected`."""
+    return (
+        expected is not None
+        and accuracy.interval is not None
+        and accuracy.labelled >= SMALL
+        and accuracy.interval[1] < expected
     )
 
 

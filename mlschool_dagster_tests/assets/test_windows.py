@@ -243,8 +243,23 @@ def test_captures_that_may_still_be_on_their_way_into_reports_are_no_trouble(
         moment = WINDOW.end + timedelta(minutes=minutes)
         clock_offset.write_text(str((moment - datetime.now(UTC)).total_seconds()))
         told = coverage(serving)
-        assert not told.passed
+        assert told.passed == is_undecided
         assert (UNDECIDED in told.metadata) == is_undecided
+
+
+def test_captures_whose_run_waits_for_its_turn_are_no_trouble(serving: Platform) -> None:
+    land(serving, 1)
+    assert not coverage(serving).passed
+    job = serving.definitions.resolve_job_def("monitoring_job")
+    run = serving.instance.create_run_for_job(
+        job, tags={"dagster/partition": WINDOW.key}, status=dg.DagsterRunStatus.QUEUED
+    )
+    told = coverage(serving)
+    assert told.passed
+    assert UNDECIDED in told.metadata
+    assert WINDOW.key in str(told.description)
+    serving.instance.report_run_failed(run)
+    assert not coverage(serving).passed
 
 
 def uncovered(platform: Platform) -> set[str]:

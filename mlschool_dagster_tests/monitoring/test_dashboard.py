@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from plotly.graph_objects import Figure
 
 from mlschool_dagster.capture.windows import LENGTH, Window
-from mlschool_dagster.monitoring.dashboard.answers import Answer, State, answers
+from mlschool_dagster.monitoring.dashboard.answers import CHECKS, Answer, State, answers
 from mlschool_dagster.monitoring.dashboard.board import Board, Event, Term
 from mlschool_dagster.monitoring.dashboard.page import EVENTS_LISTED, dashboard_page
 from mlschool_dagster.monitoring.dashboard.segments import comparisons, worst_first
@@ -122,6 +123,42 @@ def test_a_finding_in_the_newest_window_is_to_be_looked_at(name: MetricName, key
     assert answer(Board("m", HOUR.end, found), key).state is State.FINDING
     quiet = [replace(metric, finding=False, value=0.0) for metric in found]
     assert answer(Board("m", HOUR.end, quiet), key).state is State.FINE
+
+
+@pytest.mark.parametrize(("section", "checks"), CHECKS.items())
+def test_a_failed_check_is_never_shown_as_fine(section: str, checks: Sequence[str]) -> None:
+    for check in checks:
+        quiet = [m for m in board(100, until=30).metrics if not m.finding]
+        newest = quiet[-1].window
+        failed = Metric(newest, MetricName.CHECK, 0.0, 0, column=check, finding=True)
+        told = answer(Board("m", START, [*quiet, failed]), section)
+        assert told.state is State.FINDING
+        assert f"{check} in {newest.key}" in told.text
+        # What it cannot tell of a later window leaves it as it is.
+        later = Metric(Window(newest.end), MetricName.CHECK, None, 0, column=check)
+        assert answer(Board("m", START, [*quiet, failed, later]), section) == told
+
+
+def test_the_page_finds_nothing_that_the_checks_did_not() -> None:
+    segments = [errors("a=x", 1, 50), errors("a=y", 30, 50)]
+    everyone = Metric(HOUR, MetricName.REALISED_ACCURACY, 0.9, 400)
+    passed = Metric(HOUR, MetricName.CHECK, 1.0, 0, column="segments")
+    told = answer(Board("m", HOUR.end, [everyone, *segments, passed]), "segments")
+    assert (told.state, told.headline) == (State.FINE, "a = y")
+
+
+def test_an_accuracy_far_below_what_was_expected_is_no_fine() -> None:
+    found = [
+        Metric(HOUR, MetricName.REALISED_ACCURACY, 0.8, 200, lower=0.74, upper=0.85),
+        Metric(HOUR, MetricName.ESTIMATE_OF_LABELLED, 0.98, 200, lower=0.95, upper=1, finding=True),
+        Metric(HOUR, MetricName.CROSS_VALIDATED_ACCURACY, 0.98, 344, finding=True),
+    ]
+    doubtful = Board("m", HOUR.end, found)
+    told = answer(doubtful, "accuracy")
+    assert told.state is State.DOUBT
+    assert "the confidence of the same rows (98.0 % (95.0 % to 100.0 %)) and cross" in told.text
+    assert "Keep an eye on: accuracy (80.0 %)" in page(doubtful)
+    assert "Nothing calls for attention" not in page(doubtful)
 
 
 def test_nothing_known_is_never_fine() -> None:

@@ -6,8 +6,11 @@ import pandas as pd
 import pytest
 
 from mlschool_dagster.capture.frames import labels_frame
+from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.monitoring.metrics import MetricName
 from mlschool_dagster.monitoring.performance import PerformanceVerdict, performance
-from mlschool_dagster_tests.monitoring.samples import SPEC, window
+from mlschool_dagster.monitoring.recorded import performance_metrics
+from mlschool_dagster_tests.monitoring.samples import SPEC, START, window
 
 NO_LABELS = labels_frame([])
 
@@ -129,3 +132,25 @@ def test_the_delay_of_labels_is_measured() -> None:
     delay = performance([current], [labels(current, hours=5)], SPEC, {}).label_delay
     assert delay is not None
     assert delay.median_hours == pytest.approx(5)
+
+
+@pytest.mark.parametrize(("wrong", "short"), [(2, False), (40, True)])
+def test_an_accuracy_surely_below_what_was_expected_is_recorded_as_such(
+    wrong: int, short: bool
+) -> None:
+    current = window(200)
+    report = performance([current], [labels(current, wrong)], SPEC, {})
+    assert report.verdict is PerformanceVerdict.ACCEPTABLE
+    told = {
+        metric.name: metric.finding
+        for metric in performance_metrics(Window(START), report, (337, 344))
+        if (metric.segment, metric.version) == ("", "")
+    }
+    assert told[MetricName.ESTIMATE_OF_LABELLED] is short
+    assert told[MetricName.CROSS_VALIDATED_ACCURACY] is short
+    assert told[MetricName.REALISED_ACCURACY] is False
+
+
+def test_an_empty_window_leaves_no_numbers() -> None:
+    report = performance([window(0)], [NO_LABELS], SPEC, {})
+    assert list(performance_metrics(Window(START), report, (337, 344))) == []

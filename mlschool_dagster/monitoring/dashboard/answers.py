@@ -1,7 +1,7 @@
 """What the page says before it draws: one question per section, answered in a sentence."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 
@@ -22,9 +22,10 @@ RECENTLY = timedelta(days=1)
 
 
 class State(StrEnum):
-    """Whether somebody should look: a finding stands, there is none, or nothing is known."""
+    """Whether somebody should look: a check failed, one may soon, none did, or nothing is known."""
 
     FINDING = "look here"
+    DOUBT = "keep an eye on it"
     FINE = "fine"
     UNKNOWN = "not known"
 
@@ -42,7 +43,7 @@ class Answer:
 
 def answers(board: Board) -> list[Answer]:
     """The answers of all sections, in their order on the page."""
-    return [
+    told = [
         _accuracy(board),
         _drift(board),
         _traffic(board),
@@ -51,6 +52,35 @@ def answers(board: Board) -> list[Answer]:
         _labels(board),
         _serving(board),
     ]
+    return [_as_checked(board, answer) for answer in told]
+
+
+CHECKS = {
+    "accuracy": ("accuracy", "estimated_accuracy"),
+    "drift": ("no_drift", "no_confirmed_drift"),
+    "quality": ("data_quality",),
+    "segments": ("segments", "fairness"),
+    "labels": ("known_labels",),
+}
+"""The asset checks that each section is about. What they found in the newest window that they could
+judge is the section's verdict: the page judges nothing itself."""
+
+
+def _as_checked(board: Board, answer: Answer) -> Answer:
+    """The answer as the checks of its section have it."""
+    newest = [
+        judged[-1]
+        for check in CHECKS.get(answer.key, ())
+        if (judged := [m for m in board.series(MetricName.CHECK, check) if m.value is not None])
+    ]
+    failed = [metric for metric in newest if metric.finding]
+    if not failed:
+        settled = newest and answer.state is State.FINDING
+        return replace(answer, state=State.FINE) if settled else answer
+    told = ", ".join(f"{metric.column} in {metric.window.key}" for metric in failed)
+    text = f"{answer.text} Failed checks: {told}."
+    headline = "a check failed" if answer.state is State.UNKNOWN else answer.headline
+    return replace(answer, headline=headline, text=text, state=State.FINDING)
 
 
 def counted(number: int, thing: str) -> str:
@@ -78,13 +108,28 @@ def _accuracy(board: Board) -> Answer:
         f"By its {word} accuracy, the model was below the threshold in {wrong} of "
         f"{counted(known, 'window')}."
     )
-    return Answer(
-        key,
-        question,
-        _percent(metric.value),
-        f"{_capital(text)} {below}",
-        State.FINDING if bad else State.FINE,
-    )
+    state = State.FINDING if bad else State.FINE
+    short = _short_of_expectations(board, metric) if word == "realised" else ""
+    if short and not bad:
+        state = State.DOUBT
+    whole = " ".join(filter(None, [_capital(text), short, below]))
+    return Answer(key, question, _percent(metric.value), whole, state)
+
+
+def _short_of_expectations(board: Board, realised: Metric) -> str:
+    """What let expect more than the `realised` accuracy of that window, as a sentence, if any."""
+    told = [
+        f"{word} ({_interval(metric)})"
+        for word, name in (
+            ("the confidence of the same rows", MetricName.ESTIMATE_OF_LABELLED),
+            ("cross-validation", MetricName.CROSS_VALIDATED_ACCURACY),
+        )
+        for metric in board.series(name)
+        if metric.window == realised.window and metric.finding
+    ]
+    if not told:
+        return ""
+    return f"It is surely less than what {' and '.join(told)} let one expect."
 
 
 def _drift(board: Board) -> Answer:

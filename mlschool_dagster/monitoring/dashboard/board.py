@@ -22,6 +22,9 @@ NAMES = (
     MetricName.ESTIMATED_ACCURACY,
     MetricName.REALISED_ACCURACY,
     MetricName.ERROR_SHARE,
+    MetricName.ESTIMATE_OF_LABELLED,
+    MetricName.CROSS_VALIDATED_ACCURACY,
+    MetricName.CHECK,
     MetricName.LABEL_COVERAGE,
     MetricName.LABEL_DELAY,
 )

@@ -28,7 +28,12 @@ RANGES = {"1 day": timedelta(days=1), "1 week": timedelta(days=7)}
 _POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
 )
-_CLASSES = {State.FINDING: "finding", State.FINE: "fine", State.UNKNOWN: "unknown"}
+_CLASSES = {
+    State.FINDING: "finding",
+    State.DOUBT: "doubt",
+    State.FINE: "fine",
+    State.UNKNOWN: "unknown",
+}
 
 Plot = tuple[str, str, Callable[[Board], Figure | None], int]
 """What it shows, how it is read, what draws it, and its height in pixels."""
@@ -140,7 +145,11 @@ def _heading(board: Board, told: Sequence[Answer]) -> Iterator[str]:
     if wrong:
         yield '<p class="verdict finding">'
         yield f"Look at: {escape('; '.join(_briefly(answer) for answer in wrong))}.</p>"
-    elif board.windows:
+    doubtful = [answer for answer in told if answer.state is State.DOUBT]
+    if doubtful:
+        yield '<p class="verdict doubt">'
+        yield f"Keep an eye on: {escape('; '.join(_briefly(answer) for answer in doubtful))}.</p>"
+    if board.windows and not wrong and not doubtful:
         yield '<p class="verdict">Nothing calls for attention.</p>'
     yield '</header><nav class="tiles" aria-label="Sections">'
     for answer in told:

@@ -34,9 +34,31 @@ function press(button) {
   }
 }
 
+// On a phone a figure has the width for itself, and a finger moves the page.
+const NARROW = 600, MARGIN = 62, LETTERS = 9;
+function fit(figure, width) {
+  if (matchMedia("(pointer: coarse)").matches) figure.layout.dragmode = false;
+  if (width >= NARROW) return 0;
+  Object.assign(figure.layout.margin, {l: MARGIN, r: 8});
+  for (const name of Object.keys(figure.layout).filter(name => name.startsWith("yaxis"))) {
+    const axis = figure.layout[name];
+    axis.tickfont = {size: 10};
+    if (axis.ticktext) {
+      const long = text => text.length > LETTERS && !text.includes("&");
+      const cut = text => long(text) ? text.slice(0, LETTERS - 1) + "\u2026" : text;
+      axis.ticktext = axis.ticktext.map(cut);
+    }
+  }
+  figure.layout.legend = {...figure.layout.legend, font: {size: 10}};
+  figure.layout.xaxis.nticks = 4;
+  return 22 * figure.data.filter(trace => trace.name && trace.showlegend !== false).length;
+}
+
 function draw(place) {
   const figure = JSON.parse(place.querySelector("script").textContent);
   figure.layout.template = template();
+  // The legend of a narrow figure has a line for each trace, below it.
+  place.style.height = place.offsetHeight + fit(figure, place.clientWidth) + "px";
   Plotly.newPlot(place, figure.data, figure.layout, settings);
   const whole = figure.layout.xaxis.range;
   place.on("plotly_relayout", change => {
