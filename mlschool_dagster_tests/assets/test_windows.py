@@ -18,6 +18,7 @@ from mlschool_dagster.capture.records import Capture
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.definitions import build_definitions
 from mlschool_dagster.resources.tracking import MlflowTracking
+from mlschool_dagster_tests.capture.samples import capture
 from mlschool_dagster_tests.platform import (
     LATER,
     WINDOW,
@@ -247,19 +248,20 @@ def test_captures_that_may_still_be_on_their_way_into_reports_are_no_trouble(
         assert (UNDECIDED in told.metadata) == is_undecided
 
 
-def test_captures_whose_run_waits_for_its_turn_are_no_trouble(serving: Platform) -> None:
-    land(serving, 1)
-    assert not coverage(serving).passed
-    job = serving.definitions.resolve_job_def("monitoring_job")
-    run = serving.instance.create_run_for_job(
-        job, tags={"dagster/partition": WINDOW.key}, status=dg.DagsterRunStatus.QUEUED
+def test_captures_whose_run_is_under_way_are_no_trouble(platform: Platform) -> None:
+    with platform.store() as store:
+        store.append([replace(capture("one"), captured_at=WINDOW.start)])
+    assert not coverage(platform).passed
+    job = platform.definitions.resolve_job_def("monitoring_job")
+    run = platform.instance.create_run_for_job(
+        job, tags={"dagster/partition": WINDOW.key}, status=dg.DagsterRunStatus.STARTED
     )
-    told = coverage(serving)
+    told = coverage(platform)
     assert told.passed
     assert UNDECIDED in told.metadata
     assert WINDOW.key in str(told.description)
-    serving.instance.report_run_failed(run)
-    assert not coverage(serving).passed
+    platform.instance.report_run_failed(run)
+    assert not coverage(platform).passed
 
 
 def uncovered(platform: Platform) -> set[str]:
