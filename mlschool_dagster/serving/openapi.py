@@ -32,7 +32,7 @@ REFUSALS: Mapping[int, str] = {
     408: "Headers or body did not arrive in time.",
     409: "The event id already belongs to a request with other input.",
     413: f"The body is larger than {MAX_BODY // 1024**2} MB.",
-    415: "The body is neither JSON nor CSV, or is compressed.",
+    415: "The body is neither JSON nor CSV, is compressed, or is not UTF-8.",
     422: "The input is not valid; the faults name row, column and reason.",
     431: "The headers are too large.",
     500: "The server failed; its log says why.",
@@ -78,7 +78,7 @@ def _predict(spec: DataSpec) -> Schema:
             "Every answered row that belongs to the captured sample is durable before the answer "
             "is sent. A request is taken as a whole or refused as a whole, unless on_error is "
             f"partial. It may hold {MAX_ROWS} rows and {MAX_BODY // 1024**2} MB. A CSV body has a "
-            "header row; an empty cell is null."
+            "header row."
         ),
         "parameters": _parameters(),
         "requestBody": {

@@ -4,8 +4,13 @@ Both serve the same version, and what both answer is the same to the last bit.
 """
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +36,7 @@ from mlschool_dagster_tests.serving.mlflow_differences import (
     page,
 )
 from mlschool_dagster_tests.serving.mlflow_shapes import OTHER, Shape, shapes
-from mlschool_dagster_tests.serving.server import Server, running_server
+from mlschool_dagster_tests.serving.server import Server, free_port, running_server
 from mlschool_dagster_tests.serving.tiny_model import ROW, SPEC, tiny_model
 
 SHAPES = shapes()
@@ -47,9 +52,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    """MLflow's scoring server of the version that `server` serves."""
-    home = tmp_path_factory.mktemp("reference")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The version that `server` serves, as MLflow keeps it."""
+    home = tmp_path_factory.mktemp("saved")
     tiny_model(1).save(home / VERSION_FOLDER)
     copy_modules(CODE, home / VERSION_FOLDER / CODE_FOLDER)
     mlflow.pyfunc.save_model(
@@ -59,12 +64,47 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
         signature=packaging._signature(SPEC),
         pip_requirements=["mlflow"],
     )
-    model = mlflow.pyfunc.load_model(str(home / "model"))
+    return home / "model"
+
+
+@pytest.fixture(scope="module")
+def reference(saved: Path) -> Iterator[TestClient]:
+    """MLflow's scoring server, in this process."""
+    model = mlflow.pyfunc.load_model(str(saved))
     with pytest.MonkeyPatch.context() as patch:
         # MLflow's server says so to the whole process.
         patch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")
         with TestClient(scoring_server.init(model), raise_server_exceptions=False) as client:
             yield client
+
+
+@contextmanager
+def mlflow_models_serve(model: Path) -> Iterator[httpx.Client]:
+    """A process that serves `model` as ``mlflow models serve`` does, once it answers."""
+    port = free_port()
+    command = f"-m mlflow models serve --env-manager local -h 127.0.0.1 -p {port} -m {model}"
+    process = subprocess.Popen(
+        [sys.executable, *command.split()],
+        # MLflow runs uvicorn by name, so the environment must be an activated one.
+        env={
+            **os.environ,
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        ScoringServerClient("127.0.0.1", port).wait_server_ready(120, process)
+        # Its connections end after a few idle seconds, at times just as the next request is sent.
+        anew = httpx.Limits(max_keepalive_connections=0)
+        url = f"http://127.0.0.1:{port}"
+        with httpx.Client(base_url=url, limits=anew, timeout=60) as client:
+            yield client
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
 
 
 def outcome(client: httpx.Client, shape: Shape) -> Outcome:
@@ -91,19 +131,33 @@ def test_every_shape_has_a_name_of_its_own_and_every_listed_difference_is_about_
     assert LISTED.keys() <= {shape.name for shape in SHAPES}
 
 
+def differences(theirs: httpx.Client, ours: httpx.Client) -> dict[str, tuple[str, str]]:
+    """What both do with each shape where that is not the same."""
+    found = {}
+    for shape in SHAPES:
+        their, our = outcome(theirs, shape), outcome(ours, shape)
+        if their == our:
+            continue
+        if their is None or our is None:
+            found[shape.name] = (REFUSES, ANSWERS) if their is None else (ANSWERS, REFUSES)
+        else:
+            found[shape.name] = (ANSWERS, OTHERWISE)
+    return found
+
+
 def test_it_does_what_mlflow_does_or_the_difference_is_listed(
     server: Server, reference: TestClient
 ) -> None:
-    found = {}
-    for shape in SHAPES:
-        theirs, ours = outcome(reference, shape), outcome(server.client, shape)
-        if theirs == ours:
-            continue
-        if theirs is None or ours is None:
-            found[shape.name] = (REFUSES, ANSWERS) if theirs is None else (ANSWERS, REFUSES)
-        else:
-            found[shape.name] = (ANSWERS, OTHERWISE)
-    assert found == {name: (listed.mlflow, listed.ours) for name, listed in LISTED.items()}
+    listed = {name: (d.mlflow, d.ours) for name, d in LISTED.items()}
+    assert differences(reference, server.client) == listed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_it_does_what_mlflow_models_serve_does(server: Server, saved: Path) -> None:
+    listed = {name: (d.mlflow, d.ours) for name, d in LISTED.items()}
+    with mlflow_models_serve(saved) as theirs:
+        assert differences(theirs, server.client) == listed
 
 
 def test_the_page_lists_the_differences() -> None:
