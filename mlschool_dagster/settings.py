@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from mlschool_dagster.credentials import Secret
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.owned import make_owned
 
@@ -70,7 +71,7 @@ class Settings:
     """Seconds for which a connection may be silent before its first request."""
     endpoint_url: str = field(repr=False)
     """Address of an endpoint that something else starts and keeps, empty if there is none."""
-    endpoint_token: str = field(repr=False)
+    endpoint_token: Secret
     """What a client must present to the endpoint, empty if nothing."""
     spill_bytes: int
     """How much the endpoint keeps in its own folder while the capture store is away."""
@@ -80,11 +81,11 @@ class Settings:
     """Names, besides those of loopback, by which browsers reach the pages that are served."""
     dagster_url: str
     """Address of Dagster's UI for links in alerts, empty if it is not known."""
-    alert_webhook: str = field(repr=False)
+    alert_webhook: Secret
     """Address that takes alerts in Slack's format, empty if there is none."""
     alert_emails: tuple[str, ...]
     """Who is told of alerts by e-mail."""
-    smtp: str = field(repr=False)
+    smtp: Secret
     """Where e-mail is handed in, empty if nobody is told by it."""
     alert_reminder_hours: int
     rest_seconds: int
@@ -132,14 +133,14 @@ class Settings:
                 environment, "MLSCHOOL_ENDPOINT_PRECONNECT", 620, MAX_SILENCE
             ),
             endpoint_url=environment.get("MLSCHOOL_ENDPOINT_URL", ""),
-            endpoint_token=environment.get(ENDPOINT_TOKEN, ""),
+            endpoint_token=Secret(environment.get(ENDPOINT_TOKEN, "")),
             spill_bytes=_number(environment, "MLSCHOOL_SPILL_MEGABYTES", 256, MAX_SPILL) * 1024**2,
             files_url=environment.get("MLSCHOOL_FILES_URL", ""),
             hosts=_hosts(environment),
             dagster_url=_address(environment, "MLSCHOOL_DAGSTER_URL", ("http", "https")),
-            alert_webhook=_address(environment, ALERT_WEBHOOK, ("http", "https")),
+            alert_webhook=Secret(_address(environment, ALERT_WEBHOOK, ("http", "https"))),
             alert_emails=_emails(environment),
-            smtp=_address(environment, SMTP, ("smtp", "smtps")),
+            smtp=Secret(_address(environment, SMTP, ("smtp", "smtps"))),
             approvals=environment.get("MLSCHOOL_APPROVALS", ""),
             rest_seconds=_number(environment, REST_SECONDS, 180, 3600),
             alert_reminder_hours=_number(

@@ -3,13 +3,14 @@
 import smtplib
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from mlschool_dagster.alerting.alert import Notice
 from mlschool_dagster.alerting.channels import ANSWER_SECONDS, DeliveryError
+from mlschool_dagster.credentials import Secret
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _PORTS = {"smtp": 587, "smtps": 465}
@@ -26,7 +27,7 @@ class MailServer:
     port: int
     implicit_tls: bool
     user: str
-    password: str = field(repr=False)
+    password: Secret
     sender: str
 
     @classmethod
@@ -48,7 +49,7 @@ class MailServer:
             port=parts.port or _PORTS[parts.scheme],
             implicit_tls=parts.scheme == "smtps",
             user=user,
-            password=unquote(parts.password or ""),
+            password=Secret(unquote(parts.password or "")),
             sender=sender,
         )
 
@@ -100,7 +101,7 @@ class EmailChannel:
             if server.user:
                 if not encrypted and server.host not in _LOOPBACK:
                     raise DeliveryError("the mail server offers no TLS, and is told no password")
-                connection.login(server.user, server.password)
+                connection.login(server.user, server.password.reveal())
         except BaseException:
             connection.close()
             raise

@@ -13,6 +13,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from mlschool_dagster.alerting.alert import Kind, Notice
 from mlschool_dagster.alerting.channels import ANSWER_SECONDS, DeliveryError
+from mlschool_dagster.credentials import Secret
 
 _SIGNS = {Kind.RECOVERY: ":large_green_circle:", Kind.EVENT: ":large_blue_circle:"}
 _SEVERE, _WARNING = ":red_circle:", ":large_yellow_circle:"
@@ -24,13 +25,13 @@ class WebhookChannel:
     name = "webhook"
 
     def __init__(self, url: str) -> None:
-        self._url = url
+        self._url = Secret(url)
 
     def send(self, notices: Sequence[Notice]) -> None:
         """See `Channel.send`."""
         # Not httpx, which logs the address of every request.
         request = Request(  # noqa: S310 - the settings let nothing but HTTP through
-            self._url,
+            self._url.reveal(),
             data=json.dumps(message(notices)).encode(),
             headers={"Content-Type": "application/json"},
         )

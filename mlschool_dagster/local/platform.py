@@ -178,7 +178,7 @@ def local_endpoint(settings: Settings) -> LocalTarget:
             connections=settings.endpoint_connections,
             keep_alive_seconds=settings.endpoint_keep_alive,
             preconnect_seconds=settings.endpoint_preconnect,
-            token=settings.endpoint_token or None,
+            token=settings.endpoint_token.reveal() or None,
         ),
         settings.endpoint_url or None,
     )

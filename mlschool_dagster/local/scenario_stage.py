@@ -169,7 +169,9 @@ class Stage:
         status = local_endpoint(self.settings).status()
         if status is None:
             raise UserError(f"The endpoint does not run; see {self.settings.home / 'logs'}.")
-        return EndpointClient(spec.name, status.url, token=self.settings.endpoint_token or None)
+        return EndpointClient(
+            spec.name, status.url, token=self.settings.endpoint_token.reveal() or None
+        )
 
     def _send(
         self,

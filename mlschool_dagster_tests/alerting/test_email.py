@@ -15,6 +15,7 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from mlschool_dagster.alerting.channels import DeliveryError
 from mlschool_dagster.alerting.email import EmailChannel, MailServer
+from mlschool_dagster.credentials import Secret
 from mlschool_dagster_tests.alerting.samples import notice
 from mlschool_dagster_tests.serving.server import free_port
 
@@ -143,6 +144,6 @@ def test_a_recipient_who_is_refused_and_a_server_that_is_not_there_are_told() ->
 
 def test_the_address_of_a_server_says_all_there_is_to_know() -> None:
     server = MailServer.from_uri(f"smtps://key:{quote(PASSWORD, safe='')}@host?from=a@example.org")
-    assert server == MailServer("host", 465, True, "key", PASSWORD, "a@example.org")
+    assert server == MailServer("host", 465, True, "key", Secret(PASSWORD), "a@example.org")
     assert PASSWORD not in repr(server)
-    assert MailServer.from_uri("smtp://host") == MailServer("host", 587, False, "", "", "")
+    assert MailServer.from_uri("smtp://host") == MailServer("host", 587, False, "", Secret(), "")
