@@ -63,15 +63,18 @@ def fetched(model_name: str, version: str, destination: Path) -> Path | None:
 class Registry:
     """The versions of `model_name` in the registry at `tracking_uri`.
 
-    It has its own client, whatever MLflow's global tracking URI is, and leaves that as it was.
+    It has its own client, whatever MLflow's global tracking URI is, and leaves that as it was. A
+    server is followed to files of this machine only below the folder `artifacts`, the platform's
+    own.
     """
 
-    def __init__(self, tracking_uri: str, model_name: str) -> None:
+    def __init__(self, tracking_uri: str, model_name: str, artifacts: Path | None = None) -> None:
         with no_garbage_collection():
             from mlflow import MlflowClient
 
         self.tracking_uri = tracking_uri
         self.model_name = model_name
+        self._artifacts = artifacts
         self._client = MlflowClient(tracking_uri, tracking_uri)
 
     def register(
@@ -207,8 +210,8 @@ class Registry:
     ) -> None:
         """Take those files of the version folder that have one of `names`, and nothing else.
 
-        Where they are is the registry's word, so a registry on another machine is not followed to
-        files of this one.
+        Where they are is the registry's word, which is not followed to files of this machine unless
+        the platform keeps its artifacts there.
         """
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
         from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
@@ -220,7 +223,9 @@ class Registry:
             store = repository
             while hasattr(store, "repo"):
                 store = store.repo
-            if self.tracking_uri.startswith(REMOTE) and isinstance(store, LocalArtifactRepository):
+            if isinstance(store, LocalArtifactRepository) and not self._may_read(
+                store.artifact_dir
+            ):
                 raise UserError(
                     f"The registry says that version {found.version} of {found.name} is in a "
                     "folder of this machine; let the MLflow server keep artifacts itself "
@@ -239,6 +244,12 @@ class Registry:
                 f"Version {found.version} of {found.name} has no {', '.join(missing)} in MLflow's "
                 "artifacts; run the training job again."
             )
+
+    def _may_read(self, folder: str) -> bool:
+        if not self.tracking_uri.startswith(REMOTE):
+            return True
+        own = self._artifacts
+        return own is not None and Path(folder).resolve().is_relative_to(own.resolve())
 
     def _is_registered(self) -> bool:
         return bool(self._client.search_registered_models(f"name = '{self.model_name}'"))

@@ -83,7 +83,7 @@ class MlflowTracking(dg.ConfigurableResource):  # type: ignore[type-arg]
         from mlschool_dagster.modeling.registry import Registry
 
         self.prepare()
-        return Registry(self.tracking_uri, model_name)
+        return Registry(self.tracking_uri, model_name, Path(self.artifacts))
 
     def prepare(self) -> None:
         """Make sure that MLflow answers, its database has its tables and the experiment exists.

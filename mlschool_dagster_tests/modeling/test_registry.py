@@ -206,6 +206,13 @@ def test_a_remote_registry_gives_no_files_of_this_machine(
     with pytest.raises(UserError, match="in a folder of this machine"):
         registry.reference("1")
     assert not (tmp_path / "versions" / "1").exists()
+    # The platform's own server names files in the platform's own folder.
+    elsewhere = Registry(registry.tracking_uri, "penguins", tmp_path / "another")
+    with pytest.raises(UserError, match="in a folder of this machine"):
+        elsewhere.fetch("1", tmp_path / "versions")
+    handler.location = tmp_path.as_uri()
+    own = Registry(registry.tracking_uri, "penguins", tmp_path)
+    assert own.fetch("1", tmp_path / "versions") == tmp_path / "versions" / "1"
 
 
 def test_a_version_can_be_fetched_by_several_at_once(
