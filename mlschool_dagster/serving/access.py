@@ -14,7 +14,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.serving.process import TOKEN_VARIABLE, ServerConfig
-from mlschool_dagster.serving.responses import OPEN_PATH, Headers, error_body, send_json
+from mlschool_dagster.serving.responses import (
+    COUNT_ANSWER,
+    OPEN_PATH,
+    Headers,
+    error_body,
+    send_json,
+)
 
 MIN_TOKEN = 16
 """Fewest characters of a token."""
@@ -53,6 +59,9 @@ class Access:
             await self._app(scope, receive, send)
         else:
             status, body, headers = refusal
+            count = scope.get("state", {}).get(COUNT_ANSWER)
+            if count is not None:
+                count(status)
             await send_json(send, body, status, headers)
 
     def _refusal(self, scope: Scope) -> Refusal | None:

@@ -30,9 +30,8 @@ from mlschool_dagster.serving.logs import RequestLog
 from mlschool_dagster.serving.metrics import Metrics
 from mlschool_dagster.serving.openapi import openapi_document, openapi_page
 from mlschool_dagster.serving.process import ServerConfig
-from mlschool_dagster.serving.protocol import COUNT_ANSWER
 from mlschool_dagster.serving.refusals import Refusals
-from mlschool_dagster.serving.responses import error_body
+from mlschool_dagster.serving.responses import COUNT_ANSWER, error_body
 from mlschool_dagster.serving.sagemaker import INVOCATIONS, SageMakerRoute
 from mlschool_dagster.serving.spill import SpillingStore, open_spilling
 from mlschool_dagster.serving.versions import Routing, Version, Versions

@@ -17,6 +17,9 @@ STORE_VARIABLE = "MLSCHOOL_CAPTURE_STORE"
 which every user of the machine can read."""
 
 CONNECTIONS = 512
+OVERFLOW = 4
+"""Connections, as a multiple of those that a worker may have, above which new ones are dropped
+unread; the others are told that there is no room."""
 IDLE_SECONDS = 620
 """Longer than load balancers keep idle connections, so that none is closed under a request: AWS's
 keeps them for 60 seconds, nginx for 60, Azure's for 240, Google's for 600."""

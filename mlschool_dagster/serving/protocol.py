@@ -25,9 +25,10 @@ from mlschool_dagster.serving.framing import (
     require_single,
     target_of,
 )
-from mlschool_dagster.serving.process import CONNECTIONS, IDLE_SECONDS
+from mlschool_dagster.serving.process import CONNECTIONS, IDLE_SECONDS, OVERFLOW
 from mlschool_dagster.serving.responses import (
     CLOSE,
+    COUNT_ANSWER,
     OPEN_PATH,
     RETRY_LATER,
     Headers,
@@ -36,10 +37,6 @@ from mlschool_dagster.serving.responses import (
 )
 
 NEVER = float("inf")
-OVERFLOW = 4
-"""Connections, as a multiple of what `Limits` allows, above which new ones are dropped unread."""
-COUNT_ANSWER = "count_answer"
-"""Entry of the lifespan's state that is called with the status of each answer given here."""
 
 _KEEP_ALIVE = (b"connection", b"keep-alive")
 

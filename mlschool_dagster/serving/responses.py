@@ -13,6 +13,9 @@ PIECE = 32 * 1024
 """Bytes of an answer that are sent at a time."""
 RETRY_LATER: Headers = ((b"retry-after", b"1"),)
 CLOSE: Headers = ((b"connection", b"close"),)
+COUNT_ANSWER = "count_answer"
+"""Entry of the lifespan's state: a function that counts an answer, by its status, which is given
+before a request reaches what it asks for."""
 OPEN_PATH = "/ping"
 """What a load balancer asks, which has no token to present, and knows the server by its address."""
 

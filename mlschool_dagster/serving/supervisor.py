@@ -10,6 +10,7 @@ import gc
 import logging
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import sys
@@ -28,7 +29,7 @@ from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.serving.process import ServerConfig, read_record, write_record
+from mlschool_dagster.serving.process import OVERFLOW, ServerConfig, read_record, write_record
 from mlschool_dagster.serving.workers import (
     SHORTAGE,
     forget_all_workers,
@@ -54,6 +55,8 @@ STEADY_SECONDS = 5.0
 PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 5.0
 """How long the next one is waited with after several that died at once: a second for each."""
+OTHER_FILES = 256
+"""Files that a worker may have open beside its connections."""
 LOCK_FILE = "server.lock"
 LOCK_SECONDS = 2.0
 """How long a server that is just ending may take to leave its home."""
@@ -81,6 +84,7 @@ def serve(config: ServerConfig) -> int:
         log.info(
             "server starts", extra={"url": config.url, "pid": os.getpid(), "endpoint": config.name}
         )
+        _allow_files(config.connections)
         supervisor = Supervisor(config, listener)
         supervisor.run()
     if supervisor.exit_code:
@@ -187,6 +191,15 @@ def _end_with_supervisor() -> None:
     if supervisor is not None:
         supervisor.join()
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _allow_files(connections: int) -> None:
+    """Let each process open what its connections need, as far as the system allows it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OVERFLOW * connections + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 def _uvicorn_config(config: ServerConfig) -> uvicorn.Config:

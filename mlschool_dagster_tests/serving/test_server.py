@@ -445,3 +445,14 @@ def test_another_method_is_told_which_one_to_use(server: Server, method: str) ->
         refused = server.client.request(method, "/ping")
         assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
         assert refused.json()["error"]
+
+
+def test_what_is_refused_on_the_wire_is_counted_too(server: Server) -> None:
+    address = (server.client.base_url.host, server.client.base_url.port or 0)
+    with socket.create_connection(address, 30) as connection:
+        connection.sendall(b"GET / HTTP/2.0\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 505")
+    assert server.client.get("/version", headers={"host": "evil.example"}).status_code == 421
+    exposition = server.client.get("/metrics").text
+    for status in (421, 505):
+        assert f'mlschool_requests_total{{role="",status="{status}",version=""}}' in exposition
