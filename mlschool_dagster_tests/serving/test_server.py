@@ -425,15 +425,14 @@ def test_what_a_connection_may_cost_and_its_names_are_settings(tmp_path: Path) -
             assert answer.status_code == status
             assert answer.headers["content-type"] == "application/json"
         with ExitStack() as stack:
-            silent, asked, another = (
-                stack.enter_context(socket.create_connection(address, 30)) for _ in range(3)
-            )
-            asked.sendall(b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            another.sendall(b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert asked.recv(4096).startswith(b"HTTP/1.1 200")
-            assert another.recv(4096).startswith(b"HTTP/1.1 200")
+            connections = [stack.enter_context(socket.create_connection(address, 30))]
+            for _ in range(2):
+                asking = stack.enter_context(socket.create_connection(address, 30))
+                asking.sendall(b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert asking.recv(4096).startswith(b"HTTP/1.1 200")
+                connections.append(asking)
             # The one that was silent for longest made room, the others were silent for too long.
-            for connection in (silent, asked, another):
+            for connection in connections:
                 assert connection.recv(4096) == b""
 
 
