@@ -442,7 +442,8 @@ def test_another_method_is_told_which_one_to_use(server: Server, method: str) ->
     assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
     if method not in ("GET", "HEAD"):
         refused = server.client.request(method, "/ping")
-        assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
+        allowed = set(refused.headers["allow"].split(", "))
+        assert (refused.status_code, allowed) == (405, {"GET", "HEAD"})
         assert refused.json()["error"]
 
 
