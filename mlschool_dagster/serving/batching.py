@@ -120,14 +120,17 @@ class Batcher:
 
     async def _append_in_time(self, questions: Sequence[Question]) -> Sequence[Outcome]:
         work = self._thread.run(self._append, questions)
-        done, _ = await asyncio.wait((work,), timeout=HAND_OVER_SECONDS)
-        if not done:
+        hurry = self._loop.call_later(HAND_OVER_SECONDS, _set, work, [], TimeoutError())
+        try:
+            return await work
+        except TimeoutError:
             self._store.leave(f"no answer within {HAND_OVER_SECONDS:g} seconds")
             self._thread.abandon()
             self._thread = _Thread(self._loop)
             # What the other one still does in the store is the same, so it does no harm.
-            work = self._thread.run(self._append, questions)
-        return await work
+            return await self._thread.run(self._append, questions)
+        finally:
+            hurry.cancel()
 
     def _end_if_failed(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and task.exception() is not None:
@@ -265,7 +268,7 @@ _Work = tuple[
 def _set(
     done: "asyncio.Future[list[Outcome]]", outcomes: list[Outcome], error: BaseException | None
 ) -> None:
-    if done.cancelled():
+    if done.done():
         return
     if error is None:
         done.set_result(outcomes)

@@ -366,7 +366,11 @@ class Chaos:
 
 @dataclass(frozen=True)
 class Account:
-    """What came of a run, over all requests that were answered 200."""
+    """What came of a run, over all requests that were answered 200.
+
+    ``kept_beside`` is no fault: a worker was killed between keeping a row and answering, and the
+    store could not be asked for it when the request came again.
+    """
 
     injections: int
     statuses: Mapping[str, int]
@@ -375,6 +379,7 @@ class Account:
     lost: list[str]
     kept_twice: list[str]
     kept_otherwise: list[str]
+    kept_beside: list[str]
     answered_otherwise: list[str]
     others_answered: list[str]
     unfit: list[str]
@@ -388,6 +393,7 @@ class Account:
             ("rows lost", len(self.lost)),
             ("rows kept twice", len(self.kept_twice)),
             ("rows kept other than answered", len(self.kept_otherwise)),
+            ("rows kept beside an attempt that was never answered", len(self.kept_beside)),
             ("ids answered in two ways", len(self.answered_otherwise)),
             ("ids answered for other rows", len(self.others_answered)),
         ]
@@ -402,21 +408,21 @@ def account(clients: Clients, captures: Sequence[Capture], injections: int) -> A
     for capture in captures:
         kept[capture.event_id.partition("~")[0]].append(capture)
     answered = {name: asked for name, asked in clients.asked.items() if asked.answers}
-    lost, twice, otherwise = [], [], []
+    lost, twice, otherwise, beside = [], [], [], []
     for asked in answered.values():
         first = asked.answers[0]
         for row in first["predictions"]:
-            found = kept[row["event_id"]]
+            event_id, found = row["event_id"], kept[row["event_id"]]
+            told = row["prediction"], row["probabilities"], first["model_version"]
+            same = [c for c in found if (c.prediction, c.probabilities, c.model_version) == told]
             if not found:
-                lost.append(row["event_id"])
+                lost.append(event_id)
+            elif not same:
+                otherwise.append(event_id)
+            elif len(same) > 1:
+                twice.append(event_id)
             elif len(found) > 1:
-                twice.append(f"{row['event_id']}: {found}")
-            elif (
-                found[0].prediction,
-                found[0].probabilities,
-                found[0].model_version,
-            ) != (row["prediction"], row["probabilities"], first["model_version"]):
-                otherwise.append(row["event_id"])
+                beside.append(event_id)
     return Account(
         injections=injections,
         statuses=dict(clients.statuses),
@@ -425,6 +431,7 @@ def account(clients: Clients, captures: Sequence[Capture], injections: int) -> A
         lost=lost,
         kept_twice=twice,
         kept_otherwise=otherwise,
+        kept_beside=beside,
         answered_otherwise=[
             n for n, a in answered.items() if any(x != a.answers[0] for x in a.answers)
         ],
