@@ -46,11 +46,13 @@ def board(count: int) -> Board:
     )
 
 
-def opened(browser: Browser, found: Board, folder: Path, **options: Any) -> tuple[Page, list[str]]:
+def opened(
+    browser: Browser, found: Board, folder: Path, width: int = 1280, **options: Any
+) -> tuple[Page, list[str]]:
     """The page of `found` once it is drawn, and whatever it complained of or asked for."""
     path = folder / "dashboard.html"
     write_dashboard(path, found)
-    page = browser.new_page(viewport={"width": 1280, "height": 800}, **options)
+    page = browser.new_page(viewport={"width": width, "height": 800}, **options)
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -72,6 +74,21 @@ def test_every_figure_is_drawn_by_day_and_by_night(
     brightness = text.evaluate("label => parseInt(getComputedStyle(label).fill.split('(')[1])")
     assert (brightness > 128) == (scheme == "dark")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert complaints == []
+    page.close()
+
+
+def test_on_a_phone_figures_have_the_width_and_fingers_move_the_page(
+    browser: Browser, tmp_path: Path
+) -> None:
+    page, complaints = opened(browser, board(60), tmp_path, width=390, has_touch=True)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    for place in page.locator(".plot").all():
+        drawn = place.evaluate("place => place._fullLayout.xaxis._length / place.clientWidth")
+        assert drawn > 0.7
+        assert place.evaluate("place => place._fullLayout.dragmode") is False
+        inside = "place => place._fullLayout.yaxis._length"
+        assert place.evaluate(inside) > 60
     assert complaints == []
     page.close()
 
