@@ -14,8 +14,10 @@ import logging
 import os
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Mapping, MutableMapping
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from html import escape
 from types import TracebackType
@@ -35,6 +37,12 @@ URIS = (
 """Variables whose value is a URI that may carry a password."""
 WHOLE = ("MLSCHOOL_ALERT_WEBHOOK",)
 """Variables whose value, an address, is a secret itself."""
+_NEEDED_BY_PYTHON = (
+    *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "LC_*", "TZ", "TZDIR"),
+    *("TMPDIR", "TEMP", "TMP", "PYTHON*", "VIRTUAL_ENV", "LD_*", "DYLD_*", "MALLOC_*"),
+    *("OMP_*", "OPENBLAS_*", "MKL_*", "COVERAGE_*", "SSL_CERT_*"),
+)
+"""Variables that any Python program may need to run, and that hold no secrets."""
 _SECRET_NAME = re.compile(
     r"^(MLSCHOOL|MLFLOW|DAGSTER|AWS|AZURE|PG|POSTGRES)\w*"
     r"(PASSWORD|TOKEN|SECRET|ACCESS_KEY|CLIENT_KEY|API_KEY)$"
@@ -130,8 +138,27 @@ def move_tracking_password(environment: MutableMapping[str, str] = os.environ) -
     environment.setdefault("MLFLOW_TRACKING_PASSWORD", unquote(password))
 
 
+def environment_of_child(
+    *needed: str, environment: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """What a child process gets of `environment`: what Python needs, and what matches `needed`.
+
+    Names are matched as those of files are: ``environment_of_child("MLFLOW_*")``. So a server that
+    is broken into gives away its own secrets and nobody else's.
+    """
+    patterns = (*_NEEDED_BY_PYTHON, *needed)
+    return {
+        name: value
+        for name, value in environment.items()
+        if any(fnmatchcase(name, pattern) for pattern in patterns)
+    }
+
+
 def scrub_logs_and_tracebacks() -> None:
-    """From now on, no log record of this process and no traceback that ends it shows a secret."""
+    """Scrub the log records of this process, and the tracebacks that end it or one of its threads.
+
+    Calling it again changes nothing.
+    """
     make = logging.getLogRecordFactory()
     if getattr(make, "scrubs", False):
         return
@@ -153,12 +180,22 @@ def scrub_logs_and_tracebacks() -> None:
     scrubbed.scrubs = True  # type: ignore[attr-defined]
     logging.setLogRecordFactory(scrubbed)
     sys.excepthook = _print_scrubbed
+    # Whoever collects the errors of threads already, as pytest does, goes on.
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _print_scrubbed_of_thread
 
 
 def _print_scrubbed(
     _kind: type[BaseException], error: BaseException, _traceback: TracebackType | None
 ) -> None:
     sys.stderr.write(scrub("".join(traceback.format_exception(error))))
+
+
+def _print_scrubbed_of_thread(ended: threading.ExceptHookArgs) -> None:
+    if ended.exc_value is not None and not isinstance(ended.exc_value, SystemExit):
+        text = "".join(traceback.format_exception(ended.exc_value))
+        name = ended.thread.name if ended.thread else ""
+        sys.stderr.write(scrub(f"Exception in thread {name}:\n{text}"))
 
 
 def _hide(found: re.Match[str]) -> str:

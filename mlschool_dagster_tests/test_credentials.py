@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from mlschool_dagster.credentials import (
     HIDDEN,
     Secret,
+    environment_of_child,
     move_tracking_password,
     public_uri,
     scrub,
@@ -156,7 +157,7 @@ def test_the_password_of_mlflows_address_goes_where_mlflow_keeps_it() -> None:
 
 
 PROGRAM = """
-import logging
+import logging, threading
 from mlschool_dagster.credentials import scrub_logs_and_tracebacks
 scrub_logs_and_tracebacks()
 scrub_logs_and_tracebacks()
@@ -171,6 +172,11 @@ try:
         raise OSError("http://u:other99@host") from error
 except OSError:
     log.exception("failed")
+def fail():
+    raise KeyError("a-long-enough-token")
+thread = threading.Thread(target=fail)
+thread.start()
+thread.join()
 raise RuntimeError("a-long-enough-token")
 """
 
@@ -188,8 +194,15 @@ def test_neither_a_log_nor_a_traceback_holds_a_secret() -> None:
     assert "long-enough" not in done.stderr + done.stdout
     assert "other99" not in done.stderr
     assert "1 and {this} are not" in done.stderr
+    assert "KeyError: '***'" in done.stderr
     assert "ValueError: ***" in done.stderr
     assert done.stderr.rstrip().endswith("RuntimeError: ***")
+
+
+def test_a_child_gets_what_it_needs_and_no_secret_of_anybody_else() -> None:
+    needed = {"PATH": "/bin", "PYTHONPATH": "/code", "LC_ALL": "C", "MLFLOW_BACKEND_STORE_URI": "x"}
+    others = {"MLSCHOOL_ENDPOINT_TOKEN": "x", "AWS_SECRET_ACCESS_KEY": "x", "SOMEBODYS_KEY": "x"}
+    assert environment_of_child("MLFLOW_*", environment=needed | others) == needed
 
 
 def test_a_log_record_without_a_secret_stays_as_it_is(caplog: pytest.LogCaptureFixture) -> None:

@@ -19,7 +19,7 @@ import orjson
 import yaml
 
 from mlschool_dagster.atomic import replacing
-from mlschool_dagster.credentials import public_uri, scrub
+from mlschool_dagster.credentials import environment_of_child, public_uri, scrub
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.identity import Identity
 from mlschool_dagster.local.processes import (
@@ -40,6 +40,11 @@ Say = Callable[[str], None]
 
 PORTS = MappingProxyType({"Dagster": 3000, "MLflow": 5000, "report files": 8090})
 """Where servers are looked for first."""
+_WHOSE = "MLSCHOOL_HOME"
+NEEDED = MappingProxyType(
+    {"report files": (_WHOSE, "MLSCHOOL_HOSTS"), "MLflow": (_WHOSE, "MLFLOW_*")}
+)
+"""The variables that a server gets beside those that Python needs; one not named here gets all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +264,9 @@ class _Start:
         self.say(f"starting {name}")
         assert self.platform is not None  # noqa: S101 - its environment is that of the services
         log = self.settings.home / "logs" / f"{name.lower().replace(' ', '-')}.log"
-        environment = self.platform.environment
+        environment = {**os.environ, **self.platform.environment}
+        if name in NEEDED:
+            environment = environment_of_child(*NEEDED[name], environment=environment)
         service = Service.start(
             name, command, environment, log, folder or self.folder, needs_child=needs_child
         )

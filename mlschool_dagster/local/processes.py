@@ -55,14 +55,14 @@ class Service:
     ) -> "Service":
         """Start `command` in a session of its own, so that Ctrl-C reaches only its owner.
 
-        It works in `folder`, or where its owner does.
+        `environment` is all that it gets. It works in `folder`, or where its owner does.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             process = subprocess.Popen(
                 command,
                 cwd=folder,
-                env={**os.environ, **environment},
+                env=dict(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

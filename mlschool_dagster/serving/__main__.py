@@ -30,8 +30,8 @@ def main() -> int:
     from mlschool_dagster.serving.logs import configure_logging
     from mlschool_dagster.serving.supervisor import serve
 
-    config = _config()
     configure_logging()
+    config = _config()
     try:
         require_token(config.host, config.token)
         try:

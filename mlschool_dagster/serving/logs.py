@@ -10,7 +10,9 @@ from collections import deque
 from datetime import UTC, datetime
 from logging.handlers import QueueHandler, QueueListener
 from queue import SimpleQueue
-from typing import Protocol
+from typing import Any, Protocol
+
+from mlschool_dagster.credentials import scrub_logs_and_tracebacks
 
 REFUSALS_PER_SECOND = 10
 MAX_WAITING_LINES = 10_000
@@ -37,7 +39,11 @@ class JsonLines(logging.Formatter):
 
 
 def configure_logging() -> None:
-    """Send every log record and warning of this process to standard error as `JsonLines`."""
+    """Send every log record and warning of this process to standard error as `JsonLines`.
+
+    None of them shows a secret, nor does a traceback that ends the process.
+    """
+    scrub_logs_and_tracebacks()
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
     logging.captureWarnings(True)
@@ -128,9 +134,34 @@ class RequestLog:
 
     def _logger(self) -> logging.Logger:
         # Outside the hierarchy, so that nothing but the queue gets its records.
-        logger = logging.Logger(__name__, logging.INFO)
+        logger = _RequestLogger(__name__, logging.INFO)
         logger.addHandler(self._waiting)
         return logger
+
+
+class _RequestLogger(logging.Logger):
+    """Makes records that are not searched for secrets, which would take longer than a request.
+
+    Their messages are this module's own.
+    """
+
+    def makeRecord(  # noqa: N802 - logging's name
+        self,
+        name: str,
+        level: int,
+        fn: str,
+        lno: int,
+        msg: object,
+        args: Any,
+        exc_info: Any,
+        func: str | None = None,
+        extra: Any = None,
+        sinfo: str | None = None,
+    ) -> logging.LogRecord:
+        """See `logging.Logger`."""
+        record = logging.LogRecord(name, level, fn, lno, msg, args, exc_info, func, sinfo)
+        vars(record).update(extra or {})
+        return record
 
 
 class _Waiting(QueueHandler):

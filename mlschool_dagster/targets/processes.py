@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from mlschool_dagster.clock import CLOCK
+from mlschool_dagster.credentials import environment_of_child
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.serving.process import ServerRecord
 
@@ -23,12 +25,13 @@ def start_detached(
 ) -> subprocess.Popen[bytes]:
     """Start `command` in a session of its own, so that it outlives this process.
 
-    `environment` is added to this process's. What the command prints is appended to the file `log`.
+    It gets `environment`, and of this process's variables what Python and PostgreSQL's driver need.
+    What the command prints is appended to the file `log`.
     """
     with log.open("ab") as output:
         return subprocess.Popen(  # noqa: S603 - the command is this program's own
             command,
-            env={**os.environ, **environment},
+            env={**environment_of_child("MLSCHOOL_HOME", CLOCK, "PG*"), **environment},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -107,6 +107,8 @@ class Command:
             **foreign_environment(),
             "MLSCHOOL_HOME": str(home),
             "MLSCHOOL_ENDPOINT_PORT": str(free_port()),
+            # Only what talks to a cloud needs it.
+            "AWS_SECRET_ACCESS_KEY": "only-for-tests",
         }
 
     def start(self, name: str) -> "subprocess.Popen[str]":
@@ -165,6 +167,10 @@ def test_one_signal_stops_all_of_it(command: Command, sign: signal.Signals) -> N
         wait_for_line(process, "Ctrl-C stops all of it")
         ports = command.ports()
         assert not any(map(is_free, ports))
+        for server in ("mlschool_dagster.local.report_server", "mlflow"):
+            held = [p.environ() for p in processes(command.home) if server in p.cmdline()]
+            assert held
+            assert not any("AWS_SECRET_ACCESS_KEY" in environment for environment in held)
         process.send_signal(sign)
         process.communicate()
     assert process.returncode == 130

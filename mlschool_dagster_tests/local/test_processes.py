@@ -117,7 +117,7 @@ def test_children_that_ignore_being_asked_are_stopped_too(
     program = tmp_path / "stubborn.py"
     program.write_text(STUBBORN)
     log = tmp_path / "log" / "stubborn.log"
-    service = Service.start("stubborn", [sys.executable, str(program)], {}, log)
+    service = Service.start("stubborn", [sys.executable, str(program)], os.environ, log)
     service.wait_until(lambda: log.read_text().count("ready") == 3)
     children = psutil.Process(service.process.pid).children()
     family = [service.identity, *(Identity.of(child.pid) for child in children)]
@@ -128,14 +128,14 @@ def test_children_that_ignore_being_asked_are_stopped_too(
 
 
 def test_stopping_what_has_ended_does_nothing(tmp_path: Path) -> None:
-    service = Service.start("brief", [sys.executable, "-c", ""], {}, tmp_path / "log")
+    service = Service.start("brief", [sys.executable, "-c", ""], os.environ, tmp_path / "log")
     service.process.wait()
     stop_tree(service.identity)
 
 
 def test_a_service_that_ends_while_it_starts_is_told_with_its_log(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    service = Service.start("brief", [sys.executable, "-c", "print('sorry')"], {}, log)
+    service = Service.start("brief", [sys.executable, "-c", "print('sorry')"], os.environ, log)
     with pytest.raises(UserError, match=f"brief ended while it started; see {log}."):
         service.wait_until(lambda: False)
     assert log.read_text() == "sorry\n"
@@ -145,7 +145,7 @@ def test_a_service_that_never_answers_is_told_with_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processes, "READY_SECONDS", 0.5)
-    service = Service.start("mute", ["sleep", "60"], {}, tmp_path / "log")
+    service = Service.start("mute", ["sleep", "60"], os.environ, tmp_path / "log")
     try:
         with pytest.raises(UserError, match=r"mute did not answer within 0 s|within 1 s"):
             service.wait_until(lambda: False)
@@ -175,7 +175,7 @@ def test_a_service_is_of_no_use_without_the_child_that_does_its_work(
     program = tmp_path / "parent.py"
     program.write_text(PARENT)
     command = [sys.executable, str(program)]
-    services = [Service.start("parent", command, {}, tmp_path / "log", needs_child=True)]
+    services = [Service.start("parent", command, os.environ, tmp_path / "log", needs_child=True)]
     first = services[0]
     again: list[Service] = []
     try:
@@ -195,7 +195,7 @@ def test_a_service_that_ends_at_once_again_and_again_rests_in_between(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processes, "LOOK_SECONDS", 0.01)
-    services = [Service.start("brief", [sys.executable, "-c", ""], {}, tmp_path / "log")]
+    services = [Service.start("brief", [sys.executable, "-c", ""], os.environ, tmp_path / "log")]
     starts: list[float] = []
     with kept_running(services, lambda _: starts.append(time.monotonic())):
         wait_for(lambda: len(starts) == 5)

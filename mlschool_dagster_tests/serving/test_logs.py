@@ -3,10 +3,14 @@
 import io
 import json
 import logging
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +24,8 @@ from mlschool_dagster.serving.logs import (
     JsonLines,
     RequestLog,
 )
+from mlschool_dagster.serving.process import STORE_VARIABLE, TOKEN_VARIABLE
+from mlschool_dagster.settings import ROOT
 
 
 @dataclass
@@ -133,3 +139,35 @@ def test_a_log_that_nobody_reads_holds_up_no_request(output: Output) -> None:
     told = [line for line in output.lines if line["message"] == "request answered"]
     assert MAX_WAITING_LINES <= len(told) < total
     assert len(told) + sum(line.get("suppressed", 0) for line in output.lines) == total
+
+
+WORKER = """
+import logging, sys, threading
+from mlschool_dagster.serving.logs import configure_logging
+configure_logging()
+logging.getLogger("x").error("it is %s", "a-long-enough-token")
+try:
+    raise ValueError("a-long-enough-token")
+except ValueError:
+    logging.getLogger("x").exception("failed")
+assert not any(name.startswith("dagster") for name in sys.modules)
+raise RuntimeError("a-long-enough-token")
+"""
+
+
+def test_neither_the_log_nor_a_last_traceback_shows_a_secret(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    home = tmp_path / "file" / "a-long-enough-token"
+    server = ["-m", "mlschool_dagster.serving", "--home", str(home), "--name", "penguins"]
+    secrets = {TOKEN_VARIABLE: "a-long-enough-token", STORE_VARIABLE: f"sqlite:///{tmp_path}/c.db"}
+    for arguments in (["-c", WORKER], server):
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            env={**os.environ, **secrets, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert "***" in done.stderr
+        assert "long-enough" not in done.stdout + done.stderr
