@@ -157,13 +157,18 @@ def _answer(spec: DataSpec) -> Schema:
 
 
 def _refusal(spec: DataSpec, row: Row) -> Schema:
-    """What is answered where the first column of `row` is missing."""
-    lacking = dict(list(row.items())[1:])
+    """What is answered where `row` lacks a column, or has a list for a value if it may lack all."""
+    required = [column.name for column in spec.columns if not column.nullable]
+    wrong = dict(row)
+    if required:
+        del wrong[required[0]]
+    else:
+        wrong[spec.input_names[0]] = []
     try:
-        Validator(spec).accept(json.dumps({"inputs": [lacking]}).encode(), "application/json")
+        Validator(spec).accept(json.dumps({"inputs": [wrong]}).encode(), "application/json")
     except InvalidRequestError as refusal:
         return {"error": refusal.message, "faults": refusal.faults}
-    raise AssertionError("a row that lacks a column was accepted")
+    raise AssertionError("a row that breaks a rule was accepted")
 
 
 def _csv(row: Row) -> str:
