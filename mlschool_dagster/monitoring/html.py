@@ -52,6 +52,11 @@ class _Drawn:
         return rows >= MINIMUM_ROWS and bool(self.current.columns.size)
 
 
+_CODE = "\n    <script>var global = globalThis"
+"""How Evidently's own code begins, behind the script that holds the data."""
+JSON_LESS = "\\u003c"
+
+
 def quality_html(
     current: "pd.DataFrame",
     reference: "pd.DataFrame",
@@ -344,4 +349,19 @@ def _evidently(preset: Any, drawn: _Drawn, definition: Any) -> str:
         Dataset.from_pandas(drawn.current, data_definition=definition),
         Dataset.from_pandas(drawn.reference, data_definition=definition),
     )
-    return str(snapshot.get_html_str(as_iframe=False))
+    return _inert(str(snapshot.get_html_str(as_iframe=False)))
+
+
+def _inert(page: str) -> str:
+    """Evidently's `page`, with the texts of its data unable to end the script that they stand in.
+
+    Evidently writes them into the first script as JSON, unescaped.
+
+    Raises:
+        ValueError: the page is not built as it was in the releases that are known.
+    """
+    head, begin, rest = page.partition("<script>")
+    data, end, code = rest.partition(f"</script>{_CODE}")
+    if not end:
+        raise ValueError("Evidently builds its pages in another way")
+    return f"{head}{begin}{data.replace('<', JSON_LESS)}{end}{code}"
