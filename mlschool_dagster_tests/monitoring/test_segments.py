@@ -18,7 +18,9 @@ ISLANDS = ("Biscoe", "Dream", "Torgersen")
 def labelled(current: pd.DataFrame, wrong: "pd.Series[bool]") -> pd.DataFrame:
     """Labels that call the predictions of `wrong` rows wrong, and all others right."""
     told = labels(current)
-    told["label"] = told["label"].mask(wrong.to_numpy(), "Emperor")
+    classes = SPEC.target.classes
+    others = dict(zip(classes, [*classes[1:], classes[0]], strict=True))
+    told["label"] = told["label"].mask(wrong.to_numpy(), told["label"].map(others))
     return told
 
 
