@@ -22,6 +22,8 @@ from mlschool_dagster.capture.postgres_format import (
     KNOWN_CAPTURES,
     LOCK_CAPTURES,
     LOCK_SCHEMA,
+    MAY_WRITE,
+    RIGHTS_OF_WRITER,
     SCHEMA,
     SCHEMA_VERSION,
     VERSION,
@@ -77,6 +79,38 @@ class PostgresStore(SqlStore):
                 f"({type(error).__name__})."
             ) from error
         return NOTHING_KNOWN
+
+    def admit_writer(self, role: str) -> None:
+        """Let `role` add captures and count refusals, which the owner of the tables can do.
+
+        Doing it again changes nothing.
+
+        Raises:
+            UserError: there is no such role, or this user may not.
+        """
+        from psycopg import sql
+        from psycopg.errors import UndefinedObject
+
+        writer = sql.Identifier(role)
+
+        def grant(connection: "Connection") -> bool:
+            with connection.transaction():
+                for statement in RIGHTS_OF_WRITER:
+                    connection.execute(sql.SQL(statement).format(writer=writer))
+                # To who has no right to give, PostgreSQL only gives a warning.
+                answer = connection.execute(MAY_WRITE.encode(), (role,)).fetchone()
+            return bool(answer and answer[0])
+
+        try:
+            if not self._connections.run(grant, WRITE_SECONDS):
+                raise UserError(
+                    f"The capture store {self._connections.name} belongs to another user than the "
+                    "one of its address; connect as its owner."
+                )
+        except UndefinedObject:
+            raise UserError(
+                f"The capture store {self._connections.name} has no role {role!r}; create it first."
+            ) from None
 
     def close(self) -> None:
         """See `CaptureStore.close`."""

@@ -61,6 +61,14 @@ SCHEMA = (
     )""",
     "COMMENT ON COLUMN refusals.window_number IS 'hours since 1970-01-01, UTC'",
 )
+RIGHTS_OF_WRITER = (
+    "GRANT SELECT ON store TO {writer}",
+    "GRANT SELECT, INSERT ON captures, refusals TO {writer}",
+    # Requests are added to the count there is.
+    "GRANT UPDATE (requests) ON refusals TO {writer}",
+)
+"""What a server needs of its store: no captures are changed or deleted, and no labels seen."""
+MAY_WRITE = "SELECT has_table_privilege(%s, 'captures', 'INSERT')"
 INSERT_STORE = "INSERT INTO store VALUES (%s, %s)"
 # Not to_regclass(): that answers from a cache which waiting for a lock does not renew.
 HAS_SCHEMA = (

@@ -26,7 +26,7 @@ from mlschool_dagster_tests.serving.server import free_port
 
 INFRA = ROOT / "infra" / "docker"
 PATIENCE = 300.0
-PORTS = ("3000", "4000", "5000", "5432", "8080", "8090")
+PORTS = ("3000", "5000", "5432", "8080", "8090")
 FOLDERS = ("/var/lib/mlschool", "/var/lib/mlflow", "/var/lib/dagster", "/opt/dagster")
 REPLACED_BY_THE_TEST = ("postgres", "prometheus", "grafana")
 
@@ -75,7 +75,10 @@ class Rehearsal:
             for other, needs in service["depends_on"].items():
                 if needs["condition"] == "service_healthy" and other not in REPLACED_BY_THE_TEST:
                     self.wait_until_healthy(services[other])
-            self._start(name, service)
+            if service["restart"] == "no":
+                self._run(service)
+            else:
+                self._start(name, service)
             started.add(name)
         # The endpoint is healthy only once a version has been deployed.
         for name in self._processes.keys() - {"endpoint"}:
@@ -101,6 +104,11 @@ class Rehearsal:
             for name, process in self._processes.items():
                 assert process.poll() is None, (self.folder / f"{name}.log").read_text()[-3000:]
             time.sleep(0.2)
+
+    def _run(self, service: Mapping[str, Any]) -> None:
+        """Run a service that ends by itself."""
+        environment = self._environment(service, self._image(service))
+        subprocess.run(service["command"], env=environment, cwd=ROOT, check=True)
 
     def _start(self, name: str, service: Mapping[str, Any]) -> None:
         image = self._image(service)
@@ -140,7 +148,7 @@ class Rehearsal:
         for folder in FOLDERS:
             text = text.replace(folder, f"{self.folder}{folder}")
         text = re.sub(r"\b(postgres|mlflow|endpoint)(?=:\d)", "127.0.0.1", text)
-        text = re.sub(r"(?<=host: )dagster-code|(?<=_HOST: )postgres|0\.0\.0\.0", "127.0.0.1", text)
+        text = re.sub(r"(?<=_HOST: )postgres|0\.0\.0\.0", "127.0.0.1", text)
         for port, free in self.ports.items():
             text = re.sub(rf"\b{port}\b", free, text)
         return text

@@ -33,7 +33,7 @@ RULES = [
 ]
 PASSWORDS = {
     f"{name}_POSTGRES_PASSWORD": f"only-for-tests-{name.lower()}"
-    for name in ("DAGSTER", "MLFLOW", "CAPTURES", "HISTORY", "GRAFANA")
+    for name in ("DAGSTER", "MLFLOW", "CAPTURES", "HISTORY", "GRAFANA", "ENDPOINT")
 }
 WINDOWS = 30
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}

@@ -1,8 +1,10 @@
 """What the images and the compose file must be, as far as that can be told without Docker."""
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ COMPOSE: dict[str, Any] = yaml.safe_load((FOLDER / "compose.yaml").read_text(enc
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 EXACT_TAG = re.compile(r"^[a-z/]+:v?\d+\.\d+(\.\d+)?(-[a-z-]+)?$")
 SECRET = re.compile(r"PASSWORD|TOKEN|SECRET")
+OF_DAGSTER = {"captures", "dagster-code", "dagster-webserver", "dagster-daemon"}
+"""What works with Dagster's own rights, or the owner's of the captures."""
 FROM_ENV_FILE = re.compile(r"\$\{(\w+):\?fill in infra/docker/\.env\}")
 
 Instruction = tuple[str, str]
@@ -104,7 +108,7 @@ def test_a_service_says_whether_it_is_healthy(name: str) -> None:
     service = SERVICES[name]
     dockerfile = built_by(service)
     own = dockerfile is not None and "command" not in service and said(dockerfile, "HEALTHCHECK")
-    assert "healthcheck" in service or own
+    assert "healthcheck" in service or own or service["restart"] == "no"
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -123,23 +127,59 @@ def test_a_service_is_bounded_in_memory_and_processes(name: str) -> None:
     assert SERVICES[name]["pids_limit"]
 
 
-@pytest.mark.parametrize("name", SERVICES)
-def test_a_service_shares_a_network_with_what_it_asks(name: str) -> None:
+def asked_by(name: str) -> set[str]:
+    """The services that a service calls by their names."""
     service = SERVICES[name]
-    assert set(service["networks"]) <= set(COMPOSE["networks"])
     stated = " ".join(map(str, [*service.get("environment", {}).values(), service.get("command")]))
     asked = {other for other in SERVICES if re.search(rf"(?:@|//){other}:", stated)}
     if "DAGSTER_POSTGRES_HOST" in service.get("environment", {}):
         asked.add("postgres")
-    asked |= {"prometheus": {"endpoint"}, "grafana": {"postgres", "prometheus"}}.get(name, set())
-    for other in asked:
-        assert set(service["networks"]) & set(SERVICES[other]["networks"]), other
+    return asked | {"prometheus": {"endpoint"}, "grafana": {"postgres", "prometheus"}}.get(
+        name, set()
+    )
+
+
+@pytest.mark.parametrize(("one", "other"), combinations(SERVICES, 2))
+def test_two_services_share_a_network_just_if_one_asks_the_other(one: str, other: str) -> None:
+    shared = set(SERVICES[one]["networks"]) & set(SERVICES[other]["networks"])
+    if other in asked_by(one) or one in asked_by(other):
+        assert len(shared) == 1
+    elif not (one in OF_DAGSTER and other in OF_DAGSTER):
+        assert not shared
 
 
 def test_the_endpoint_reaches_nothing_that_it_does_not_need() -> None:
     own = set(SERVICES["endpoint"]["networks"])
     near = {name for name, service in SERVICES.items() if own & set(service["networks"])}
     assert near == {"endpoint", "postgres", "dagster-code", "prometheus"}
+
+
+def test_only_dagsters_own_containers_reach_the_code_location() -> None:
+    """Its gRPC server asks nobody who they are, and runs what it is sent."""
+    workspace = yaml.safe_load((FOLDER / "workspace.yaml").read_text(encoding="utf-8"))
+    (location,) = workspace["load_from"]
+    socket = location["grpc_server"]["socket"]
+    (command,) = said(FOLDER / "Dockerfile.dagster", "CMD")
+    assert json.loads(command)[:5] == ["dagster", "api", "grpc", "--socket", socket]
+    folder = str(Path(socket).parent)
+    mounted_by = {
+        name
+        for name, service in SERVICES.items()
+        if any(mount.split(":")[1] == folder for mount in service.get("volumes", []))
+    }
+    assert mounted_by == {"dagster-code", "dagster-webserver", "dagster-daemon"}
+
+
+def test_the_endpoint_uses_a_role_of_its_own() -> None:
+    roles = {
+        name: re.findall(
+            r"//(\w+):", service.get("environment", {}).get("MLSCHOOL_CAPTURE_STORE", "")
+        )
+        for name, service in SERVICES.items()
+    }
+    assert [name for name, role in roles.items() if role == ["endpoint"]] == ["endpoint"]
+    needs = SERVICES["endpoint"]["depends_on"]
+    assert needs["captures"] == {"condition": "service_completed_successfully"}
 
 
 @pytest.mark.parametrize("name", SERVICES)
