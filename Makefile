@@ -44,13 +44,13 @@ bench-serving: $(VENV)/.installed-dev ## measure the endpoint against its peers,
 	@$(BIN)/python benchmarks/serving
 
 bench-drift: $(VENV)/.installed-dev ## measure false alarms and power of drift detection, beside its peers
-	@$(BIN)/python benchmarks/drift
+	@PYTHONPATH="$(CURDIR)" $(BIN)/python benchmarks/drift
 
 bench-estimation: $(VENV)/.installed-dev ## measure accuracy estimated without labels against the truth of simulated worlds
 	@$(BIN)/python benchmarks/estimation
 
 bench-monitoring: $(VENV)/.installed-dev ## measure what a window costs to monitor, by its rows and by the history
-	@$(BIN)/python benchmarks/monitoring
+	@PYTHONPATH="$(CURDIR)" $(BIN)/python benchmarks/monitoring
 
 soak: $(VENV)/.installed-dev ## ten minutes of load with swaps, labelling and monitoring
 	@SOAK_SECONDS=600 $(BIN)/python -m pytest -m slow -k soak -o timeout=900 -s

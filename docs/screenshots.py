@@ -1,6 +1,7 @@
 """The pictures in the README, taken from the platform that `make dev` runs.
 
-``python docs/screenshots.py`` after `make demo`, with `make dev` running and Chromium installed.
+``PYTHONPATH=. python docs/screenshots.py`` after `make demo`, with `make dev` running and Chromium
+installed.
 """
 
 import shutil

@@ -1,5 +1,6 @@
 """Fixtures for every room."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import hypothesis
 import pytest
 
 from mlschool_dagster import clock
+from mlschool_dagster.settings import ROOT
 from mlschool_dagster_tests.platform import Platform, platform_at, trained_home, untouched_home
 from mlschool_dagster_tests.postgres import PostgresServer
 
@@ -21,6 +23,11 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("steady")
 
+
+# The tests are installed nowhere, and some of the processes that they start import them.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])
+)
 
 PLATFORMS = ("test_platform.py", "test_readme.py", "test_scenarios.py")
 """Whose tests run whole platforms, which choose their ports alike: never two at a time."""

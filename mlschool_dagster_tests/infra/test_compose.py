@@ -29,7 +29,8 @@ SECRETS = {
 LAUNCH = """
 mutation Launch($job: String!, $config: RunConfigData!) {
   launchRun(executionParams: {selector: {
-    repositoryLocationName: "mlschool_dagster", repositoryName: "__repository__", jobName: $job
+    repositoryLocationName: "mlschool_dagster.definitions"
+    repositoryName: "__repository__", jobName: $job
   }, runConfigData: $config}) {
     __typename
     ... on LaunchRunSuccess { run { runId } }

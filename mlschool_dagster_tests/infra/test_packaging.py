@@ -3,7 +3,9 @@
 import json
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,22 @@ def test_every_package_of_the_server_has_a_pinned_version() -> None:
 def test_an_image_holds_no_secret(dockerfile: Path) -> None:
     settings = [*said(dockerfile, "ENV"), *said(dockerfile, "ARG")]
     assert not [setting for setting in settings if SECRET.search(setting)]
+
+
+def test_what_is_installed_is_the_package_without_its_tests() -> None:
+    """By the patterns with which setuptools chooses among the checkout's packages."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    rule = project["tool"]["setuptools"]["packages"]["find"]
+    folders = {
+        path.parent.relative_to(ROOT)
+        for package in ("mlschool_dagster", "mlschool_dagster_tests")
+        for path in (ROOT / package).rglob("*.py")
+    }
+    assert set(rule) == {"include"}
+    for folder in folders:
+        name = ".".join(folder.parts)
+        is_installed = any(fnmatchcase(name, pattern) for pattern in rule["include"])
+        assert is_installed == (folder.parts[0] == "mlschool_dagster"), name
 
 
 @pytest.mark.parametrize("name", SERVICES)
