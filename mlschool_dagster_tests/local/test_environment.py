@@ -114,3 +114,34 @@ def test_a_run_is_dead_once_no_process_that_worked_on_it_lives(plain: dg.Dagster
         assert launcher.check_run_worker_health(run).status is WorkerStatus.RUNNING
         process.kill()
     assert launcher.check_run_worker_health(run).status is WorkerStatus.FAILED
+
+
+@pytest.mark.slow
+def test_a_job_with_empty_variables_ends_well_and_writes_into_the_state_folder(
+    tmp_path: Path,
+) -> None:
+    """An empty address of MLflow would be that of files in the current folder."""
+    folder, home = tmp_path / "current", tmp_path / "home"
+    folder.mkdir()
+    (tmp_path / "instance").mkdir()
+    variables = {"MLFLOW_TRACKING_URI": "", "MLSCHOOL_CAPTURE_STORE": " ", "MLSCHOOL_HISTORY": ""}
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "dagster", "job", "execute"),
+            *("-m", "mlschool_dagster.definitions", "-j", "volume_job"),
+        ],
+        cwd=folder,
+        env={
+            **foreign_environment(),
+            **variables,
+            "MLSCHOOL_HOME": str(home),
+            "DAGSTER_HOME": str(tmp_path / "instance"),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "RUN_SUCCESS" in done.stderr
+    assert [*folder.iterdir()] == []
+    assert (home / "captures.db").exists()
