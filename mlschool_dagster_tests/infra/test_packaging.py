@@ -78,17 +78,22 @@ def test_an_image_copies_only_what_is_there_and_let_in(dockerfile: Path) -> None
 def test_what_an_image_installs_is_pinned(dockerfile: Path) -> None:
     installs = [run for run in said(dockerfile, "RUN") if "pip install" in run]
     assert installs
-    assert all("--constraint constraints.txt" in run for run in installs)
+    pinned = ("--constraint constraints.txt", "--require-hashes --requirement requirements-serving")
+    assert all(any(option in run for option in pinned) for run in installs)
 
 
-def test_every_package_of_the_server_has_a_pinned_version() -> None:
-    pinned = {
-        line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()
-    }
-    lines = (FOLDER / "requirements-serving.txt").read_text().splitlines()
+def test_every_package_of_the_server_has_the_pinned_version_and_hashes() -> None:
+    lock = (FOLDER / "requirements-serving.lock").read_text(encoding="utf-8")
+    packages = [entry.replace("\\\n", " ").split() for entry in re.split(r"\n(?=\w)", lock)]
+    pinned = set((ROOT / "constraints.txt").read_text(encoding="utf-8").split())
+    for version, *rest in packages:
+        assert version in pinned
+        assert any(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", word) for word in rest), version
+    lines = (FOLDER / "requirements-serving.txt").read_text(encoding="utf-8").splitlines()
     wanted = {line.partition("[")[0] for line in lines if not line.startswith("#")}
     assert wanted
-    assert wanted <= pinned
+    assert wanted <= {version.partition("==")[0] for version, *_ in packages}
+    assert "://" not in lock
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)

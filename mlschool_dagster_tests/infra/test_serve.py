@@ -143,8 +143,8 @@ def test_the_packages_of_the_image_are_all_that_the_server_imports(tmp_path: Pat
     subprocess.run(
         [
             *(packages / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check"),
-            *("--requirement", ROOT / "infra" / "docker" / "requirements-serving.txt"),
-            *("--constraint", ROOT / "constraints.txt"),
+            *("--require-hashes", "--requirement"),
+            ROOT / "infra" / "docker" / "requirements-serving.lock",
         ],
         check=True,
     )
