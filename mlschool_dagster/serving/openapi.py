@@ -159,7 +159,7 @@ def _answer(spec: DataSpec) -> Schema:
 def _refusal(spec: DataSpec, row: Row) -> Schema:
     """What is answered where `row` lacks a column, or has a list for a value if it may lack all."""
     required = [column.name for column in spec.columns if not column.nullable]
-    wrong = dict(row)
+    wrong: dict[str, Any] = dict(row)
     if required:
         del wrong[required[0]]
     else:
