@@ -51,7 +51,8 @@ TIMEOUT = 900
 def blocks(page: str, language: str) -> list[str]:
     """The code blocks of a page in that language."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return [block for name, block in fenced if name == language]
 
 
 def commands(block: str) -> list[str]:
