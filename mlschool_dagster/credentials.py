@@ -157,7 +157,8 @@ def environment_of_child(
 def scrub_logs_and_tracebacks() -> None:
     """Scrub the log records of this process, and the tracebacks that end it or one of its threads.
 
-    Calling it again changes nothing.
+    A `UserError` that ends the process is told by its sentence, without traceback. Calling it again
+    changes nothing.
     """
     make = logging.getLogRecordFactory()
     if getattr(make, "scrubs", False):
@@ -188,7 +189,11 @@ def scrub_logs_and_tracebacks() -> None:
 def _print_scrubbed(
     _kind: type[BaseException], error: BaseException, _traceback: TracebackType | None
 ) -> None:
-    sys.stderr.write(scrub("".join(traceback.format_exception(error))))
+    from mlschool_dagster.errors import UserError  # which imports this module
+
+    mistake = isinstance(error, UserError)
+    text = f"{error}\n" if mistake else "".join(traceback.format_exception(error))
+    sys.stderr.write(scrub(text))
 
 
 def _print_scrubbed_of_thread(ended: threading.ExceptHookArgs) -> None:

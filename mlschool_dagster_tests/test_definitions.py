@@ -4,6 +4,8 @@
 """
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import pytest
 
 from mlschool_dagster.definitions import build_definitions
 from mlschool_dagster.resources.tracking import MlflowTracking
+from mlschool_dagster.settings import ROOT
+from mlschool_dagster_tests.platform import foreign_environment
 
 SNAPSHOT = Path(__file__).with_name("definitions.json")
 
@@ -101,6 +105,45 @@ def test_the_token_is_shown_by_its_variable_only(monkeypatch: pytest.MonkeyPatch
     shown = repr(build_definitions().resources)
     assert "MLSCHOOL_ENDPOINT_TOKEN" in shown
     assert "secret-token" not in shown
+
+
+def dagster(folder: Path, *command: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+    """Run Dagster's command line on the definitions, in `folder`."""
+    located = {"PYTHONPATH": str(ROOT), "MLSCHOOL_HOME": str(folder / "home"), **settings}
+    program = [sys.executable, "-W", "ignore", "-m", "dagster"]
+    return subprocess.run(
+        [*program, *command, "-m", "mlschool_dagster.definitions"],
+        cwd=folder,
+        env={**foreign_environment(), **located},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("mistake", ["spec", "setting"])
+def test_a_mistake_of_the_user_ends_the_command_line_in_one_sentence(
+    tmp_path: Path, mistake: str
+) -> None:
+    spec = tmp_path / "spec.yaml"
+    penguins = (ROOT / "data" / "penguins.yaml").read_text(encoding="utf-8")
+    spec.write_text(penguins.replace("[Adelie, ", "[No, "), encoding="utf-8")
+    settings, sentence = {
+        "spec": ({"MLSCHOOL_SPEC": str(spec)}, "target.classes[0] must be text"),
+        "setting": ({"MLSCHOOL_ENDPOINT_PORT": "http"}, "MLSCHOOL_ENDPOINT_PORT is"),
+    }[mistake]
+    done = dagster(tmp_path, "job", "execute", "-j", "training_job", **settings)
+    assert done.returncode == 1
+    (told,) = done.stderr.splitlines()
+    assert sentence in told
+
+
+def test_a_code_server_tells_what_is_wrong_with_the_spec(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text("name: 1", encoding="utf-8")
+    settings = {"MLSCHOOL_SPEC": str(tmp_path / "spec.yaml")}
+    done = dagster(tmp_path, "definitions", "validate", **settings)
+    assert done.returncode == 1
+    assert f"The data spec {tmp_path / 'spec.yaml'} cannot be used: " in done.stdout + done.stderr
 
 
 if __name__ == "__main__":
