@@ -1,4 +1,4 @@
-"""Every command of the README and of `docs/`, as printed, in a fresh clone, beside `make dev`."""
+"""The commands of the README and the other pages, as printed, in a clone beside `make dev`."""
 
 import os
 import re
@@ -7,19 +7,26 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
 import httpx
 import pytest
 
+from mlschool_dagster.clock import utc_now
 from mlschool_dagster.settings import ROOT
 from mlschool_dagster_tests.platform import foreign_environment, processes
-from mlschool_dagster_tests.serving.server import free_port, wait_for
+from mlschool_dagster_tests.serving.server import free_port
 
-PAGES = ("README.md", "CONTRIBUTING.md")
+PAGES = [
+    str(path.relative_to(ROOT))
+    for pattern in ("README.md", "[!R]*.md", "data/*.md", "docs/**/*.md", "infra/**/*.md")
+    for path in sorted(ROOT.glob(pattern))
+]
 
 NOT_RUN = {
     "make test": "that is this suite",
@@ -30,6 +37,9 @@ NOT_RUN = {
     "make scenario NAME=": "test_scenarios plays one",
     "pip install": "needs a package index",
     "uv pip compile": "needs a package index",
+    "pip download": "needs a package index",
+    "python - <<'PYTHON'\nfrom zipfile": "reads what was downloaded",
+    "docker compose": "needs Docker; the tests of infra run its services",
     "dagster dev": "of one instance there is one daemon, and make dev runs",
     "dagster job execute -m mlschool_dagster.definitions -j retraining_job": "trains for minutes",
 }
@@ -43,6 +53,9 @@ SENTENCES = {
     "rollback_job": "nothing to roll back to",
 }
 """Jobs that may end in a sentence here, because there is nothing yet for them to do."""
+
+EXAMPLE_DAY = "2026-11-20"
+"""The day of the windows that the pages name."""
 
 TIMEOUT = 900
 """Seconds for one block: a machine that does much else is slow."""
@@ -69,6 +82,8 @@ def commands(block: str) -> list[str]:
 def _is_whole(command: str) -> bool:
     if command.endswith("\\"):
         return False
+    if document := re.search(r"<<'(\w+)'\n?", command):
+        return command.endswith(f"\n{document[1]}")
     try:
         shlex.split(command, comments=True)
     except ValueError:
@@ -99,8 +114,9 @@ class Checkout:
     port: int
 
     def printed(self, command: str) -> str:
-        """`command` as printed, with a free port in place of the endpoint's own."""
-        return command.replace(":8080", f":{self.port}")
+        """`command` as printed, with the clone's port of the endpoint and yesterday's windows."""
+        yesterday = f"{utc_now() - timedelta(days=1):%Y-%m-%d}"
+        return command.replace(":8080", f":{self.port}").replace(EXAMPLE_DAY, yesterday)
 
     def run(self, *block: str) -> "subprocess.CompletedProcess[str]":
         """Run the commands of a block in one shell."""
@@ -169,6 +185,12 @@ def until_it_says(process: "subprocess.Popen[str]", text: str) -> None:
     pytest.fail(f"ended before it said {text!r}:\n{''.join(seen)}")
 
 
+def until(condition: Callable[[], bool]) -> None:
+    """Wait as long as the test may take: how long it is depends on what else the machine does."""
+    while not condition():
+        time.sleep(0.2)
+
+
 def stop(process: "subprocess.Popen[str]") -> None:
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=60)
@@ -180,12 +202,14 @@ def shape(text: str) -> list[str]:
 
 
 def test_commands_are_found_whole() -> None:
-    block = "make demo    # all of it\n\ncurl -d '{\n  \"a\": 1}'\ndagster \\\n  job\n"
-    assert commands(block) == [
+    whole = [
         "make demo    # all of it",
         "curl -d '{\n  \"a\": 1}'",
         "dagster \\\n  job",
+        "python - <<'END'\nprint(\"it's\")\nEND",
+        "ls",
     ]
+    assert commands("\n".join([*whole[:1], "", *whole[1:]])) == whole
     assert documented()
 
 
@@ -251,7 +275,7 @@ def serves_until_stopped(checkout: Checkout, block: Sequence[str]) -> None:
             return False
 
     try:
-        wait_for(answers)
+        until(answers)
     finally:
         stop(server)
 
@@ -260,8 +284,8 @@ def one_platform(checkout: Checkout) -> None:
     """What a shell without any variable did is in the UI of `make dev`, with all its links."""
     home = checkout.folder / ".mlschool"
     with checkout.instance() as instance:
-        wait_for(lambda: len(backfilled(instance, dg.DagsterRunStatus.SUCCESS)) >= 2)
-        assert not backfilled(instance, dg.DagsterRunStatus.FAILURE)
+        until(lambda: all(run.is_finished for run in backfilled(instance)))
+        assert {run.status for run in backfilled(instance)} == {dg.DagsterRunStatus.SUCCESS}
         (run, *_) = instance.get_runs(dg.RunsFilter(job_name="training_job"), limit=1)
         logs = home / "dagster" / "storage" / run.run_id / "compute_logs"
         assert any(path.stat().st_size for path in logs.iterdir())
@@ -276,6 +300,7 @@ def one_platform(checkout: Checkout) -> None:
         assert any(str(link).startswith("http://127.0.0.1") for link in links)
 
 
-def backfilled(instance: dg.DagsterInstance, status: dg.DagsterRunStatus) -> list[dg.DagsterRun]:
-    runs = instance.get_runs(dg.RunsFilter(job_name="monitoring_job", statuses=[status]))
+def backfilled(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    """The runs that the README's backfill asked for."""
+    runs = instance.get_runs(dg.RunsFilter(job_name="monitoring_job"))
     return [run for run in runs if "dagster/backfill" in run.tags]
