@@ -22,6 +22,7 @@ from mlschool_dagster.local.processes import Identity, is_free
 from mlschool_dagster.settings import Settings
 from mlschool_dagster_tests.platform import foreign_environment, processes
 from mlschool_dagster_tests.serving.server import free_port
+from mlschool_dagster_tests.worlds import WORLDS
 
 RUNNING = Platform(
     "http://dagster", "http://mlflow", "http://files", {"MLFLOW_TRACKING_URI": "http://mlflow"}
@@ -157,6 +158,18 @@ def test_the_demonstration_runs_again_and_again(command: Command) -> None:
         assert "captures     200 new" in output
         assert "body_mass_g" in output
     assert not (command.home / "platform.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_demonstration_runs_on_other_data(
+    command: Command, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    world = WORLDS["numbers alone"].write(tmp_path_factory.mktemp("world"))
+    command.environment.update(world)
+    output = command.run("demo")
+    assert "version      1, alias champion" in output
+    assert "on 200 labelled rows" in output
 
 
 @pytest.mark.slow
