@@ -52,8 +52,8 @@ class _Drawn:
         return rows >= MINIMUM_ROWS and bool(self.current.columns.size)
 
 
-_CODE = "\n    <script>var global = globalThis"
-"""How Evidently's own code begins, behind the script that holds the data."""
+_CODE = "\n    </head>\n    <body>"
+"""What follows the script that holds the data; in it, a line ends nowhere within a text."""
 JSON_LESS = "\\u003c"
 
 

@@ -1,6 +1,7 @@
 """Every report has its pictures and its page, however odd the window."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 
 from mlschool_dagster.capture.frames import labels_frame
+from mlschool_dagster.modeling.spec import CategoricalColumn
 from mlschool_dagster.monitoring import plots
 from mlschool_dagster.monitoring.drift import drift
 from mlschool_dagster.monitoring.html import drift_html, performance_html, quality_html
@@ -36,6 +38,20 @@ WINDOWS = {
     "a million letters": window(50).assign(island="x" * 1_000_000),
     "infinite": window(50).assign(body_mass_g=[np.inf] + [4000.0] * 49),
 }
+
+
+def test_markup_in_known_categories_stays_text_and_the_charts_are_drawn(tmp_path: Path) -> None:
+    hostile = "</script><script>alert(1)</script>"
+    island, *others = SPEC.columns
+    assert isinstance(island, CategoricalColumn)
+    spec = replace(SPEC, columns=(replace(island, categories=(hostile, "Dream")), *others))
+    frames = [frame.assign(island=[hostile, "Dream"] * 100) for frame in (window(200), window(200))]
+    path = tmp_path / "quality.html"
+    found = quality([frames[0]], frames[1], spec)
+    assert not quality_html(*frames, spec, SUBJECT, found, path)
+    page = path.read_text(encoding="utf-8")
+    assert "<script>alert(1)" not in page
+    assert "\\u003c/script>" in page
 
 
 def labels(current: pd.DataFrame, count: int) -> pd.DataFrame:
