@@ -128,7 +128,8 @@ def _postgres(url: URL) -> Engine:
     try:
         return create_engine(
             url.set(drivername="postgresql+psycopg"),
-            connect_args={"connect_timeout": CONNECT_SECONDS},
+            # In a database whose encoding is SQL_ASCII texts would come as bytes.
+            connect_args={"connect_timeout": CONNECT_SECONDS, "client_encoding": "UTF8"},
         )
     except ImportError:
         raise UserError(

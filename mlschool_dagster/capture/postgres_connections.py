@@ -85,6 +85,8 @@ class Connections:
         connection = Connection.connect(
             self._uri,
             autocommit=True,
+            # In a database whose encoding is SQL_ASCII texts would come as bytes.
+            client_encoding="UTF8",
             connect_timeout=CONNECT_SECONDS,
             tcp_user_timeout=SILENCE_SECONDS * 1000,
             application_name="mlschool capture store",
