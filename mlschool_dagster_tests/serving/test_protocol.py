@@ -197,7 +197,7 @@ CHUNKED = b"POST / HTTP/1.1\r\nHost: endpoint\r\nTransfer-Encoding: chunked\r\n\
     ("endless", "status"),
     [
         (b"x: y\r\n" * 10_000, b"431 Request Header Fields Too Large"),
-        (b"x: " + b"y" * 2_000_000, b"413 Request Entity Too Large"),
+        (b"x: " + b"y" * 2_000_000, b"413 "),
     ],
 )
 def test_trailers_are_bounded_like_headers(
@@ -218,7 +218,7 @@ def test_an_endless_body_is_refused_however_it_is_cut(patient: uvicorn.Server) -
                 threads.submit(
                     send_as_far_as_possible, connection, chunk * (2_000_000 // len(chunk))
                 )
-                assert answer_of(connection).startswith(b"HTTP/1.1 413 Request Entity Too Large")
+                assert answer_of(connection).startswith(b"HTTP/1.1 413 ")
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_who_is_refused_while_sending_gets_the_answer_and_no_reset(
         for _ in range(10_000_000 // len(body)):
             connection.sendall(body)
         received = connection.recv(65536)
-        assert received.startswith(b"HTTP/1.1 413 Request Entity Too Large\r\n")
+        assert received.startswith(b"HTTP/1.1 413 ")
         assert connection.recv(65536) == b""
 
 
