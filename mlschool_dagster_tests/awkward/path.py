@@ -106,7 +106,7 @@ def _steps(data: AwkwardData, folder: Path, mlflow_database: Path) -> Iterator[s
         yield "monitoring"
         _run(platform, "dashboard_job")
         yield "dashboard"
-        retraining = {
+        retraining: Config = {
             **training,
             "training_data": {"captures": "labelled", "accept_new_truth": True},
             "challenger_comparison": {"minimum_rows": 1},

@@ -45,10 +45,9 @@ def test_markup_in_known_categories_stays_text_and_the_charts_are_drawn(tmp_path
     island, *others = SPEC.columns
     assert isinstance(island, CategoricalColumn)
     spec = replace(SPEC, columns=(replace(island, categories=(hostile, "Dream")), *others))
-    frames = [frame.assign(island=[hostile, "Dream"] * 100) for frame in (window(200), window(200))]
+    rows = window(200).assign(island=[hostile, "Dream"] * 100)
     path = tmp_path / "quality.html"
-    found = quality([frames[0]], frames[1], spec)
-    assert not quality_html(*frames, spec, SUBJECT, found, path)
+    assert not quality_html(rows, rows, spec, SUBJECT, quality([rows], rows, spec), path)
     page = path.read_text(encoding="utf-8")
     assert "<script>alert(1)" not in page
     assert "\\u003c/script>" in page
