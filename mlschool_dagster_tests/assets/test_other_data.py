@@ -1,6 +1,7 @@
 """The whole loop on other data than the penguins: by the documented run configs, nothing else."""
 
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import dagster as dg
 import pytest
 import yaml
 
+from mlschool_dagster.local.platform import local_endpoint
 from mlschool_dagster.modeling.spec import load_spec
 from mlschool_dagster.settings import ROOT
 from mlschool_dagster_tests.platform import Platform, metadata, platform_at, sentence
@@ -38,7 +40,9 @@ def test_every_documented_job_runs_on_any_data(
     home = tmp_path / "home"
     home.mkdir()
     shutil.copy(fresh_mlflow_database, home / "mlflow.db")
-    with platform_at(home, **world.write(tmp_path)) as platform:
+    with ExitStack() as stack:
+        platform = stack.enter_context(platform_at(home, **world.write(tmp_path)))
+        stack.callback(local_endpoint(platform.settings).stop)
         first = [run(platform, job) for job in FIRST_JOBS]
         assert metadata(first[0], "raw_world")["dagster/row_count"] == world.rows
         with platform.store() as store:
