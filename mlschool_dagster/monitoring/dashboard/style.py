@@ -29,6 +29,7 @@ nav.tiles b{display:block;font-size:1.05rem;line-height:1.3;font-weight:600;over
 margin:.15rem 0}
 nav.tiles span{display:block;font-size:.8rem;color:var(--quiet)}
 .state{font-size:.8rem;font-weight:600;color:var(--unknown);white-space:nowrap}
+nav.tiles .state{white-space:normal}
 .state::before{content:"\\25cb\\a0"}
 .doubt>.state::before,nav.tiles .doubt .state::before{content:"\\25c6\\a0"}
 .fine>.state{color:var(--good)}.fine>.state::before{content:"\\25cf\\a0"}
