@@ -44,10 +44,10 @@ def load() -> Inputs:
     import sklearn.compose
     import sklearn.model_selection  # noqa: F401
 
+    from mlschool_dagster.dataset.spec import load_spec
+    from mlschool_dagster.dataset.tables import read_data
     from mlschool_dagster.modeling.config import TrainingConfig
-    from mlschool_dagster.modeling.data import read_data
     from mlschool_dagster.modeling.network import import_keras
-    from mlschool_dagster.modeling.spec import load_spec
 
     import_keras()
     spec = load_spec(ROOT / "data" / "penguins.yaml")

@@ -6,7 +6,7 @@ The rooms of this package, and the one direction in which they may depend on eac
         -> {targets, serving, monitoring, simulation} -> {capture, modeling}
 
 ``local`` starts the platform's processes on one machine; it stands outside the package's graph.
-``errors``, ``atomic``, ``values`` and ``settings`` belong to no room; all may import the first
+``errors``, ``atomic`` and ``settings`` belong to no room; all may import the first
 three.
 """
 

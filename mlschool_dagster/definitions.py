@@ -43,7 +43,7 @@ from mlschool_dagster.automation.volume import volume_job, volume_sensor
 from mlschool_dagster.capture.windows import first_window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.credentials import move_tracking_password
-from mlschool_dagster.modeling.spec import DataSpec, load_spec
+from mlschool_dagster.dataset.spec import DataSpec, load_spec
 from mlschool_dagster.owned import PRIVATE
 from mlschool_dagster.promotion.config import gates
 from mlschool_dagster.resources.alerts import Alerts

@@ -4,14 +4,21 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
 from mlschool_dagster import clock
+from mlschool_dagster.dataset.spec import DataSpec, load_spec
+from mlschool_dagster.dataset.tables import read_data
 from mlschool_dagster.settings import ROOT
 from mlschool_dagster_tests.platform import Platform, platform_at, trained_home, untouched_home
 from mlschool_dagster_tests.postgres import PostgresServer
+from mlschool_dagster_tests.worlds import DATA
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # How long an example takes says more about what else the machine does. New examples are drawn by
 # whoever asks for them (`--hypothesis-profile exploring`), never under somebody's other change.
@@ -38,6 +45,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         file = "platforms" if item.path.name in PLATFORMS else str(item.path)
         item.add_marker(pytest.mark.xdist_group(file))
+
+
+@pytest.fixture(scope="session")
+def spec() -> DataSpec:
+    """The spec of the penguins."""
+    return load_spec(DATA / "penguins.yaml")
+
+
+@pytest.fixture(scope="session")
+def penguins(spec: DataSpec) -> "pd.DataFrame":
+    """The penguins as they are read for training."""
+    return read_data(str(DATA / "penguins.csv"), spec)
 
 
 @pytest.fixture(scope="session")

@@ -22,10 +22,10 @@ from mlschool_dagster.capture.records import Capture, Label
 from mlschool_dagster.capture.store import CaptureStore, open_store
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
+from mlschool_dagster.dataset.spec import load_spec
 from mlschool_dagster.definitions import build_definitions
 from mlschool_dagster.local.platform import prepare
 from mlschool_dagster.modeling.registry import Registry
-from mlschool_dagster.modeling.spec import load_spec
 from mlschool_dagster.settings import ROOT, Settings
 from mlschool_dagster_tests.serving.server import free_port
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import mlschool_dagster
-from mlschool_dagster.modeling.spec import load_spec
+from mlschool_dagster.dataset.spec import load_spec
 from mlschool_dagster.settings import Settings
 
 PACKAGE = Path(mlschool_dagster.__file__).parent
@@ -24,13 +24,13 @@ FOR_ALL = {
     "garbage",
     "identity",
     "owned",
-    "values",
 }
-BELOW = {"capture", "modeling"}
+BELOW = {"capture", "modeling", "dataset"}
 MIDDLE = {"targets", "serving", "monitoring", "promotion", "alerting", "simulation"}
 ALLOWED: dict[str, set[str]] = {
-    "capture": set(),
-    "modeling": set(),
+    "dataset": set(),
+    "capture": {"dataset"},
+    "modeling": {"dataset"},
     "serving": BELOW,
     "monitoring": BELOW,
     "promotion": BELOW | {"monitoring"},

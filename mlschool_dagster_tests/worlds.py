@@ -11,6 +11,9 @@ import yaml
 
 Entry = dict[str, Any]
 
+DATA = Path(__file__).parents[1] / "data"
+"""The folder of the penguins' spec and data."""
+
 
 @dataclass(frozen=True, slots=True)
 class World:

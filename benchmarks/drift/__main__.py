@@ -29,7 +29,7 @@ import pandas as pd
 from datasets import DATA_SETS, DataSet
 from worlds import DRIFTS, POPULATION, World, quiet, reference
 
-from mlschool_dagster.modeling.spec import PREDICTION
+from mlschool_dagster.dataset.spec import PREDICTION
 from mlschool_dagster.monitoring.baseline import Baseline
 from mlschool_dagster.monitoring.config import DriftConfig
 from mlschool_dagster.monitoring.drift import DriftReport, DriftVerdict, drift_from

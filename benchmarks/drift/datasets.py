@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mlschool_dagster.modeling.spec import (
+from mlschool_dagster.dataset.spec import (
     CategoricalColumn,
     Contract,
     DataSpec,

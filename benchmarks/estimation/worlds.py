@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from mlschool_dagster.dataset.spec import load_spec
+from mlschool_dagster.dataset.tables import read_data
 from mlschool_dagster.modeling.config import TrainingConfig
-from mlschool_dagster.modeling.data import read_data
 from mlschool_dagster.modeling.features import input_frame
-from mlschool_dagster.modeling.spec import load_spec
 from mlschool_dagster.modeling.training import TrainingResult, train
 
 DATA = Path(__file__).parents[2] / "data"

@@ -29,9 +29,9 @@ from mlschool_dagster.automation.sensors import CAPTURES, following_sensor
 from mlschool_dagster.capture.store import open_store
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
+from mlschool_dagster.dataset.spec import CONFIDENCE, PREDICTION, load_spec
 from mlschool_dagster.definitions import build_definitions
 from mlschool_dagster.modeling.registry import Registry
-from mlschool_dagster.modeling.spec import CONFIDENCE, PREDICTION, load_spec
 from mlschool_dagster.settings import Settings
 
 SETTINGS = Settings.from_environment()

@@ -10,7 +10,7 @@ import pandas as pd
 from mlschool_dagster.capture.rows import CAPTURE_COLUMNS, number_of
 from mlschool_dagster.capture.store import open_store
 from mlschool_dagster.capture.windows import Window
-from mlschool_dagster.modeling.spec import DataSpec, probability_column
+from mlschool_dagster.dataset.spec import DataSpec, probability_column
 
 HISTORY_ROWS = 10_000
 """Captures of each hour of a long history."""

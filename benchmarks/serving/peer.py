@@ -61,10 +61,10 @@ class Peer(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
 def save(folder: Path) -> None:
     """Write the pyfunc model into `folder`."""
-    from mlschool_dagster.modeling.data import read_data
+    from mlschool_dagster.dataset.spec import load_spec
+    from mlschool_dagster.dataset.tables import read_data
     from mlschool_dagster.modeling.features import input_frame, new_transformer
     from mlschool_dagster.modeling.registry import Registry
-    from mlschool_dagster.modeling.spec import load_spec
     from mlschool_dagster.modeling.version_folder import NETWORK_FILE
 
     data = Path(__file__).parents[2] / "data"

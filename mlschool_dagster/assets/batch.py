@@ -7,7 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from mlschool_dagster.assets.common import OWNERS, PlainConfig, plain_errors, table
-from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.tracking import MlflowTracking
 
@@ -55,8 +55,8 @@ def batch_predictions(spec: DataSpec, default_input: str) -> dg.AssetsDefinition
         files: PlatformFiles,
         mlflow: MlflowTracking,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        from mlschool_dagster.dataset.source_files import local_path
         from mlschool_dagster.modeling.compiled import CompiledModel
-        from mlschool_dagster.modeling.source_files import local_path
         from mlschool_dagster.serving.batch import score
 
         with plain_errors():

@@ -24,7 +24,7 @@ from mlschool_dagster.assets.windows import (
 )
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
-from mlschool_dagster.modeling.spec import MODEL_VERSION, ROLE, DataSpec
+from mlschool_dagster.dataset.spec import MODEL_VERSION, ROLE, DataSpec
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.history import History

@@ -22,8 +22,8 @@ from mlschool_dagster.assets.training_data import HELD_OUT
 from mlschool_dagster.assets.training_data import NAME as TRAINING_DATA
 from mlschool_dagster.assets.verdicts import undecided
 from mlschool_dagster.clock import utc_now
+from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.history import History
 from mlschool_dagster.resources.tracking import MlflowTracking
@@ -200,7 +200,7 @@ def _held_out(
     """The captures put aside by this run, and whether the base data's truth has changed."""
     import pandas as pd
 
-    from mlschool_dagster.modeling.data import content_digest
+    from mlschool_dagster.dataset.tables import content_digest
 
     digest, new_truth = metadata_of(context, TRAINING_DATA, "held_out_digest", "new_truth")
     held_out = pd.read_parquet(files.dataset(HELD_OUT))

@@ -12,7 +12,7 @@ from mlschool_dagster.assets.common import OWNERS, PlainConfig, plain_errors, ta
 from mlschool_dagster.assets.ledger import RUN_ID_SHOWN
 from mlschool_dagster.assets.windows import GROUP
 from mlschool_dagster.clock import utc_now
-from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.resources.endpoint import LocalEndpoint
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.history import History

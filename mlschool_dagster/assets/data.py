@@ -8,8 +8,8 @@ from pydantic import Field
 
 from mlschool_dagster.assets.common import OWNERS, PlainConfig, picture, plain_errors, table
 from mlschool_dagster.atomic import replacing
+from mlschool_dagster.dataset.spec import CategoricalColumn, Column, DataSpec
 from mlschool_dagster.errors import UserError, listed
-from mlschool_dagster.modeling.spec import CategoricalColumn, Column, DataSpec
 from mlschool_dagster.resources.files import PlatformFiles
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ def raw_data(spec: DataSpec, default_uri: str) -> dg.AssetsDefinition:
     def raw(
         context: dg.AssetExecutionContext, config: RawDataConfig, files: PlatformFiles
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:  # type: ignore[type-arg]
-        from mlschool_dagster.modeling.contract import violations
-        from mlschool_dagster.modeling.data import content_digest, read_data
+        from mlschool_dagster.dataset.contract import violations
+        from mlschool_dagster.dataset.tables import content_digest, read_data
 
         with plain_errors():
             try:

@@ -14,7 +14,7 @@ from mlschool_dagster.assets.windows import (
     windowed_asset,
 )
 from mlschool_dagster.capture.windows import Window
-from mlschool_dagster.modeling.spec import CONFIDENCE, PREDICTION, DataSpec
+from mlschool_dagster.dataset.spec import CONFIDENCE, PREDICTION, DataSpec
 from mlschool_dagster.monitoring.config import DriftConfig
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.files import PlatformFiles

@@ -21,7 +21,7 @@ from mlschool_dagster.assets.windows import (
     windowed_asset,
 )
 from mlschool_dagster.capture.windows import Window
-from mlschool_dagster.modeling.spec import MODEL_VERSION, PREDICTION, DataSpec
+from mlschool_dagster.dataset.spec import MODEL_VERSION, PREDICTION, DataSpec
 from mlschool_dagster.monitoring.config import DEFAULT_ACCURACY_THRESHOLD, TOLERATED_DIFFERENCE
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.files import PlatformFiles

@@ -10,8 +10,8 @@ from mlschool_dagster.assets.common import NETWORK_RETRIES, OWNERS, plain_errors
 from mlschool_dagster.assets.comparison import NAME as COMPARISON
 from mlschool_dagster.assets.ledger import RUN_ID_SHOWN
 from mlschool_dagster.clock import utc_now
+from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.promotion.episode import Entry, Episode, Step, episodes
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.files import PlatformFiles

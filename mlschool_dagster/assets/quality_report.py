@@ -13,7 +13,7 @@ from mlschool_dagster.assets.windows import (
     monitored_window,
     windowed_asset,
 )
-from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.monitoring.config import MAXIMUM_REFUSED_SHARE
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.files import PlatformFiles

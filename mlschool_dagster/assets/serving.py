@@ -8,8 +8,8 @@ from pydantic import Field
 
 from mlschool_dagster.assets.common import NETWORK_RETRIES, OWNERS, PlainConfig, plain_errors
 from mlschool_dagster.assets.smoke_test import SmokeTest, smoke_test_spec
+from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.resources.endpoint import LocalEndpoint
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.tracking import MlflowTracking

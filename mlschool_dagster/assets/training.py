@@ -20,9 +20,9 @@ from mlschool_dagster.assets.common import (
     table,
 )
 from mlschool_dagster.assets.training_data import NAME as TRAINING_DATA
+from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.config import TrainingConfig
-from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.tracking import MlflowTracking
 

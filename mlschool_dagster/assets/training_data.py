@@ -12,8 +12,8 @@ from mlschool_dagster.assets.data import raw_data_name
 from mlschool_dagster.atomic import replacing
 from mlschool_dagster.capture.store import CaptureStore
 from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.files import PlatformFiles
 
@@ -112,8 +112,8 @@ def training_data(spec: DataSpec) -> dg.AssetsDefinition:
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:  # type: ignore[type-arg]
         import pandas as pd
 
-        from mlschool_dagster.modeling.contract import violations
-        from mlschool_dagster.modeling.data import content_digest
+        from mlschool_dagster.dataset.contract import violations
+        from mlschool_dagster.dataset.tables import content_digest
         from mlschool_dagster.modeling.training_data import training_data
 
         with plain_errors():

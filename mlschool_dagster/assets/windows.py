@@ -11,8 +11,8 @@ from pydantic import Field
 from mlschool_dagster.assets.common import OWNERS, PlainConfig
 from mlschool_dagster.capture.windows import KEY_FORMAT, Window
 from mlschool_dagster.clock import utc_now
+from mlschool_dagster.dataset.spec import MODEL_VERSION, DataSpec
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.modeling.spec import MODEL_VERSION, DataSpec
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.tracking import MlflowTracking

@@ -12,7 +12,7 @@ from mlschool_dagster.assets.health import NAME as ENDPOINT_HEALTH
 from mlschool_dagster.assets.serving import PREVIOUS
 from mlschool_dagster.assets.training_data import LABELLED
 from mlschool_dagster.assets.training_data import NAME as TRAINING_DATA
-from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.dataset.spec import DataSpec
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import (

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from mlschool_dagster.assets.captures import LIVE_TRAFFIC
 from mlschool_dagster.assets.common import NETWORK_RETRIES, PlainConfig, plain_errors, table
-from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.endpoint import LocalEndpoint
 from mlschool_dagster.simulation.config import Drift, TrafficConfig
@@ -72,7 +72,7 @@ def traffic_job(spec: DataSpec, data: str, diary: Path) -> dg.JobDefinition:
     def clients(
         context: dg.OpExecutionContext, config: TrafficSettings, local_endpoint: LocalEndpoint
     ) -> None:
-        from mlschool_dagster.modeling.data import read_data
+        from mlschool_dagster.dataset.tables import read_data
         from mlschool_dagster.simulation.traffic import simulate
 
         with plain_errors():

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from mlschool_dagster.values import InputValue
+from mlschool_dagster.dataset.spec import InputValue
 
 SMOKE_TEST_PREFIX = "smoke-test-"
 """Event ids with this prefix are the platform's own probes: kept, but never counted as traffic."""

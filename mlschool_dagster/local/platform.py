@@ -20,6 +20,7 @@ import yaml
 
 from mlschool_dagster.atomic import replacing
 from mlschool_dagster.credentials import environment_of_child, public_uri, scrub
+from mlschool_dagster.dataset.spec import load_spec
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.identity import Identity
 from mlschool_dagster.local.processes import (
@@ -28,7 +29,6 @@ from mlschool_dagster.local.processes import (
     kept_running,
     stop_tree,
 )
-from mlschool_dagster.modeling.spec import load_spec
 from mlschool_dagster.serving.process import ServerConfig
 from mlschool_dagster.settings import PLATFORM_RECORD, ROOT, Settings
 from mlschool_dagster.targets.local import LocalTarget

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mlschool_dagster.capture.windows import LENGTH, Window
 from mlschool_dagster.clock import CLOCK, utc_now
+from mlschool_dagster.dataset.spec import load_spec
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.local.platform import Say, absolute_uri, running_platform
 from mlschool_dagster.local.processes import free_port
@@ -17,7 +18,6 @@ from mlschool_dagster.local.scenario_inbox import inbox
 from mlschool_dagster.local.scenario_stage import Clock, Stage
 from mlschool_dagster.local.scenario_stories import STORIES
 from mlschool_dagster.local.scenario_story import Judged, Story, judge
-from mlschool_dagster.modeling.spec import load_spec
 from mlschool_dagster.owned import make_owned, remove_owned
 from mlschool_dagster.settings import ALERT_WEBHOOK, PREFIXES, Settings
 from mlschool_dagster.simulation.drift import affected_column

@@ -19,13 +19,13 @@ from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX
 from mlschool_dagster.capture.store import CaptureStore, open_store
 from mlschool_dagster.capture.windows import LENGTH, Window
 from mlschool_dagster.clock import utc_now
+from mlschool_dagster.dataset.spec import DataSpec, load_spec
+from mlschool_dagster.dataset.tables import read_data
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.local.jobs import run_config, run_job
 from mlschool_dagster.local.platform import Say, local_endpoint
 from mlschool_dagster.local.scenario_inbox import Inbox
 from mlschool_dagster.local.scenario_story import Hour, Outcome, Story
-from mlschool_dagster.modeling.data import read_data
-from mlschool_dagster.modeling.spec import DataSpec, load_spec
 from mlschool_dagster.monitoring.history import open_history
 from mlschool_dagster.promotion.ledger import open_ledger
 from mlschool_dagster.serving.probes import probe_key

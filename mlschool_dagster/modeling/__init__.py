@@ -1,7 +1,7 @@
-"""Everything about data and models that needs no running platform.
+"""Everything about models that needs no running platform.
 
-Belongs here: the data spec, reading and checking data, features, the network, training, evaluation,
-and the packaging of a registered version. This is the only room that knows Keras.
+Belongs here: features, training, evaluation, and the packaging and registration of a version. This
+is the only package that knows Keras.
 
-Does not belong here: Dagster, HTTP, captures, drift.
+Does not belong here: Dagster, HTTP, captures, drift, and what a data set is (`dataset`).
 """

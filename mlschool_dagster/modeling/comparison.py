@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mlschool_dagster.modeling.spec import PREDICTION, DataSpec
+from mlschool_dagster.dataset.spec import PREDICTION, DataSpec
 from mlschool_dagster.modeling.training_data import input_keys
 
 if TYPE_CHECKING:

@@ -14,10 +14,9 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
+from mlschool_dagster.dataset.spec import DataSpec, InputValue
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.predictor import ACTIVATIONS, Predictor, load_arrays
-from mlschool_dagster.modeling.spec import DataSpec
-from mlschool_dagster.values import InputValue
 
 if TYPE_CHECKING:
     from sklearn.compose import ColumnTransformer

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from mlschool_dagster.dataset.spec import CONFIDENCE, PREDICTION, DataSpec, probability_column
 from mlschool_dagster.modeling.features import input_frame
 from mlschool_dagster.modeling.scores import ClassScores, class_scores, confusion_counts
-from mlschool_dagster.modeling.spec import CONFIDENCE, PREDICTION, DataSpec, probability_column
 from mlschool_dagster.modeling.training import TrainingResult
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.dataset.spec import DataSpec
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from mlschool_dagster.modeling.data import content_digest
-from mlschool_dagster.modeling.evaluation import Evaluation, reference_frame
-from mlschool_dagster.modeling.spec import (
+from mlschool_dagster.dataset.spec import (
     PREDICTION,
     Column,
     DataSpec,
     NumericColumn,
 )
+from mlschool_dagster.dataset.tables import content_digest
+from mlschool_dagster.modeling.evaluation import Evaluation, reference_frame
 from mlschool_dagster.modeling.training import TrainingResult
 
 if TYPE_CHECKING:

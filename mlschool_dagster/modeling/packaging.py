@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlschool_dagster.dataset.spec import CONFIDENCE, PREDICTION, DataSpec, probability_column
+from mlschool_dagster.dataset.tables import content_digest
 from mlschool_dagster.modeling import plots
-from mlschool_dagster.modeling.data import content_digest
 from mlschool_dagster.modeling.evaluation import Evaluation
 from mlschool_dagster.modeling.features import input_frame
-from mlschool_dagster.modeling.spec import CONFIDENCE, PREDICTION, DataSpec, probability_column
 from mlschool_dagster.modeling.training import Curves, TrainingResult
 from mlschool_dagster.modeling.version_folder import VERSION_FOLDER, write_version
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.errors import UserError, listed
 from mlschool_dagster.garbage import no_garbage_collection
 from mlschool_dagster.modeling.compiled import compile_model
@@ -19,7 +20,6 @@ from mlschool_dagster.modeling.network import (
     import_keras,
     initial_weights,
 )
-from mlschool_dagster.modeling.spec import DataSpec
 
 if TYPE_CHECKING:
     import keras

@@ -16,7 +16,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mlschool_dagster.modeling.contract import rows_in_breach
+from mlschool_dagster.dataset.contract import rows_in_breach
+from mlschool_dagster.dataset.spec import PREDICTION, DataSpec
 from mlschool_dagster.modeling.features import input_frame, new_transformer
 from mlschool_dagster.modeling.label_trust import (
     LabelSource,
@@ -26,7 +27,6 @@ from mlschool_dagster.modeling.label_trust import (
     trusted_rows,
     truth_told,
 )
-from mlschool_dagster.modeling.spec import PREDICTION, DataSpec
 
 if TYPE_CHECKING:
     import pandas as pd

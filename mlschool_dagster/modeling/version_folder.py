@@ -14,11 +14,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlschool_dagster.dataset.spec import CONFIDENCE, PREDICTION, DataSpec
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.calibration import CALIBRATION_FILE, fit_calibration
 from mlschool_dagster.modeling.compiled import ARRAYS_FILE, SPEC_FILE, compile_model
 from mlschool_dagster.modeling.evaluation import Sample, reference_frame, samples
-from mlschool_dagster.modeling.spec import CONFIDENCE, PREDICTION, DataSpec
 from mlschool_dagster.modeling.standalone import copy_modules
 from mlschool_dagster.modeling.training import TrainingResult
 

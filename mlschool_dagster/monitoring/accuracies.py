@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mlschool_dagster.dataset.spec import MODEL_VERSION
 from mlschool_dagster.modeling.calibration import AT_THEIR_WORD, ConfidenceCalibration
-from mlschool_dagster.modeling.spec import MODEL_VERSION
 from mlschool_dagster.monitoring.estimation import Estimate, Expectation, expectation, together
 from mlschool_dagster.monitoring.segments import Group
 from mlschool_dagster.monitoring.statistics import wilson_interval

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlschool_dagster.dataset.spec import CONFIDENCE, PREDICTION, DataSpec
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.modeling.spec import CONFIDENCE, PREDICTION, DataSpec
 from mlschool_dagster.monitoring.multivariate import JOINT_ROWS, Design
 from mlschool_dagster.monitoring.profiles import Profile, cells_at, reference_cells
 from mlschool_dagster.monitoring.statistics import Counts, Floats

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlschool_dagster.modeling.spec import CONFIDENCE, PREDICTION, NumericColumn
+from mlschool_dagster.dataset.spec import CONFIDENCE, PREDICTION, NumericColumn
 from mlschool_dagster.monitoring.baseline import Baseline, Summary
 from mlschool_dagster.monitoring.config import DriftConfig
 from mlschool_dagster.monitoring.metrics import ALL

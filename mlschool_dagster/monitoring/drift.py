@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlschool_dagster.modeling.spec import TOGETHER, DataSpec
+from mlschool_dagster.dataset.spec import TOGETHER, DataSpec
 from mlschool_dagster.monitoring.baseline import Baseline, Summary
 from mlschool_dagster.monitoring.comparisons import Comparison, comparisons
 from mlschool_dagster.monitoring.config import DriftConfig

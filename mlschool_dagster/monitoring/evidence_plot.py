@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.dataset.spec import TOGETHER
 from mlschool_dagster.modeling.figures import COLOURS, new_figure, shown, to_png
-from mlschool_dagster.modeling.spec import TOGETHER
 from mlschool_dagster.monitoring.sequential import Evidence
 
 SHOWN = 168

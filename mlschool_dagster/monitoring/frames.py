@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mlschool_dagster.modeling.spec import (
+from mlschool_dagster.dataset.spec import (
     CONFIDENCE,
     PREDICTION,
     ROLE,

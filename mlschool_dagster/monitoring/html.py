@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlschool_dagster.dataset.spec import MODEL_VERSION, PREDICTION, DataSpec
 from mlschool_dagster.garbage import no_garbage_collection
-from mlschool_dagster.modeling.spec import MODEL_VERSION, PREDICTION, DataSpec
 from mlschool_dagster.monitoring.drift import DriftReport
 from mlschool_dagster.monitoring.page import Heading, Subject, reason, write_page
 from mlschool_dagster.monitoring.performance import PerformanceReport

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mlschool_dagster.modeling.spec import DataSpec, NumericColumn
+from mlschool_dagster.dataset.spec import DataSpec, NumericColumn
 from mlschool_dagster.monitoring.profiles import Cells, Profile, codes, normal_scores
 from mlschool_dagster.monitoring.statistics import (
     Counts,

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from mlschool_dagster.dataset.spec import CONFIDENCE, PREDICTION, DataSpec, NumericColumn
 from mlschool_dagster.modeling.figures import COLOURS, bin_edges, new_figure, shown, to_png
-from mlschool_dagster.modeling.spec import CONFIDENCE, PREDICTION, DataSpec, NumericColumn
 from mlschool_dagster.monitoring.drift import DriftReport, DriftVerdict
 from mlschool_dagster.monitoring.estimates import EstimatesReport
 from mlschool_dagster.monitoring.metrics import Metric

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlschool_dagster.modeling.spec import CONFIDENCE, PREDICTION, DataSpec
+from mlschool_dagster.dataset.spec import CONFIDENCE, PREDICTION, DataSpec
 from mlschool_dagster.monitoring.statistics import Counts, Floats
 
 if TYPE_CHECKING:

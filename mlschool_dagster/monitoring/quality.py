@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlschool_dagster.modeling.spec import (
+from mlschool_dagster.dataset.spec import (
     MODEL_VERSION,
     SAMPLING_SHARE,
     CategoricalColumn,

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from mlschool_dagster.capture.windows import Window
-from mlschool_dagster.modeling.spec import DataSpec, NumericColumn
+from mlschool_dagster.dataset.spec import DataSpec, NumericColumn
 from mlschool_dagster.monitoring.accuracies import Accuracy
 from mlschool_dagster.monitoring.config import MAXIMUM_REFUSED_SHARE
 from mlschool_dagster.monitoring.metrics import ALL, Metric, MetricName

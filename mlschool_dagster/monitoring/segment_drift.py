@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mlschool_dagster.modeling.spec import ROLE, DataSpec
+from mlschool_dagster.dataset.spec import ROLE, DataSpec
 from mlschool_dagster.monitoring.config import DriftConfig
 from mlschool_dagster.monitoring.drift import drift
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlschool_dagster.capture.records import Role
-from mlschool_dagster.modeling.spec import ROLE, DataSpec
+from mlschool_dagster.dataset.spec import ROLE, DataSpec
 from mlschool_dagster.monitoring.estimation import interval
 from mlschool_dagster.monitoring.intervals import corrected_z, difference_interval
 from mlschool_dagster.monitoring.metrics import ALL

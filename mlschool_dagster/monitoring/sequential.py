@@ -21,7 +21,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from mlschool_dagster.modeling.spec import CONFIDENCE, TOGETHER
+from mlschool_dagster.dataset.spec import CONFIDENCE, TOGETHER
 from mlschool_dagster.monitoring.baseline import Baseline, Summary
 from mlschool_dagster.monitoring.config import DriftConfig
 from mlschool_dagster.monitoring.metrics import ALL

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from mlschool_dagster.dataset.spec import CONFIDENCE, MODEL_VERSION, PREDICTION, ROLE, DataSpec
 from mlschool_dagster.modeling.calibration import BINS, confidence_bins
-from mlschool_dagster.modeling.spec import CONFIDENCE, MODEL_VERSION, PREDICTION, ROLE, DataSpec
 from mlschool_dagster.monitoring.frames import event_hashes
 from mlschool_dagster.monitoring.profiles import codes
 from mlschool_dagster.monitoring.segments import Segments

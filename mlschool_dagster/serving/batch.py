@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from mlschool_dagster.dataset.source_files import shown
+from mlschool_dagster.dataset.spec import PROBABILITY_PREFIX
+from mlschool_dagster.dataset.tables import carried_schema, table_files
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.compiled import CompiledModel
-from mlschool_dagster.modeling.source_files import shown
-from mlschool_dagster.modeling.spec import PROBABILITY_PREFIX
-from mlschool_dagster.modeling.tables import carried_schema, table_files
 from mlschool_dagster.serving.batch_output import PREDICTIONS_FILE, REJECTED_FILE, TAKEN, outputs
 from mlschool_dagster.serving.rules import Rule, rules_of
 

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlschool_dagster.atomic import replacing
-from mlschool_dagster.errors import UserError
-from mlschool_dagster.modeling.compiled import Array
-from mlschool_dagster.modeling.spec import (
+from mlschool_dagster.dataset.spec import (
     CONFIDENCE,
     MODEL_VERSION,
     PREDICTION,
@@ -21,7 +19,9 @@ from mlschool_dagster.modeling.spec import (
     NumericColumn,
     probability_column,
 )
-from mlschool_dagster.modeling.tables import Chunk
+from mlschool_dagster.dataset.tables import Chunk
+from mlschool_dagster.errors import UserError
+from mlschool_dagster.modeling.compiled import Array
 
 if TYPE_CHECKING:
     import pyarrow as pa

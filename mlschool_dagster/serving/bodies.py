@@ -8,7 +8,7 @@ from typing import Protocol
 
 from starlette.types import Message, Receive
 
-from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.serving.faults import InvalidRequestError
 
 MAX_BODY = 6 * 1024 * 1024

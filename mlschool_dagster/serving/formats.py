@@ -3,7 +3,7 @@
 JSON follows MLflow's scoring protocol: ``inputs`` or ``instances`` (a list of records, or a mapping
 of columns), ``dataframe_split`` or ``dataframe_records``. What else stands beside the rows, such as
 ``params`` or ``client_request_id``, is nothing that a model here could use, and is ignored. CSV has
-a header row, and is read by the rules of `modeling.cells` as training data is. What a row holds is
+a header row, and is read by the rules of `dataset.cells` as training data is. What a row holds is
 judged elsewhere.
 """
 
@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from mlschool_dagster.modeling.cells import CsvRecords, cell_readers, text_reader
-from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.dataset.cells import CsvRecords, cell_readers, text_reader
+from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.serving.faults import Finding, InvalidRequestError, invalid, shown
 
 MAX_ROWS = 10_000

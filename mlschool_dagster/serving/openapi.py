@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlschool_dagster.capture.records import Role
-from mlschool_dagster.modeling.spec import DataSpec
+from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.serving.bodies import MAX_BODY
 from mlschool_dagster.serving.faults import InvalidRequestError
 from mlschool_dagster.serving.formats import MAX_ROWS

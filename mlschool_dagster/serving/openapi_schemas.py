@@ -7,8 +7,8 @@ around a category, a word for a missing value): that is taken, and left unsaid.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlschool_dagster.modeling.cells import MISSING
-from mlschool_dagster.modeling.spec import Column, DataSpec, NumericColumn
+from mlschool_dagster.dataset.cells import MISSING
+from mlschool_dagster.dataset.spec import Column, DataSpec, NumericColumn
 from mlschool_dagster.serving.formats import MAX_ROWS
 from mlschool_dagster.serving.rules import MAX_TEXT
 

@@ -9,15 +9,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from mlschool_dagster.errors import listed
-from mlschool_dagster.modeling.cells import text_reader
-from mlschool_dagster.modeling.spec import (
+from mlschool_dagster.dataset.cells import text_reader
+from mlschool_dagster.dataset.spec import (
     LONGEST_TEXT,
     CategoricalColumn,
     Column,
     DataSpec,
     NumericColumn,
 )
+from mlschool_dagster.errors import listed
 from mlschool_dagster.serving.faults import Finding
 
 MAX_TEXT = LONGEST_TEXT

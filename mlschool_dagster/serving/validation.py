@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from mlschool_dagster.modeling.cells import Reader, cell_readers
+from mlschool_dagster.dataset.cells import Reader, cell_readers
+from mlschool_dagster.dataset.spec import CategoricalColumn, Column, DataSpec, InputValue
 from mlschool_dagster.modeling.predictor import values_getter
-from mlschool_dagster.modeling.spec import CategoricalColumn, Column, DataSpec
 from mlschool_dagster.serving.faults import (
     INVALID,
     MAX_FAULTS,
@@ -32,7 +32,6 @@ from mlschool_dagster.serving.formats import (
     table_of_json,
 )
 from mlschool_dagster.serving.rules import MAX_TEXT, rules_of
-from mlschool_dagster.values import InputValue
 
 __all__ = ["Accepted", "Fault", "InvalidRequestError", "Row", "Validator"]
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from mlschool_dagster.capture.records import Role
 from mlschool_dagster.clock import utc_now
+from mlschool_dagster.dataset.spec import DataSpec, NumericColumn
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.compiled import CompiledModel
-from mlschool_dagster.modeling.spec import DataSpec, NumericColumn
 from mlschool_dagster.serving.deployment import (
     DEPLOYMENTS_FILE,
     Deployment,

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.simulation.config import DEFAULT_SHARES, Drift, TrafficConfig, following
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from mlschool_dagster.capture.records import Capture, Label
 from mlschool_dagster.clock import utc_now
+from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.simulation.config import following
 from mlschool_dagster.simulation.diary import Diary
 

@@ -5,11 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mlschool_dagster.dataset.spec import DataSpec, InputValue
 from mlschool_dagster.errors import RefusedError
-from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.simulation.config import TrafficConfig
 from mlschool_dagster.simulation.drift import Drifted, drifted
-from mlschool_dagster.values import InputValue
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from mlschool_dagster.dataset.spec import InputValue
 from mlschool_dagster.serving.deployment import Deployment, Plan, Release
-from mlschool_dagster.values import InputValue
 
 Progress = Callable[[str], None]
 """Told one sentence at each step of something that takes a while."""

@@ -6,10 +6,10 @@ from typing import Any
 import httpx
 
 from mlschool_dagster.capture.records import Role
+from mlschool_dagster.dataset.spec import InputValue
 from mlschool_dagster.errors import RefusedError, UserError
 from mlschool_dagster.serving.probes import PROBE_HEADER
 from mlschool_dagster.targets.base import Prediction
-from mlschool_dagster.values import InputValue
 
 EVENT_ID_HEADER = "X-Amzn-SageMaker-Inference-Id"
 VARIANT_HEADER = "X-Amzn-SageMaker-Target-Variant"

@@ -11,6 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX, Role
+from mlschool_dagster.dataset.spec import InputValue
 from mlschool_dagster.errors import RefusedError, UserError
 from mlschool_dagster.modeling.compiled import CompiledModel
 from mlschool_dagster.serving.deployment import (
@@ -47,7 +48,6 @@ from mlschool_dagster.targets.processes import (
     require_free_port,
     start_detached,
 )
-from mlschool_dagster.values import InputValue
 
 DEADLINE_SECONDS = 60.0
 STOP_SECONDS = 30.0

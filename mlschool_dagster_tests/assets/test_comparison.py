@@ -14,8 +14,8 @@ import pytest
 from mlschool_dagster.assets.common import EPISODE_TAG
 from mlschool_dagster.capture.records import Capture, Label
 from mlschool_dagster.clock import utc_now
+from mlschool_dagster.dataset.tables import read_data
 from mlschool_dagster.modeling.compiled import CompiledModel
-from mlschool_dagster.modeling.data import read_data
 from mlschool_dagster.promotion.episode import Entry, Step
 from mlschool_dagster.promotion.ledger import open_ledger
 from mlschool_dagster.simulation.config import Drift, TrafficConfig

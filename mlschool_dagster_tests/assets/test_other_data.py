@@ -9,8 +9,8 @@ import dagster as dg
 import pytest
 import yaml
 
+from mlschool_dagster.dataset.spec import load_spec
 from mlschool_dagster.local.platform import local_endpoint
-from mlschool_dagster.modeling.spec import load_spec
 from mlschool_dagster.settings import ROOT
 from mlschool_dagster_tests.platform import Platform, metadata, platform_at, sentence
 from mlschool_dagster_tests.worlds import WORLDS, World

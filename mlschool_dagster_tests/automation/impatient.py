@@ -6,8 +6,8 @@ import dagster as dg
 
 from mlschool_dagster.automation.jobs import asset_jobs
 from mlschool_dagster.automation.sensors import CAPTURES, LABELS, following_sensor
+from mlschool_dagster.dataset.spec import load_spec
 from mlschool_dagster.definitions import build_definitions
-from mlschool_dagster.modeling.spec import load_spec
 from mlschool_dagster.monitoring.following import FollowingConfig
 from mlschool_dagster.settings import Settings
 

@@ -18,12 +18,12 @@ import yaml
 from mlschool_dagster.assets.captures import REPORTS
 from mlschool_dagster.capture.records import Label
 from mlschool_dagster.clock import utc_now
+from mlschool_dagster.dataset.spec import DataSpec, load_spec
+from mlschool_dagster.dataset.tables import read_data
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.local.platform import local_endpoint
 from mlschool_dagster.modeling.compiled import CompiledModel
-from mlschool_dagster.modeling.data import read_data
 from mlschool_dagster.modeling.registry import Registry
-from mlschool_dagster.modeling.spec import DataSpec, load_spec
 from mlschool_dagster_tests.awkward.data_sets import AwkwardData
 from mlschool_dagster_tests.platform import (
     Config,

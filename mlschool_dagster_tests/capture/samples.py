@@ -7,7 +7,7 @@ from pathlib import Path
 from mlschool_dagster.capture.records import Capture, Label, Role
 from mlschool_dagster.capture.store import CaptureStore, open_store
 from mlschool_dagster.capture.windows import Window
-from mlschool_dagster.values import InputValue
+from mlschool_dagster.dataset.spec import InputValue
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 WINDOW = Window.of(NOON)

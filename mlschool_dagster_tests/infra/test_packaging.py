@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mlschool_dagster.modeling.spec import load_spec
+from mlschool_dagster.dataset.spec import load_spec
 from mlschool_dagster.settings import ROOT
 
 FOLDER = ROOT / "infra" / "docker"

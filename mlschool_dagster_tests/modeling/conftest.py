@@ -5,25 +5,13 @@ import mlflow
 import pandas as pd
 import pytest
 
+from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.modeling.config import TrainingConfig
-from mlschool_dagster.modeling.data import read_data
 from mlschool_dagster.modeling.evaluation import evaluate
 from mlschool_dagster.modeling.packaging import log_model, log_training
-from mlschool_dagster.modeling.spec import DataSpec, load_spec
 from mlschool_dagster.modeling.training import TrainingResult, train
 from mlschool_dagster_tests.modeling.logged import Logged
-
-DATA = Path(__file__).parents[2] / "data"
-
-
-@pytest.fixture(scope="session")
-def spec() -> DataSpec:
-    return load_spec(DATA / "penguins.yaml")
-
-
-@pytest.fixture(scope="session")
-def penguins(spec: DataSpec) -> pd.DataFrame:
-    return read_data(str(DATA / "penguins.csv"), spec)
+from mlschool_dagster_tests.worlds import DATA
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,9 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from mlschool_dagster.dataset.spec import InputValue, Target
 from mlschool_dagster.modeling.compiled import CompiledModel, DenseLayer
 from mlschool_dagster.modeling.predictor import ACTIVATIONS, FEW
-from mlschool_dagster.modeling.spec import Target
-from mlschool_dagster.values import InputValue
 from mlschool_dagster_tests.serving.tiny_model import SPEC, tiny_model
 
 Rows = list[dict[str, InputValue]]

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.calibration import (
     AT_THEIR_WORD,
@@ -19,7 +20,6 @@ from mlschool_dagster.modeling.calibration import (
     fit_calibration,
     load_calibration,
 )
-from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.modeling.training import TrainingResult
 from mlschool_dagster.modeling.version_folder import write_version
 

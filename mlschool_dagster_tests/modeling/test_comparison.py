@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from mlschool_dagster.dataset.spec import PREDICTION, DataSpec
 from mlschool_dagster.modeling.comparison import (
     ComparisonConfig,
     Right,
@@ -17,7 +18,6 @@ from mlschool_dagster.modeling.comparison import (
     parts_of,
 )
 from mlschool_dagster.modeling.evaluation import reference_frame
-from mlschool_dagster.modeling.spec import PREDICTION, DataSpec
 from mlschool_dagster.modeling.training import TrainingResult
 
 CONFIG = ComparisonConfig()

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mlschool_dagster.dataset.spec import CategoricalColumn, InputValue, NumericColumn
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.compiled import CompiledModel, DenseLayer
-from mlschool_dagster.modeling.spec import CategoricalColumn, NumericColumn
-from mlschool_dagster.values import InputValue
 from mlschool_dagster_tests.serving.tiny_model import ROW, SPEC, tiny_model
 
 

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import classification_report, confusion_matrix
 
+from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.modeling import plots
 from mlschool_dagster.modeling.evaluation import calibrate, evaluate, reference_frame, samples
-from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.modeling.training import TrainingResult
 
 

@@ -3,9 +3,9 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from mlschool_dagster.dataset.spec import CategoricalColumn, DataSpec
 from mlschool_dagster.modeling.evaluation import evaluate
 from mlschool_dagster.modeling.model_card import LONGEST, model_card, shortened
-from mlschool_dagster.modeling.spec import CategoricalColumn, DataSpec
 from mlschool_dagster.modeling.training import TrainingResult
 
 

@@ -23,24 +23,23 @@ from mlflow import MlflowClient
 
 from mlschool_dagster.capture.records import Role
 from mlschool_dagster.clock import utc_now
+from mlschool_dagster.dataset.spec import Column, DataSpec, InputValue, NumericColumn, load_spec
+from mlschool_dagster.dataset.tables import content_digest
 from mlschool_dagster.modeling.comparison import right
 from mlschool_dagster.modeling.compiled import CompiledModel, DenseLayer, compile_model
-from mlschool_dagster.modeling.data import content_digest
 from mlschool_dagster.modeling.evaluation import samples
 from mlschool_dagster.modeling.features import input_frame
 from mlschool_dagster.modeling.packaging import environment, git_commit
 from mlschool_dagster.modeling.registry import Registry
-from mlschool_dagster.modeling.spec import Column, DataSpec, NumericColumn, load_spec
 from mlschool_dagster.modeling.training import TrainingResult
 from mlschool_dagster.serving.batching import predict
 from mlschool_dagster.serving.deployment import Release
 from mlschool_dagster.serving.questions import Question
 from mlschool_dagster.serving.validation import Accepted, InvalidRequestError, Validator
 from mlschool_dagster.serving.versions import Version
-from mlschool_dagster.values import InputValue
-from mlschool_dagster_tests.modeling.conftest import DATA
 from mlschool_dagster_tests.modeling.logged import Logged
 from mlschool_dagster_tests.serving.tiny_model import ROW, tiny_model
+from mlschool_dagster_tests.worlds import DATA
 
 READY_SECONDS = 120
 BATCH = 8

@@ -9,10 +9,10 @@ import mlflow
 import pandas as pd
 import pytest
 
+from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.compiled import CompiledModel
 from mlschool_dagster.modeling.registry import Registry, fetched
-from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.modeling.version_folder import FILES
 from mlschool_dagster.owned import MARKER, is_owned
 from mlschool_dagster_tests.modeling.logged import Logged

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlschool_dagster.modeling.data import content_digest
+from mlschool_dagster.dataset.spec import PREDICTION, DataSpec
+from mlschool_dagster.dataset.tables import content_digest
 from mlschool_dagster.modeling.label_trust import SMALL_SOURCES, Truth
-from mlschool_dagster.modeling.spec import PREDICTION, DataSpec
 from mlschool_dagster.modeling.training_data import (
     TrainingData,
     input_keys,

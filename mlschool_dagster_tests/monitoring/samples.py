@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mlschool_dagster.modeling.spec import DataSpec, load_spec, probability_column
+from mlschool_dagster.dataset.spec import DataSpec, load_spec, probability_column
 
 DATA = Path(__file__).parents[2] / "data"
 SPEC: DataSpec = load_spec(DATA / "penguins.yaml")

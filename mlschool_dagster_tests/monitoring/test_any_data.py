@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlschool_dagster.capture.windows import Window
-from mlschool_dagster.modeling.spec import (
+from mlschool_dagster.dataset.spec import (
     CategoricalColumn,
     Contract,
     DataSpec,

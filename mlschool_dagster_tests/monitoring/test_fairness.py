@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.modeling.spec import DataSpec
 from mlschool_dagster.monitoring.fairness import FairnessReport, FairnessVerdict
 from mlschool_dagster.monitoring.performance import performance
 from mlschool_dagster_tests.monitoring.samples import SPEC, window

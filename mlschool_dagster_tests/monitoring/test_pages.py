@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from mlschool_dagster.capture.frames import labels_frame
-from mlschool_dagster.modeling.spec import CategoricalColumn
+from mlschool_dagster.dataset.spec import CategoricalColumn
 from mlschool_dagster.monitoring import plots
 from mlschool_dagster.monitoring.drift import drift
 from mlschool_dagster.monitoring.html import drift_html, performance_html, quality_html

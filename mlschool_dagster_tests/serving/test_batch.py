@@ -18,10 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet as pq
 
+from mlschool_dagster.dataset.spec import InputValue, NumericColumn, probability_column
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.modeling.spec import NumericColumn, probability_column
 from mlschool_dagster.serving.batch import CHUNK_ROWS, BatchSummary, score
-from mlschool_dagster.values import InputValue
 from mlschool_dagster_tests.serving.tiny_model import DATA, ROW, SPEC, tiny_model
 
 MODEL = tiny_model()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlschool_dagster.modeling.spec import NumericColumn
+from mlschool_dagster.dataset.spec import InputValue, NumericColumn
 from mlschool_dagster.serving.formats import (
     FEWEST_VALUES,
     MAX_LINE,
@@ -19,7 +19,6 @@ from mlschool_dagster.serving.formats import (
     document_of,
 )
 from mlschool_dagster.serving.validation import Accepted, InvalidRequestError, Validator
-from mlschool_dagster.values import InputValue
 from mlschool_dagster_tests.serving.tiny_model import ROW, SPEC
 
 VALIDATOR = Validator(SPEC)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlschool_dagster.modeling.spec import NumericColumn
+from mlschool_dagster.dataset.spec import NumericColumn
 from mlschool_dagster.serving.faults import MAX_FAULTS
 from mlschool_dagster.serving.formats import FORMATS, MAX_ROWS
 from mlschool_dagster.serving.validation import InvalidRequestError, Validator

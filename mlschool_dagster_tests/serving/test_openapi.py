@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlschool_dagster.modeling.cells import cell_readers
-from mlschool_dagster.modeling.spec import CategoricalColumn, DataSpec, NumericColumn
+from mlschool_dagster.dataset.cells import cell_readers
+from mlschool_dagster.dataset.spec import CategoricalColumn, DataSpec, NumericColumn
 from mlschool_dagster.serving.openapi import openapi_document, openapi_page
 from mlschool_dagster.serving.validation import InvalidRequestError, Validator
 from mlschool_dagster_tests.serving.json_schema import ANNOTATIONS, RULES, conforms, resolve

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlschool_dagster.modeling.spec import CategoricalColumn, NumericColumn
+from mlschool_dagster.dataset.spec import CategoricalColumn, NumericColumn
 from mlschool_dagster.serving.rules import MAX_TEXT, Rule, rules_of
 from mlschool_dagster_tests.serving.tiny_model import SPEC
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mlschool_dagster.modeling.spec import CategoricalColumn, Column
+from mlschool_dagster.dataset.spec import CategoricalColumn, Column
 from mlschool_dagster.serving.faults import MAX_FAULTS
 from mlschool_dagster.serving.formats import MAX_ROWS
 from mlschool_dagster.serving.rules import MAX_TEXT

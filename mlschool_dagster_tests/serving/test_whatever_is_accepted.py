@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from mlschool_dagster.capture.records import Capture, Role
 from mlschool_dagster.capture.store import CaptureStore, open_store
 from mlschool_dagster.capture.windows import Window
-from mlschool_dagster.modeling.spec import CategoricalColumn, NumericColumn, probability_column
+from mlschool_dagster.dataset.spec import CategoricalColumn, NumericColumn, probability_column
 from mlschool_dagster.monitoring.drift import drift
 from mlschool_dagster.monitoring.frames import current_frame
 from mlschool_dagster.monitoring.quality import quality

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mlschool_dagster.dataset.spec import InputValue, load_spec
 from mlschool_dagster.modeling.compiled import CompiledModel, DenseLayer
-from mlschool_dagster.modeling.spec import load_spec
-from mlschool_dagster.values import InputValue
 
 DATA = Path(__file__).parents[2] / "data"
 SPEC = load_spec(DATA / "penguins.yaml")

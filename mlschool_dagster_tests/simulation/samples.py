@@ -10,8 +10,8 @@ import pandas as pd
 from mlschool_dagster.capture.records import Capture
 from mlschool_dagster.capture.sqlite import SqliteStore
 from mlschool_dagster.clock import utc_now
+from mlschool_dagster.dataset.spec import load_spec
 from mlschool_dagster.errors import RefusedError
-from mlschool_dagster.modeling.spec import load_spec
 from mlschool_dagster.serving.validation import InvalidRequestError, Validator
 from mlschool_dagster.simulation.traffic import Row
 from mlschool_dagster_tests.serving.tiny_model import DATA, tiny_model

@@ -8,9 +8,9 @@ import orjson
 import pandas as pd
 import pytest
 
+from mlschool_dagster.dataset.spec import load_spec
+from mlschool_dagster.dataset.tables import read_data
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.modeling.data import read_data
-from mlschool_dagster.modeling.spec import load_spec
 from mlschool_dagster.serving.validation import Validator
 from mlschool_dagster.simulation.config import Drift, TrafficConfig
 from mlschool_dagster.simulation.drift import NEW_CATEGORY, drifted

@@ -6,7 +6,7 @@ from datetime import datetime
 from functools import cached_property
 
 from mlschool_dagster.capture.windows import Window
-from mlschool_dagster.modeling.spec import TOGETHER
+from mlschool_dagster.dataset.spec import TOGETHER
 from mlschool_dagster.monitoring.metrics import ALL, Metric, MetricName
 
 NAMES = (

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from mlschool_dagster.assets.data import raw_data
 from mlschool_dagster.capture.frames import captures_frame
 from mlschool_dagster.capture.records import Label
+from mlschool_dagster.dataset.spec import RESERVED, DataSpec, load_spec
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.modeling.spec import RESERVED, DataSpec, load_spec
 from mlschool_dagster.monitoring.frames import current_frame
-from mlschool_dagster_tests.modeling.conftest import DATA
+from mlschool_dagster_tests.worlds import DATA
 
 TEXT = (DATA / "penguins.yaml").read_text(encoding="utf-8")
 PENGUINS = yaml.safe_load(TEXT)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mlschool_dagster.dataset.spec import DataSpec
+from mlschool_dagster.dataset.tables import content_digest, read_data
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.modeling.data import content_digest, read_data
-from mlschool_dagster.modeling.spec import DataSpec
 
 HEADER = "island,culmen_length_mm,culmen_depth_mm,flipper_length_mm,body_mass_g,sex,species"
 ROW = "Dream,40.1,18.0,190,3500,MALE,Adelie"

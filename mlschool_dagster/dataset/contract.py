@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from mlschool_dagster.dataset.spec import CategoricalColumn, Column, DataSpec, NumericColumn
+from mlschool_dagster.dataset.tables import describe_rows
 from mlschool_dagster.errors import listed, quoted
-from mlschool_dagster.modeling.data import describe_rows
-from mlschool_dagster.modeling.spec import CategoricalColumn, Column, DataSpec, NumericColumn
 
 if TYPE_CHECKING:
     import pandas as pd

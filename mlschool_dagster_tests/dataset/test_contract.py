@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlschool_dagster.modeling.contract import violations
-from mlschool_dagster.modeling.spec import CategoricalColumn, DataSpec
+from mlschool_dagster.dataset.contract import violations
+from mlschool_dagster.dataset.spec import CategoricalColumn, DataSpec
 
 
 def test_the_penguins_keep_the_contract(penguins: pd.DataFrame, spec: DataSpec) -> None:

@@ -11,12 +11,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from mlschool_dagster.dataset.source_files import MAX_LINE
+from mlschool_dagster.dataset.spec import DataSpec
+from mlschool_dagster.dataset.tables import MAX_COLUMNS, carried_schema, read_data, table_files
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.modeling.data import read_data
-from mlschool_dagster.modeling.source_files import MAX_LINE
-from mlschool_dagster.modeling.spec import DataSpec
-from mlschool_dagster.modeling.tables import MAX_COLUMNS, carried_schema, table_files
-from mlschool_dagster_tests.modeling.conftest import DATA
+from mlschool_dagster_tests.worlds import DATA
 
 TEXT = (DATA / "penguins.csv").read_text(encoding="utf-8")
 HEADER, FIRST = TEXT.splitlines()[:2]

@@ -10,8 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mlschool_dagster.dataset.documents import Complaints, load_yaml
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.modeling.documents import Complaints, load_yaml
+
+InputValue = float | int | str | bool | None
+"""What one cell of a request, a capture or a row of data can hold."""
 
 LARGEST = 1e15
 """Bound of a plausible range: beyond it, neighbouring whole numbers are no longer told apart."""
