@@ -3,7 +3,7 @@
 The rooms of this package, and the one direction in which they may depend on each other::
 
     definitions -> automation -> assets -> resources
-        -> {targets, serving, monitoring, simulation} -> {capture, modeling}
+        -> {deployment, serving, monitoring, simulation} -> {capture, modeling}
 
 ``local`` starts the platform's processes on one machine; it stands outside the package's graph.
 ``errors``, ``atomic`` and ``settings`` belong to no room; all may import the first

@@ -48,7 +48,7 @@ from mlschool_dagster.owned import PRIVATE
 from mlschool_dagster.promotion.config import gates
 from mlschool_dagster.resources.alerts import Alerts
 from mlschool_dagster.resources.captures import Captures
-from mlschool_dagster.resources.endpoint import LocalEndpoint
+from mlschool_dagster.resources.endpoint import LocalEndpointResource
 from mlschool_dagster.resources.exits import scrub_exits
 from mlschool_dagster.resources.files import FIRST_WINDOW, PlatformFiles
 from mlschool_dagster.resources.history import History
@@ -157,7 +157,7 @@ def _local(settings: Settings, spec: DataSpec) -> dict[str, dg.ConfigurableResou
             version_cache=str(settings.home / "versions"),
             compilation_cache=str(settings.home / "cache" / "jax"),
         ),
-        "local_endpoint": LocalEndpoint(
+        "endpoint": LocalEndpointResource(
             home=str(settings.home / "endpoint"),
             name=spec.name,
             host=settings.endpoint_host,

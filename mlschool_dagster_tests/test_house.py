@@ -26,7 +26,7 @@ FOR_ALL = {
     "owned",
 }
 BELOW = {"capture", "modeling", "dataset"}
-MIDDLE = {"targets", "serving", "monitoring", "promotion", "alerting", "simulation"}
+MIDDLE = {"deployment", "serving", "monitoring", "promotion", "alerting", "simulation"}
 ALLOWED: dict[str, set[str]] = {
     "dataset": set(),
     "capture": {"dataset"},
@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "promotion": BELOW | {"monitoring"},
     "alerting": set(),
     "simulation": BELOW,
-    "targets": BELOW | {"serving"},
+    "deployment": BELOW | {"serving"},
     "resources": BELOW | MIDDLE,
     "assets": BELOW | MIDDLE | {"resources"},
     "automation": BELOW | MIDDLE | {"resources", "assets"},

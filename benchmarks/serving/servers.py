@@ -76,7 +76,7 @@ def echo(folder: Path) -> Iterator[Served]:
 def endpoint(folder: Path, home: Path) -> Iterator[Served]:
     """The platform's endpoint, serving the version that is registered in `home`."""
     from mlschool_dagster.modeling.registry import Registry
-    from mlschool_dagster.serving.deployment import Deployment, Plan, Release, record_deployment
+    from mlschool_dagster.serving.desired_state import Deployment, Plan, Release, record_deployment
 
     release = Registry(f"sqlite:///{home}/mlflow.db", "penguins").fetch(
         "challenger", folder / "versions"

@@ -13,14 +13,14 @@ from mlschool_dagster.assets.ledger import RUN_ID_SHOWN
 from mlschool_dagster.assets.windows import GROUP
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.dataset.spec import DataSpec
-from mlschool_dagster.resources.endpoint import LocalEndpoint
+from mlschool_dagster.resources.endpoint import LocalEndpointResource
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.history import History
 
 if TYPE_CHECKING:
     from mlschool_dagster.monitoring.dashboard.board import Board, Event, Term
     from mlschool_dagster.promotion.episode import Entry
-    from mlschool_dagster.serving.deployment import Deployment
+    from mlschool_dagster.serving.desired_state import Deployment
 
 NAME = "dashboard"
 PAGE = "dashboard.html"
@@ -64,7 +64,7 @@ def dashboard(spec: DataSpec) -> dg.AssetsDefinition:
         config: DashboardConfig,
         history: History,
         files: PlatformFiles,
-        local_endpoint: LocalEndpoint,
+        endpoint: LocalEndpointResource,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         from filelock import FileLock
 
@@ -75,7 +75,7 @@ def dashboard(spec: DataSpec) -> dg.AssetsDefinition:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Whoever writes last has read last, so that of two runs at once none leaves an older page.
         with plain_errors(), FileLock(path.with_name(f".{PAGE}.lock")):
-            board = _board(spec, config, history, local_endpoint.target().history())
+            board = _board(spec, config, history, endpoint.target().history())
             write_dashboard(path, board)
         told = answers(board)
         findings = [answer for answer in told if answer.state is State.FINDING]
@@ -115,15 +115,15 @@ def _board(
 
 
 def _terms(deployed: "Sequence[Deployment]") -> "list[Term]":
+    from mlschool_dagster.deployment.ledger import terms
     from mlschool_dagster.monitoring.dashboard.board import Term
-    from mlschool_dagster.targets.ledger import terms
 
     return [Term(term.version, term.since, term.until) for term in terms(deployed)]
 
 
 def _changes(deployed: "Sequence[Deployment]") -> "list[Event]":
+    from mlschool_dagster.deployment.ledger import changes
     from mlschool_dagster.monitoring.dashboard.board import Event
-    from mlschool_dagster.targets.ledger import changes
 
     return [
         Event(

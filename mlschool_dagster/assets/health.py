@@ -10,11 +10,11 @@ from pydantic import Field
 from mlschool_dagster.assets.common import OWNERS, PlainConfig, plain_errors
 from mlschool_dagster.assets.serving import GROUP
 from mlschool_dagster.assets.verdicts import undecided
-from mlschool_dagster.resources.endpoint import LocalEndpoint
+from mlschool_dagster.resources.endpoint import LocalEndpointResource
 
 if TYPE_CHECKING:
-    from mlschool_dagster.targets.base import EndpointStatus
-    from mlschool_dagster.targets.health import Reading, Traffic
+    from mlschool_dagster.deployment.activity import Reading, Traffic
+    from mlschool_dagster.deployment.endpoint import EndpointStatus
 
 NAME = "endpoint_health"
 READING = "reading"
@@ -73,16 +73,18 @@ def health_checks() -> dg.AssetChecksDefinition:
         ],
     )
     def observe(
-        context: dg.AssetCheckExecutionContext, config: HealthConfig, local_endpoint: LocalEndpoint
+        context: dg.AssetCheckExecutionContext,
+        config: HealthConfig,
+        endpoint: LocalEndpointResource,
     ) -> Iterator[dg.AssetObservation | dg.AssetCheckResult]:
-        from mlschool_dagster.targets.health import read_metrics, traffic
+        from mlschool_dagster.deployment.activity import read_metrics, traffic
 
         with plain_errors():
-            target = local_endpoint.target()
+            target = endpoint.target()
             history = target.history()
             wanted = bool(history) and history[-1].plan.primary is not None
             status = target.status()
-        exposition = local_endpoint.exposition() if status else None
+        exposition = endpoint.exposition() if status else None
         before = _last_reading(context.instance)
         if status is None or exposition is None:
             context.log.warning("the endpoint does not answer")
@@ -116,7 +118,7 @@ def health_checks() -> dg.AssetChecksDefinition:
 
 
 def _last_reading(instance: dg.DagsterInstance) -> "Reading | None":
-    from mlschool_dagster.targets.health import Reading
+    from mlschool_dagster.deployment.activity import Reading
 
     records = instance.fetch_observations(dg.AssetKey(NAME), limit=1).records
     observation = records[0].asset_observation if records else None
@@ -129,7 +131,7 @@ def _kept(reading: "Reading | None") -> dg.MetadataValue:
 
 
 def _serving(status: "EndpointStatus") -> dict[str, str | float]:
-    from mlschool_dagster.targets.health import memory_bytes
+    from mlschool_dagster.deployment.activity import memory_bytes
 
     shown: dict[str, str | float] = {
         "version": status.version,
@@ -144,7 +146,7 @@ def _serving(status: "EndpointStatus") -> dict[str, str | float]:
 
 
 def _latency(recent: "Traffic") -> dict[str, float]:
-    from mlschool_dagster.targets.health import quantile
+    from mlschool_dagster.deployment.activity import quantile
 
     known = {name: quantile(q, recent.latency) for name, q in QUANTILES.items()}
     return {name: seconds for name, seconds in known.items() if seconds is not None}

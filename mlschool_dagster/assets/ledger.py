@@ -9,10 +9,10 @@ import dagster as dg
 from mlschool_dagster.assets.common import OWNERS, plain_errors, table
 from mlschool_dagster.assets.serving import GROUP
 from mlschool_dagster.clock import utc_now
-from mlschool_dagster.resources.endpoint import LocalEndpoint
+from mlschool_dagster.resources.endpoint import LocalEndpointResource
 
 if TYPE_CHECKING:
-    from mlschool_dagster.targets.ledger import Change, Term
+    from mlschool_dagster.deployment.ledger import Change, Term
 
 RUN_ID_SHOWN = 8
 """Characters of a run id by which Dagster itself shows runs."""
@@ -32,12 +32,12 @@ def deployment_ledger() -> dg.AssetsDefinition:
         "and why; and for how long each version was the primary. Newest first, times in UTC.",
     )
     def ledger(
-        context: dg.AssetExecutionContext, local_endpoint: LocalEndpoint
+        context: dg.AssetExecutionContext, endpoint: LocalEndpointResource
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        from mlschool_dagster.targets.ledger import Action, changes, terms
+        from mlschool_dagster.deployment.ledger import Action, changes, terms
 
         with plain_errors():
-            history = local_endpoint.target().history()
+            history = endpoint.target().history()
         told, served = changes(history), terms(history)
         rolled_back = sum(change.action is Action.ROLLED_BACK for change in told)
         context.log.info(f"{len(told)} changes, {len(served)} terms of a primary")

@@ -10,14 +10,14 @@ from mlschool_dagster.assets.common import NETWORK_RETRIES, OWNERS, PlainConfig,
 from mlschool_dagster.assets.smoke_test import SmokeTest, smoke_test_spec
 from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.resources.endpoint import LocalEndpoint
+from mlschool_dagster.resources.endpoint import LocalEndpointResource
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.tracking import MlflowTracking
 
 if TYPE_CHECKING:
+    from mlschool_dagster.deployment.endpoint import EndpointStatus
     from mlschool_dagster.modeling.registry import Registry
-    from mlschool_dagster.serving.deployment import Deployment, Plan, Release
-    from mlschool_dagster.targets.base import EndpointStatus
+    from mlschool_dagster.serving.desired_state import Deployment, Plan, Release
 
 GROUP = "serving"
 PREVIOUS = "previous"
@@ -76,13 +76,13 @@ def endpoint(spec: DataSpec) -> dg.AssetsDefinition:
     def serving_endpoint(
         context: dg.AssetExecutionContext,
         config: DeploymentConfig,
-        local_endpoint: LocalEndpoint,
+        endpoint: LocalEndpointResource,
         files: PlatformFiles,
         mlflow: MlflowTracking,
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:  # type: ignore[type-arg]
         with plain_errors():
             registry = mlflow.registry(spec.name)
-            target = local_endpoint.target()
+            target = endpoint.target()
             history = target.history()
             plan = _plan(config, registry, files, history)
             smoke_test = SmokeTest()
@@ -117,7 +117,7 @@ def _plan(
     files: PlatformFiles,
     history: "Sequence[Deployment]",
 ) -> "Plan":
-    from mlschool_dagster.serving.deployment import Plan
+    from mlschool_dagster.serving.desired_state import Plan
 
     def release(wanted: str) -> "Release":
         return _release(wanted, registry, files, history)
@@ -142,7 +142,7 @@ def _release(
     wanted: str, registry: "Registry", files: PlatformFiles, history: "Sequence[Deployment]"
 ) -> "Release":
     """The version to serve, with its files; the first challenger needs no champion to beat."""
-    from mlschool_dagster.serving.deployment import Release, previous_primary
+    from mlschool_dagster.serving.desired_state import Release, previous_primary
 
     if wanted == PREVIOUS:
         previous = previous_primary(history)

@@ -9,8 +9,8 @@ from mlschool_dagster.assets.common import table
 from mlschool_dagster.errors import UserError
 
 if TYPE_CHECKING:
-    from mlschool_dagster.serving.deployment import Release
-    from mlschool_dagster.targets.base import Invoke
+    from mlschool_dagster.deployment.endpoint import Invoke
+    from mlschool_dagster.serving.desired_state import Release
 
 CHECK = "smoke_test"
 TOLERANCE = 1e-3

@@ -21,7 +21,7 @@ from mlschool_dagster.promotion.pairing import landed
 from mlschool_dagster.promotion.probation import METRICS
 from mlschool_dagster.promotion.steps import Act, Served
 from mlschool_dagster.resources.captures import Captures
-from mlschool_dagster.resources.endpoint import LocalEndpoint
+from mlschool_dagster.resources.endpoint import LocalEndpointResource
 from mlschool_dagster.resources.history import History
 
 OBSERVATIONS = 500
@@ -37,7 +37,7 @@ class EpisodeWorld:
 
     episode: Episode
     instance: dg.DagsterInstance
-    endpoint: LocalEndpoint
+    endpoint: LocalEndpointResource
     history: History
     captures: Captures
 

@@ -9,7 +9,7 @@ from mlschool_dagster.assets.captures import LIVE_TRAFFIC
 from mlschool_dagster.assets.common import NETWORK_RETRIES, PlainConfig, plain_errors, table
 from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.resources.captures import Captures
-from mlschool_dagster.resources.endpoint import LocalEndpoint
+from mlschool_dagster.resources.endpoint import LocalEndpointResource
 from mlschool_dagster.simulation.config import Drift, TrafficConfig
 from mlschool_dagster.simulation.diary import Diary
 
@@ -70,7 +70,7 @@ def traffic_job(spec: DataSpec, data: str, diary: Path) -> dg.JobDefinition:
         retry_policy=NETWORK_RETRIES,
     )
     def clients(
-        context: dg.OpExecutionContext, config: TrafficSettings, local_endpoint: LocalEndpoint
+        context: dg.OpExecutionContext, config: TrafficSettings, endpoint: LocalEndpointResource
     ) -> None:
         from mlschool_dagster.dataset.tables import read_data
         from mlschool_dagster.simulation.traffic import simulate
@@ -79,7 +79,7 @@ def traffic_job(spec: DataSpec, data: str, diary: Path) -> dg.JobDefinition:
             summary = simulate(
                 read_data(data, spec),
                 spec,
-                local_endpoint.client(config.url).invoke,
+                endpoint.client(config.url).invoke,
                 config.traffic(),
                 context.log.info,
                 Diary(diary).remember,

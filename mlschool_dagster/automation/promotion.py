@@ -12,7 +12,7 @@ from mlschool_dagster.promotion.config import PromotionConfig
 from mlschool_dagster.promotion.episode import Entry, Episode, Step, episodes
 from mlschool_dagster.promotion.steps import Act
 from mlschool_dagster.resources.captures import Captures
-from mlschool_dagster.resources.endpoint import LocalEndpoint
+from mlschool_dagster.resources.endpoint import LocalEndpointResource
 from mlschool_dagster.resources.history import History
 from mlschool_dagster.resources.promotion import PromotionPolicy
 
@@ -61,14 +61,14 @@ def promotion_sensor(jobs: "list[AssetJob]") -> dg.SensorDefinition:
     def next_steps(
         context: dg.SensorEvaluationContext,
         history: History,
-        local_endpoint: LocalEndpoint,
+        endpoint: LocalEndpointResource,
         captures: Captures,
         promotion_policy: PromotionPolicy,
     ) -> dg.SensorResult:
         config = promotion_policy.config()
 
         def world(episode: Episode) -> EpisodeWorld:
-            return EpisodeWorld(episode, context.instance, local_endpoint, history, captures)
+            return EpisodeWorld(episode, context.instance, endpoint, history, captures)
 
         with history.promotions() as ledger:
             moved = move_on(ledger, world, utc_now(), config, NAME, ACTS)

@@ -17,7 +17,7 @@ from mlschool_dagster.promotion.ledger import OutOfOrderError, PromotionLedger
 from mlschool_dagster.promotion.policy import METRICS, Decision, decide
 from mlschool_dagster.promotion.steps import Act
 from mlschool_dagster.resources.captures import Captures
-from mlschool_dagster.resources.endpoint import LocalEndpoint
+from mlschool_dagster.resources.endpoint import LocalEndpointResource
 from mlschool_dagster.resources.history import History
 from mlschool_dagster.resources.promotion import PromotionPolicy
 
@@ -46,17 +46,17 @@ def retraining_sensor(job: "AssetJob") -> dg.SensorDefinition:
     def degradation(
         context: dg.SensorEvaluationContext,
         history: History,
-        local_endpoint: LocalEndpoint,
+        endpoint: LocalEndpointResource,
         captures: Captures,
         promotion_policy: PromotionPolicy,
     ) -> dg.SensorResult:
         config = promotion_policy.config()
 
         def world(episode: Episode) -> EpisodeWorld:
-            return EpisodeWorld(episode, context.instance, local_endpoint, history, captures)
+            return EpisodeWorld(episode, context.instance, endpoint, history, captures)
 
         with history.promotions() as ledger:
-            obstacle = _begin(ledger, history, local_endpoint, config)
+            obstacle = _begin(ledger, history, endpoint, config)
             moved = obstacle or move_on(ledger, world, utc_now(), config, NAME, {Act.TRAINING})
         if isinstance(moved, str):
             return dg.SensorResult(skip_reason=dg.SkipReason(moved))
@@ -66,7 +66,10 @@ def retraining_sensor(job: "AssetJob") -> dg.SensorDefinition:
 
 
 def _begin(
-    ledger: PromotionLedger, history: History, endpoint: LocalEndpoint, config: PromotionConfig
+    ledger: PromotionLedger,
+    history: History,
+    endpoint: LocalEndpointResource,
+    config: PromotionConfig,
 ) -> str:
     """Begin an episode if none is open and one is due; why there is none to train for, if so."""
     entries = ledger.entries()
@@ -90,10 +93,13 @@ def _begin(
 
 
 def _decision(
-    told: Sequence[Episode], history: History, endpoint: LocalEndpoint, config: PromotionConfig
+    told: Sequence[Episode],
+    history: History,
+    endpoint: LocalEndpointResource,
+    config: PromotionConfig,
 ) -> Decision:
     """Whether the present champion is to be challenged, by the windows that are its alone."""
-    from mlschool_dagster.targets.ledger import terms
+    from mlschool_dagster.deployment.ledger import terms
 
     served = terms(endpoint.target().history())
     if not served or served[-1].until is not None:

@@ -13,7 +13,7 @@ from mlschool_dagster.errors import UserError
 from mlschool_dagster.local.jobs import run_job
 from mlschool_dagster.local.platform import local_endpoint, running_platform, stop_leftovers
 from mlschool_dagster.owned import PRIVATE, is_owned, remove_owned
-from mlschool_dagster.serving.deployment import read_deployment
+from mlschool_dagster.serving.desired_state import read_deployment
 from mlschool_dagster.settings import REST_SECONDS, Settings, unset_empty
 
 

@@ -21,6 +21,7 @@ import yaml
 from mlschool_dagster.atomic import replacing
 from mlschool_dagster.credentials import environment_of_child, public_uri, scrub
 from mlschool_dagster.dataset.spec import load_spec
+from mlschool_dagster.deployment.local import LocalEndpoint
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.identity import Identity
 from mlschool_dagster.local.processes import (
@@ -29,9 +30,8 @@ from mlschool_dagster.local.processes import (
     kept_running,
     stop_tree,
 )
-from mlschool_dagster.serving.process import ServerConfig
+from mlschool_dagster.serving.server_config import ServerConfig
 from mlschool_dagster.settings import PLATFORM_RECORD, ROOT, Settings
-from mlschool_dagster.targets.local import LocalTarget
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -168,9 +168,9 @@ def absolute_uri(uri: str) -> str:
     return uri if "://" in uri else str(Path(uri).expanduser().absolute())
 
 
-def local_endpoint(settings: Settings) -> LocalTarget:
+def local_endpoint(settings: Settings) -> LocalEndpoint:
     """The inference server that belongs to this state folder."""
-    return LocalTarget(
+    return LocalEndpoint(
         ServerConfig(
             home=settings.home / "endpoint",
             store_uri=settings.capture_store,

@@ -21,6 +21,7 @@ from mlschool_dagster.capture.windows import LENGTH, Window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.dataset.spec import DataSpec, load_spec
 from mlschool_dagster.dataset.tables import read_data
+from mlschool_dagster.deployment.client import EndpointClient
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.local.jobs import run_config, run_job
 from mlschool_dagster.local.platform import Say, local_endpoint
@@ -34,7 +35,6 @@ from mlschool_dagster.simulation.config import TrafficConfig
 from mlschool_dagster.simulation.diary import Diary
 from mlschool_dagster.simulation.labels import label_captures
 from mlschool_dagster.simulation.traffic import simulate
-from mlschool_dagster.targets.client import EndpointClient
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,9 +7,9 @@ import dagster as dg
 from pydantic import Field
 
 if TYPE_CHECKING:
-    from mlschool_dagster.serving.process import ServerConfig
-    from mlschool_dagster.targets.base import EndpointTarget
-    from mlschool_dagster.targets.client import EndpointClient
+    from mlschool_dagster.deployment.client import EndpointClient
+    from mlschool_dagster.deployment.endpoint import Endpoint
+    from mlschool_dagster.serving.server_config import ServerConfig
 
 CALL_SECONDS = 30.0
 """How long each wait for an answer may take."""
@@ -17,7 +17,7 @@ PATIENCE_SECONDS = 10.0
 """How long an endpoint may take to tell its metrics."""
 
 
-class LocalEndpoint(dg.ConfigurableResource):  # type: ignore[type-arg]
+class LocalEndpointResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """An inference server on this machine."""
 
     home: str = Field(description="Folder for the state and the log of the server.")
@@ -49,15 +49,15 @@ class LocalEndpoint(dg.ConfigurableResource):  # type: ignore[type-arg]
         "same folder; empty: the platform starts its own.",
     )
 
-    def target(self) -> "EndpointTarget":
+    def target(self) -> "Endpoint":
         """The endpoint as a deployment target."""
-        from mlschool_dagster.targets.local import LocalTarget
+        from mlschool_dagster.deployment.local import LocalEndpoint
 
-        return LocalTarget(self._config(), self.url or None)
+        return LocalEndpoint(self._config(), self.url or None)
 
     def client(self, url: str = "") -> "EndpointClient":
         """A client of the endpoint at `url`, which is not told our token; empty: of this one."""
-        from mlschool_dagster.targets.client import EndpointClient
+        from mlschool_dagster.deployment.client import EndpointClient
 
         if url:
             return EndpointClient(self.name, url)
@@ -68,13 +68,13 @@ class LocalEndpoint(dg.ConfigurableResource):  # type: ignore[type-arg]
         return self._own_client(PATIENCE_SECONDS).text("/metrics")
 
     def _own_client(self, timeout: float = CALL_SECONDS) -> "EndpointClient":
-        from mlschool_dagster.targets.client import EndpointClient
+        from mlschool_dagster.deployment.client import EndpointClient
 
         address = self.url or self._config().url
         return EndpointClient(self.name, address, timeout, self.token or None)
 
     def _config(self) -> "ServerConfig":
-        from mlschool_dagster.serving.process import ServerConfig
+        from mlschool_dagster.serving.server_config import ServerConfig
 
         return ServerConfig(
             home=Path(self.home),

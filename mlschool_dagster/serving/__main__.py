@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.serving.process import (
+from mlschool_dagster.serving.server_config import (
     CONNECTIONS,
     IDLE_SECONDS,
     STORE_VARIABLE,

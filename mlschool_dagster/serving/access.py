@@ -13,7 +13,6 @@ from ipaddress import ip_address
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.serving.process import TOKEN_VARIABLE, ServerConfig
 from mlschool_dagster.serving.responses import (
     COUNT_ANSWER,
     OPEN_PATH,
@@ -21,6 +20,7 @@ from mlschool_dagster.serving.responses import (
     error_body,
     send_json,
 )
+from mlschool_dagster.serving.server_config import TOKEN_VARIABLE, ServerConfig
 
 MIN_TOKEN = 16
 """Fewest characters of a token."""

@@ -28,14 +28,14 @@ from mlschool_dagster.serving.batching import Batcher
 from mlschool_dagster.serving.invocations import Invocations
 from mlschool_dagster.serving.logs import RequestLog
 from mlschool_dagster.serving.metrics import Metrics
+from mlschool_dagster.serving.model_router import ModelRouter, Routing, Version
 from mlschool_dagster.serving.openapi import openapi_document, openapi_page
-from mlschool_dagster.serving.process import ServerConfig
 from mlschool_dagster.serving.refusals import Refusals
 from mlschool_dagster.serving.responses import COUNT_ANSWER, error_body
 from mlschool_dagster.serving.sagemaker import INVOCATIONS, SageMakerRoute
+from mlschool_dagster.serving.server_config import ServerConfig
 from mlschool_dagster.serving.spill import SpillingStore, open_spilling
-from mlschool_dagster.serving.versions import Routing, Version, Versions
-from mlschool_dagster.serving.workers import (
+from mlschool_dagster.serving.worker_status import (
     METRICS_FOLDER,
     SHORTAGE,
     end_worker_if_failed,
@@ -65,7 +65,7 @@ class Endpoint:
 
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
-        self._versions = Versions(config.home)
+        self._router = ModelRouter(config.home)
         self._metrics = Metrics(config.name, config.home / METRICS_FOLDER)
         self._refusals = Refusals(self._metrics)
         self._site = Starlette(
@@ -108,15 +108,15 @@ class Endpoint:
         self._invocations = Invocations(
             config.name,
             config.home,
-            self._versions,
+            self._router,
             self._batcher,
             self._refusals,
             self._metrics,
             requests,
         )
-        await self._versions.refresh()
+        await self._router.refresh()
         tasks = [
-            asyncio.create_task(self._versions.follow()),
+            asyncio.create_task(self._router.follow()),
             asyncio.create_task(self._keep_house()),
         ]
         for task in tasks:
@@ -149,7 +149,7 @@ class Endpoint:
                 self._metrics.serves(role, version.release.version, version.since)
 
     def _routing(self) -> Routing:
-        return self._versions.routing or Routing({})
+        return self._router.routing or Routing({})
 
     def _primary(self) -> Version:
         primary = self._routing().primary
@@ -172,7 +172,7 @@ class Endpoint:
         )
 
     async def _health(self, request: Request) -> Response:
-        routing, failure = self._routing(), self._versions.failure
+        routing, failure = self._routing(), self._router.failure
         primary = routing.primary
         return _json(
             {
@@ -186,7 +186,7 @@ class Endpoint:
                 "pid": os.getpid(),
                 "captures_written": self._batcher.written,
                 "spilled_bytes": self._store.spilled_bytes,
-                "deployment": self._versions.deployment_id,
+                "deployment": self._router.deployment_id,
                 "failure": None if failure is None else asdict(failure),
             }
         )

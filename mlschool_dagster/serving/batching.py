@@ -18,10 +18,10 @@ from mlschool_dagster.capture.records import Capture, Role
 from mlschool_dagster.capture.store import Appended, StoreRefusedError
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.serving.metrics import Metrics
+from mlschool_dagster.serving.model_router import Version
 from mlschool_dagster.serving.questions import Question
 from mlschool_dagster.serving.spill import HAND_OVER_SECONDS, SpillFullError, SpillingStore
-from mlschool_dagster.serving.versions import Version
-from mlschool_dagster.serving.workers import end_worker_if_failed
+from mlschool_dagster.serving.worker_status import end_worker_if_failed
 
 log = logging.getLogger(__name__)
 

@@ -36,12 +36,12 @@ from mlschool_dagster.serving.bodies import (
 from mlschool_dagster.serving.event_ids import new_event_ids
 from mlschool_dagster.serving.logs import RequestLog
 from mlschool_dagster.serving.metrics import Metrics
+from mlschool_dagster.serving.model_router import ModelRouter, NoVersionError, Routing, Version
 from mlschool_dagster.serving.probes import PROBE_HEADER, is_probe_key
 from mlschool_dagster.serving.questions import Question
 from mlschool_dagster.serving.refusals import Refusals
 from mlschool_dagster.serving.responses import CLOSE, RETRY_LATER, Headers, error_body, send_json
 from mlschool_dagster.serving.validation import Accepted, InvalidRequestError
-from mlschool_dagster.serving.versions import NoVersionError, Routing, Version, Versions
 
 EVENT_ID_HEADERS = (b"x-amzn-sagemaker-inference-id", b"x-request-id")
 """Where a caller may name its request, the first that is present counts (see `row_ids`)."""
@@ -87,7 +87,7 @@ class Invocations:
         self,
         name: str,
         home: Path,
-        versions: Versions,
+        router: ModelRouter,
         batcher: Batcher,
         refusals: Refusals,
         metrics: Metrics,
@@ -95,7 +95,7 @@ class Invocations:
     ) -> None:
         self._name = name
         self._home = home
-        self._versions = versions
+        self._router = router
         self._batcher = batcher
         self._refusals = refusals
         self._metrics = metrics
@@ -155,7 +155,7 @@ class Invocations:
         exchange.event_id = name or ""
         media_type = _media_type(headers)
         partial = _is_partial(scope["query_string"])
-        routing = self._versions.routing
+        routing = self._router.routing
         if routing is None:
             raise NoVersionError
         key = name or new_event_ids(1)[0]

@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 
 from mlschool_dagster.capture.records import Capture
 from mlschool_dagster.serving.tallies import Counts, Observations, Tally, added_up, written
-from mlschool_dagster.serving.workers import LIVING, METRICS_FILES
+from mlschool_dagster.serving.worker_status import LIVING, METRICS_FILES
 
 FLUSH_SECONDS = 0.5
 """How far the shared files may be behind what happened in another worker."""

@@ -15,6 +15,7 @@ from mlschool_dagster.serving.bodies import MAX_BODY
 from mlschool_dagster.serving.faults import InvalidRequestError
 from mlschool_dagster.serving.formats import MAX_ROWS
 from mlschool_dagster.serving.invocations import EVENT_ID_HEADERS, MAX_EVENT_ID, VARIANT_HEADER
+from mlschool_dagster.serving.model_router import plausible_rows
 from mlschool_dagster.serving.openapi_page import openapi_page
 from mlschool_dagster.serving.openapi_schemas import (
     Schema,
@@ -23,7 +24,6 @@ from mlschool_dagster.serving.openapi_schemas import (
     reference,
 )
 from mlschool_dagster.serving.validation import Row, Validator
-from mlschool_dagster.serving.versions import plausible_rows
 
 __all__ = ["openapi_document", "openapi_page"]
 

@@ -25,7 +25,6 @@ from mlschool_dagster.serving.framing import (
     require_single,
     target_of,
 )
-from mlschool_dagster.serving.process import CONNECTIONS, IDLE_SECONDS, OVERFLOW
 from mlschool_dagster.serving.responses import (
     CLOSE,
     COUNT_ANSWER,
@@ -35,6 +34,7 @@ from mlschool_dagster.serving.responses import (
     error_body,
     send_json,
 )
+from mlschool_dagster.serving.server_config import CONNECTIONS, IDLE_SECONDS, OVERFLOW
 
 NEVER = float("inf")
 

@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 
 from mlschool_dagster.capture.records import Capture, Role
+from mlschool_dagster.serving.model_router import Version
 from mlschool_dagster.serving.validation import Accepted
-from mlschool_dagster.serving.versions import Version
 
 
 @dataclass(slots=True, eq=False)

@@ -29,8 +29,8 @@ from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.serving.process import OVERFLOW, ServerConfig, read_record, write_record
-from mlschool_dagster.serving.workers import (
+from mlschool_dagster.serving.server_config import OVERFLOW, ServerConfig, read_record, write_record
+from mlschool_dagster.serving.worker_status import (
     SHORTAGE,
     forget_all_workers,
     forget_worker,

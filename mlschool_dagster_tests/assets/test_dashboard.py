@@ -14,7 +14,7 @@ from mlschool_dagster.automation.dashboard import dashboard_job, dashboard_senso
 from mlschool_dagster.monitoring.history import open_history
 from mlschool_dagster.promotion.episode import Entry, Step
 from mlschool_dagster.promotion.ledger import open_ledger
-from mlschool_dagster.serving.deployment import Deployment, Plan, Release, record_deployment
+from mlschool_dagster.serving.desired_state import Deployment, Plan, Release, record_deployment
 from mlschool_dagster_tests.monitoring import month
 from mlschool_dagster_tests.monitoring.samples import START
 from mlschool_dagster_tests.platform import WINDOW, Platform, metadata, traffic, truth

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from mlschool_dagster.targets.local import LocalTarget
+from mlschool_dagster.deployment.local import LocalEndpoint
 from mlschool_dagster_tests.assets.versions import register_again, spoil
 from mlschool_dagster_tests.platform import Platform, checks, materialized, metadata, sentence
 from mlschool_dagster_tests.serving.tiny_model import ROW
 
 
 def test_the_first_deployment_serves_the_challenger_and_makes_it_champion(
-    trained_platform: Platform, target: LocalTarget
+    trained_platform: Platform, target: LocalEndpoint
 ) -> None:
     result = trained_platform.run("deployment_job")
     assert result.success
@@ -32,7 +32,7 @@ def test_the_first_deployment_serves_the_challenger_and_makes_it_champion(
 
 
 def test_a_second_version_takes_over_in_the_same_process(
-    trained_platform: Platform, target: LocalTarget
+    trained_platform: Platform, target: LocalEndpoint
 ) -> None:
     first = metadata(trained_platform.run("deployment_job"), "endpoint")
     version = register_again(trained_platform)
@@ -48,7 +48,7 @@ def test_a_second_version_takes_over_in_the_same_process(
 
 
 def test_a_canary_and_a_shadow_serve_beside_the_champion(
-    trained_platform: Platform, target: LocalTarget
+    trained_platform: Platform, target: LocalEndpoint
 ) -> None:
     assert trained_platform.run("deployment_job").success
     canary, shadow = register_again(trained_platform), register_again(trained_platform)
@@ -65,7 +65,7 @@ def test_a_canary_and_a_shadow_serve_beside_the_champion(
 
 
 def test_a_canary_that_fails_its_smoke_test_takes_no_request(
-    trained_platform: Platform, target: LocalTarget
+    trained_platform: Platform, target: LocalEndpoint
 ) -> None:
     assert trained_platform.run("deployment_job").success
     canary = register_again(trained_platform)
@@ -84,7 +84,7 @@ def test_a_version_is_no_canary_of_itself(trained_platform: Platform) -> None:
 
 @pytest.mark.slow
 def test_a_version_that_fails_its_smoke_test_leaves_all_as_it_was(
-    trained_platform: Platform, target: LocalTarget
+    trained_platform: Platform, target: LocalEndpoint
 ) -> None:
     assert trained_platform.run("deployment_job").success
     version = register_again(trained_platform)
@@ -100,7 +100,7 @@ def test_a_version_that_fails_its_smoke_test_leaves_all_as_it_was(
 
 @pytest.mark.slow
 def test_a_first_version_that_fails_its_smoke_test_does_not_serve(
-    trained_platform: Platform, target: LocalTarget
+    trained_platform: Platform, target: LocalEndpoint
 ) -> None:
     spoil(trained_platform, "1")
     result = trained_platform.run("deployment_job")
@@ -111,7 +111,7 @@ def test_a_first_version_that_fails_its_smoke_test_does_not_serve(
 
 @pytest.mark.slow
 def test_a_version_whose_files_are_damaged_leaves_all_as_it_was(
-    trained_platform: Platform, target: LocalTarget
+    trained_platform: Platform, target: LocalEndpoint
 ) -> None:
     assert trained_platform.run("deployment_job").success
     version = register_again(trained_platform)

@@ -5,8 +5,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from mlschool_dagster.deployment.local import LocalEndpoint
 from mlschool_dagster.errors import RefusedError
-from mlschool_dagster.targets.local import LocalTarget
 from mlschool_dagster_tests.platform import Platform, checks, undecided
 from mlschool_dagster_tests.serving.tiny_model import ROW
 
@@ -29,7 +29,7 @@ def test_an_endpoint_that_was_never_deployed_is_neither_up_nor_missed(platform: 
 
 
 def test_what_happened_since_the_last_look_is_seen(
-    trained_platform: Platform, target: LocalTarget
+    trained_platform: Platform, target: LocalEndpoint
 ) -> None:
     assert trained_platform.run("deployment_job").success
     _, first = look(trained_platform)
@@ -56,7 +56,7 @@ def test_what_happened_since_the_last_look_is_seen(
 
 
 def test_an_endpoint_that_is_down_is_an_observation_and_a_failed_check(
-    trained_platform: Platform, target: LocalTarget
+    trained_platform: Platform, target: LocalEndpoint
 ) -> None:
     assert trained_platform.run("deployment_job").success
     target.invoke([ROW])

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from mlschool_dagster.deployment.local import LocalEndpoint
 from mlschool_dagster.settings import ROOT
-from mlschool_dagster.targets.local import LocalTarget
 from mlschool_dagster_tests.assets.versions import register_again
 from mlschool_dagster_tests.platform import Platform, materialized, metadata, sentence
 from mlschool_dagster_tests.serving.tiny_model import ROW
@@ -18,7 +18,7 @@ def told(result: Any) -> list[dict[str, Any]]:
 
 
 def test_the_ledger_tells_who_deployed_what_when_and_why(
-    trained_platform: Platform, target: LocalTarget
+    trained_platform: Platform, target: LocalEndpoint
 ) -> None:
     config = {"endpoint": {"version": "1", "reason": "the first"}}
     result = trained_platform.run("deployment_job", config)
@@ -33,7 +33,7 @@ def test_the_ledger_tells_who_deployed_what_when_and_why(
 
 
 def test_a_roll_back_restores_the_primary_before_and_drops_the_canary(
-    trained_platform: Platform, target: LocalTarget
+    trained_platform: Platform, target: LocalEndpoint
 ) -> None:
     assert trained_platform.run("deployment_job").success
     version = register_again(trained_platform)
@@ -55,7 +55,7 @@ def test_a_roll_back_restores_the_primary_before_and_drops_the_canary(
 
 
 def test_without_a_primary_before_there_is_nothing_to_roll_back_to(
-    trained_platform: Platform, target: LocalTarget
+    trained_platform: Platform, target: LocalEndpoint
 ) -> None:
     assert trained_platform.run("deployment_job").success
     result = trained_platform.run("rollback_job")
@@ -65,7 +65,7 @@ def test_without_a_primary_before_there_is_nothing_to_roll_back_to(
 
 @pytest.mark.slow
 def test_one_command_without_configuration_rolls_back(
-    trained_platform: Platform, target: LocalTarget
+    trained_platform: Platform, target: LocalEndpoint
 ) -> None:
     assert trained_platform.run("deployment_job").success
     version = register_again(trained_platform)

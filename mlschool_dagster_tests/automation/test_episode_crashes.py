@@ -8,12 +8,12 @@ import dagster as dg
 import pytest
 
 from mlschool_dagster.automation.acts import ACT_TAG, LOOK
+from mlschool_dagster.deployment.local import LocalEndpoint
 from mlschool_dagster.local.platform import local_endpoint
 from mlschool_dagster.promotion.episode import Step
 from mlschool_dagster.promotion.steps import Act
-from mlschool_dagster.serving.deployment import Release
+from mlschool_dagster.serving.desired_state import Release
 from mlschool_dagster.simulation.config import Drift, TrafficConfig
-from mlschool_dagster.targets.local import LocalTarget
 from mlschool_dagster_tests.assets.test_comparison import live_through
 from mlschool_dagster_tests.automation.test_crashes import kill_processes, start_daemon, wait_until
 from mlschool_dagster_tests.automation.test_promotion import measured, serve_both
@@ -52,7 +52,7 @@ def daemons(trained_platform: Platform, tmp_path: Path) -> Iterator[Daemons]:
         kill_processes(trained_platform)
 
 
-def served(target: LocalTarget) -> list[tuple[str, str]]:
+def served(target: LocalEndpoint) -> list[tuple[str, str]]:
     """The primaries and canaries that the endpoint was to serve, one after another."""
     plans = [deployment.plan for deployment in target.history() if deployment.candidate is None]
     return [(_version(plan.primary), _version(plan.canary)) for plan in plans]

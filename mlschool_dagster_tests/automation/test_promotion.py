@@ -12,11 +12,11 @@ from mlschool_dagster.automation.promotion import LEDGER_JOB
 from mlschool_dagster.capture.records import Role
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
+from mlschool_dagster.deployment.local import LocalEndpoint
 from mlschool_dagster.local.platform import local_endpoint
 from mlschool_dagster.monitoring.history import open_history
 from mlschool_dagster.monitoring.metrics import Metric, MetricName
 from mlschool_dagster.promotion.episode import Entry, Step
-from mlschool_dagster.targets.local import LocalTarget
 from mlschool_dagster_tests.assets.versions import register_again
 from mlschool_dagster_tests.automation.ticking import (
     Sensor,
@@ -33,7 +33,7 @@ EPISODE = "20261120-120000-abcd"
 
 
 @pytest.fixture
-def target(trained_platform: Platform) -> Iterator[LocalTarget]:
+def target(trained_platform: Platform) -> Iterator[LocalEndpoint]:
     target = local_endpoint(trained_platform.settings)
     yield target
     target.stop()
@@ -203,7 +203,7 @@ def test_the_ledger_is_shown_once_after_each_change(sensor: Sensor) -> None:
 @pytest.mark.slow
 def test_a_better_challenger_is_promoted_and_found_healthy(
     trained_platform: Platform,
-    target: LocalTarget,
+    target: LocalEndpoint,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

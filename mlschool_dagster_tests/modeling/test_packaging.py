@@ -33,10 +33,10 @@ from mlschool_dagster.modeling.packaging import environment, git_commit
 from mlschool_dagster.modeling.registry import Registry
 from mlschool_dagster.modeling.training import TrainingResult
 from mlschool_dagster.serving.batching import predict
-from mlschool_dagster.serving.deployment import Release
+from mlschool_dagster.serving.desired_state import Release
+from mlschool_dagster.serving.model_router import Version
 from mlschool_dagster.serving.questions import Question
 from mlschool_dagster.serving.validation import Accepted, InvalidRequestError, Validator
-from mlschool_dagster.serving.versions import Version
 from mlschool_dagster_tests.modeling.logged import Logged
 from mlschool_dagster_tests.serving.tiny_model import ROW, tiny_model
 from mlschool_dagster_tests.worlds import DATA

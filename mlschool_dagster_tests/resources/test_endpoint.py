@@ -8,7 +8,7 @@ from threading import Thread
 
 import pytest
 
-from mlschool_dagster.resources.endpoint import LocalEndpoint
+from mlschool_dagster.resources.endpoint import LocalEndpointResource
 from mlschool_dagster_tests.serving.server import free_port
 
 
@@ -42,8 +42,8 @@ def listener() -> Iterator[Listener]:
         thread.join()
 
 
-def endpoint(home: Path, url: str = "") -> LocalEndpoint:
-    return LocalEndpoint(
+def endpoint(home: Path, url: str = "") -> LocalEndpointResource:
+    return LocalEndpointResource(
         home=str(home),
         name="penguins",
         host="127.0.0.1",

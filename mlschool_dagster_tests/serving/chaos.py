@@ -23,7 +23,7 @@ import psycopg
 
 from mlschool_dagster.capture.records import Capture
 from mlschool_dagster.capture.store import open_store
-from mlschool_dagster.serving.deployment import Deployment, Plan, record_deployment
+from mlschool_dagster.serving.desired_state import Deployment, Plan, record_deployment
 from mlschool_dagster_tests.postgres import PostgresServer
 from mlschool_dagster_tests.serving.server import Server, release, running_server, wait_for
 from mlschool_dagster_tests.serving.spilling import Place

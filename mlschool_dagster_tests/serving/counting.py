@@ -70,7 +70,7 @@ def samples(exposition: str) -> Samples:
 
 def main() -> None:
     from mlschool_dagster.serving.metrics import Metrics
-    from mlschool_dagster.serving.workers import forget_counting
+    from mlschool_dagster.serving.worker_status import forget_counting
 
     folder = Path(sys.argv[1])
     metrics = Metrics("test", folder)

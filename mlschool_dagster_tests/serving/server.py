@@ -17,8 +17,8 @@ import psutil
 from mlschool_dagster.capture.records import Capture
 from mlschool_dagster.capture.store import open_store
 from mlschool_dagster.dataset.spec import InputValue
-from mlschool_dagster.serving.deployment import Deployment, Plan, Release, record_deployment
-from mlschool_dagster.serving.process import STORE_VARIABLE, TOKEN_VARIABLE
+from mlschool_dagster.serving.desired_state import Deployment, Plan, Release, record_deployment
+from mlschool_dagster.serving.server_config import STORE_VARIABLE, TOKEN_VARIABLE
 from mlschool_dagster_tests.serving.tiny_model import tiny_model
 
 PATIENCE = 30.0

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.serving.access import Access, require_token
-from mlschool_dagster.serving.process import ServerConfig
+from mlschool_dagster.serving.server_config import ServerConfig
 
 ANYWHERE = "0.0.0.0"  # noqa: S104 - nothing is bound to it
 TOKEN = secrets.token_urlsafe()

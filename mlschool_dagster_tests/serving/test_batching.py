@@ -19,12 +19,12 @@ from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.serving import batching
 from mlschool_dagster.serving.batching import Batcher, CaptureFailedError, ConflictError, predict
-from mlschool_dagster.serving.deployment import Release
+from mlschool_dagster.serving.desired_state import Release
 from mlschool_dagster.serving.metrics import Metrics
+from mlschool_dagster.serving.model_router import Version
 from mlschool_dagster.serving.questions import Question
 from mlschool_dagster.serving.spill import open_spilling
 from mlschool_dagster.serving.validation import Accepted, Validator
-from mlschool_dagster.serving.versions import Version
 from mlschool_dagster_tests.serving.spilling import is_back, wait_until
 from mlschool_dagster_tests.serving.tiny_model import ROW, SPEC, tiny_model
 

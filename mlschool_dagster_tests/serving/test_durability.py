@@ -13,9 +13,9 @@ import pytest
 from mlschool_dagster.capture.records import Label
 from mlschool_dagster.capture.store import CaptureStore, open_store
 from mlschool_dagster.clock import utc_now
-from mlschool_dagster.serving.deployment import Plan
-from mlschool_dagster.serving.process import ServerConfig
-from mlschool_dagster.targets.local import LocalTarget
+from mlschool_dagster.deployment.local import LocalEndpoint
+from mlschool_dagster.serving.desired_state import Plan
+from mlschool_dagster.serving.server_config import ServerConfig
 from mlschool_dagster_tests.postgres import PostgresServer
 from mlschool_dagster_tests.serving.hammer import Hammer
 from mlschool_dagster_tests.serving.server import (
@@ -69,7 +69,7 @@ def kill_all_at_once(server: Server) -> None:
 @pytest.mark.slow
 def test_soak_under_swaps_labelling_and_monitoring(tmp_path: Path) -> None:
     config = ServerConfig(tmp_path / "endpoint", store_uri(tmp_path), "penguins", port=free_port())
-    target = LocalTarget(config)
+    target = LocalEndpoint(config)
     plans = [Plan(release(tmp_path, version)) for version in ("1", "2")]
     target.deploy(plans[0], "test", "begin", print)
     swaps = 0

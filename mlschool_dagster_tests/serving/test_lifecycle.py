@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from mlschool_dagster.serving.deployment import (
+from mlschool_dagster.serving.desired_state import (
     DEPLOYMENTS_FILE,
     Deployment,
     Plan,

@@ -24,7 +24,7 @@ from mlschool_dagster.serving.logs import (
     JsonLines,
     RequestLog,
 )
-from mlschool_dagster.serving.process import STORE_VARIABLE, TOKEN_VARIABLE
+from mlschool_dagster.serving.server_config import STORE_VARIABLE, TOKEN_VARIABLE
 from mlschool_dagster.settings import ROOT
 
 

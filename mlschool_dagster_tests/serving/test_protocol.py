@@ -11,8 +11,8 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from mlschool_dagster.serving.process import OVERFLOW
 from mlschool_dagster.serving.protocol import LimitedProtocol, Limits
+from mlschool_dagster.serving.server_config import OVERFLOW
 from mlschool_dagster_tests.serving.web_server import (
     PATIENCE,
     answer_of,

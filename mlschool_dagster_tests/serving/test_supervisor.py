@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from mlschool_dagster.serving.workers import read_workers
+from mlschool_dagster.serving.worker_status import read_workers
 from mlschool_dagster_tests.serving.server import (
     Server,
     free_port,
@@ -139,7 +139,7 @@ def test_a_worker_that_cannot_start_ends_the_server(tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from mlschool_dagster.serving.process import ServerConfig
+from mlschool_dagster.serving.server_config import ServerConfig
 from mlschool_dagster.serving.supervisor import serve
 home = Path({str(tmp_path)!r})
 sys.exit(serve(ServerConfig(home, "redis://somewhere", "penguins", port={free_port()})))

@@ -13,11 +13,19 @@ import psutil
 import pytest
 
 from mlschool_dagster.capture.store import open_store
+from mlschool_dagster.deployment.endpoint import Invoke
+from mlschool_dagster.deployment.local import LocalEndpoint
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.serving.deployment import Plan, Release
-from mlschool_dagster.serving.process import ServerConfig
-from mlschool_dagster.targets.base import Invoke
-from mlschool_dagster.targets.local import LocalTarget
+from mlschool_dagster.serving.desired_state import Plan, Release
+from mlschool_dagster.serving.server_config import ServerConfig
+from mlschool_dagster_tests.deployment.local_endpoints import (
+    deploy,
+    deploy_release,
+    served,
+    spoil,
+    target_of,
+    target_of_same,
+)
 from mlschool_dagster_tests.serving.server import (
     free_port,
     release,
@@ -27,18 +35,10 @@ from mlschool_dagster_tests.serving.server import (
     workers_of,
 )
 from mlschool_dagster_tests.serving.tiny_model import ROW, tiny_model
-from mlschool_dagster_tests.targets.local_targets import (
-    deploy,
-    deploy_release,
-    served,
-    spoil,
-    target_of,
-    target_of_same,
-)
 
 
 def test_a_version_without_sense_is_refused_by_the_server(
-    target: LocalTarget, tmp_path: Path
+    target: LocalEndpoint, tmp_path: Path
 ) -> None:
     deploy(target, tmp_path, "1")
     senseless = release(tmp_path, "2")
@@ -50,7 +50,7 @@ def test_a_version_without_sense_is_refused_by_the_server(
 
 @pytest.mark.slow
 def test_what_serves_comes_back_with_a_restarted_server(
-    target: LocalTarget, tmp_path: Path
+    target: LocalEndpoint, tmp_path: Path
 ) -> None:
     """A failed deployment leaves nothing behind that a restart would stumble over."""
     pid = deploy(target, tmp_path, "1")
@@ -65,15 +65,15 @@ def test_what_serves_comes_back_with_a_restarted_server(
 
 @pytest.mark.slow
 def test_a_deployer_that_dies_leaves_what_served(
-    target: LocalTarget, port: int, tmp_path: Path
+    target: LocalEndpoint, port: int, tmp_path: Path
 ) -> None:
     deploy(target, tmp_path, "1")
     code = f"""
 import os, signal
 from pathlib import Path
-from mlschool_dagster.serving.deployment import Plan
+from mlschool_dagster.serving.desired_state import Plan
 from mlschool_dagster_tests.serving.server import release
-from mlschool_dagster_tests.targets.local_targets import target_of
+from mlschool_dagster_tests.deployment.local_endpoints import target_of
 home = Path({str(tmp_path)!r})
 die = lambda candidate, invoke: os.kill(os.getpid(), signal.SIGKILL)
 target_of(home, {port}).deploy(Plan(release(home, "2")), "", "", print, die)
@@ -102,7 +102,7 @@ def test_every_worker_serves_what_was_deployed(tmp_path: Path) -> None:
             target.stop()
 
 
-def test_a_shadow_is_captured_beside_each_answer(target: LocalTarget, tmp_path: Path) -> None:
+def test_a_shadow_is_captured_beside_each_answer(target: LocalEndpoint, tmp_path: Path) -> None:
     one, two = release(tmp_path, "1"), release(tmp_path, "2")
     target.deploy(Plan(one, shadow=two), "a test", "because", lambda step: None)
     rows = [{**ROW, "body_mass_g": 3000 + 100 * i} for i in range(10)]
@@ -125,7 +125,7 @@ def test_a_shadow_is_captured_beside_each_answer(target: LocalTarget, tmp_path: 
 
 @pytest.mark.slow
 def test_a_worker_killed_under_way_does_not_stop_a_deployment(
-    target: LocalTarget, tmp_path: Path
+    target: LocalEndpoint, tmp_path: Path
 ) -> None:
     pid = deploy(target, tmp_path, "1")
 
@@ -141,7 +141,7 @@ def test_a_worker_killed_under_way_does_not_stop_a_deployment(
 def test_a_server_that_is_kept_by_others_follows_and_is_left_alone(tmp_path: Path) -> None:
     with running_server(tmp_path, version=None) as server:
         config = ServerConfig(tmp_path, server.store_uri, "penguins")
-        target = LocalTarget(config, str(server.client.base_url))
+        target = LocalEndpoint(config, str(server.client.base_url))
         assert target.status() is None
         for version in ("1", "2"):
             plan = Plan(release(tmp_path, version))
@@ -160,8 +160,8 @@ def test_a_server_that_is_kept_by_others_follows_and_is_left_alone(tmp_path: Pat
 def test_a_server_of_others_that_does_not_follow_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlschool_dagster.targets.local.DEADLINE_SECONDS", 0.2)
-    target = LocalTarget(
+    monkeypatch.setattr("mlschool_dagster.deployment.local.DEADLINE_SECONDS", 0.2)
+    target = LocalEndpoint(
         ServerConfig(tmp_path, store_uri(tmp_path), "penguins"), f"http://127.0.0.1:{free_port()}"
     )
     with pytest.raises(UserError, match="make sure that its server runs with the home folder"):
@@ -185,7 +185,7 @@ def test_it_presents_its_token_and_tells_it_to_nobody(tmp_path: Path) -> None:
         target.stop()
 
 
-def test_deployments_at_once_take_turns(target: LocalTarget, port: int, tmp_path: Path) -> None:
+def test_deployments_at_once_take_turns(target: LocalEndpoint, port: int, tmp_path: Path) -> None:
     others = [target, *(target_of(tmp_path, port) for _ in range(2))]
     outcomes: list[int] = []
     threads = [
@@ -200,7 +200,7 @@ def test_deployments_at_once_take_turns(target: LocalTarget, port: int, tmp_path
     assert len(set(outcomes)) == 1
 
 
-def test_it_is_small_and_quick_to_start(target: LocalTarget, tmp_path: Path) -> None:
+def test_it_is_small_and_quick_to_start(target: LocalEndpoint, tmp_path: Path) -> None:
     supervisor = psutil.Process(deploy(target, tmp_path, "1"))
     processes = [supervisor, *supervisor.children(recursive=True)]
     seconds = [sum(process.cpu_times()[:2]) for process in processes]
@@ -209,7 +209,7 @@ def test_it_is_small_and_quick_to_start(target: LocalTarget, tmp_path: Path) -> 
 
 
 def test_it_takes_no_detour_through_a_proxy(
-    target: LocalTarget, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    target: LocalEndpoint, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")

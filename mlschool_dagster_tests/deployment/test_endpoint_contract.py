@@ -12,26 +12,26 @@ from pathlib import Path
 import pytest
 
 from mlschool_dagster.clock import utc_now
+from mlschool_dagster.deployment.endpoint import Endpoint, Invoke, Verify, accept
+from mlschool_dagster.deployment.local import LocalEndpoint
 from mlschool_dagster.errors import RefusedError, UserError
-from mlschool_dagster.serving.deployment import Deployment, Plan, Release, previous_primary
-from mlschool_dagster.serving.process import ServerConfig
-from mlschool_dagster.targets.base import EndpointTarget, Invoke, Verify, accept
-from mlschool_dagster.targets.local import LocalTarget
+from mlschool_dagster.serving.desired_state import Deployment, Plan, Release, previous_primary
+from mlschool_dagster.serving.server_config import ServerConfig
 from mlschool_dagster_tests.serving.server import free_port, release, store_uri, wait_for
 from mlschool_dagster_tests.serving.tiny_model import ROW, tiny_model
 
 
-def local(home: Path) -> EndpointTarget:
-    return LocalTarget(ServerConfig(home, store_uri(home), "penguins", port=free_port()))
+def local(home: Path) -> Endpoint:
+    return LocalEndpoint(ServerConfig(home, store_uri(home), "penguins", port=free_port()))
 
 
-MAKERS: list[Callable[[Path], EndpointTarget]] = [local]
+MAKERS: list[Callable[[Path], Endpoint]] = [local]
 
 
 @pytest.fixture(params=MAKERS)
-def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EndpointTarget]:
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Endpoint]:
     """An endpoint to which nothing was deployed."""
-    target: EndpointTarget = request.param(tmp_path)
+    target: Endpoint = request.param(tmp_path)
     yield target
     target.stop()
 
@@ -39,26 +39,26 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EndpointT
 @pytest.fixture(scope="module", params=MAKERS)
 def serving(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[EndpointTarget]:
+) -> Iterator[Endpoint]:
     """An endpoint that serves version 1."""
     home = tmp_path_factory.mktemp("home")
-    target: EndpointTarget = request.param(home)
+    target: Endpoint = request.param(home)
     serve(target, home, "1")
     yield target
     target.stop()
 
 
-def deploy(target: EndpointTarget, plan: Plan, verify: Verify = accept) -> list[str]:
+def deploy(target: Endpoint, plan: Plan, verify: Verify = accept) -> list[str]:
     steps: list[str] = []
     target.deploy(plan, "a test", "because", steps.append, verify)
     return steps
 
 
-def serve(target: EndpointTarget, home: Path, version: str) -> list[str]:
+def serve(target: Endpoint, home: Path, version: str) -> list[str]:
     return deploy(target, Plan(release(home, version)))
 
 
-def answering(target: EndpointTarget) -> str:
+def answering(target: Endpoint) -> str:
     return target.invoke([ROW])[0].model_version
 
 
@@ -75,7 +75,7 @@ class Traffic:
 
 
 @contextmanager
-def traffic(target: EndpointTarget) -> Iterator[Traffic]:
+def traffic(target: Endpoint) -> Iterator[Traffic]:
     """Clients that ask without a pause."""
     found = Traffic()
     done = threading.Event()
@@ -102,7 +102,7 @@ def primaries(history: Sequence[Deployment]) -> list[str | None]:
     return [d.plan.primary.version if d.plan.primary else None for d in history]
 
 
-def test_a_deployed_version_serves(target: EndpointTarget, tmp_path: Path) -> None:
+def test_a_deployed_version_serves(target: Endpoint, tmp_path: Path) -> None:
     before = utc_now()
     steps = serve(target, tmp_path, "1")
     status = target.status()
@@ -115,7 +115,7 @@ def test_a_deployed_version_serves(target: EndpointTarget, tmp_path: Path) -> No
     assert all(step.endswith(".") for step in steps)
 
 
-def test_it_answers_each_row_in_order(serving: EndpointTarget) -> None:
+def test_it_answers_each_row_in_order(serving: Endpoint) -> None:
     rows = [{**ROW, "body_mass_g": mass} for mass in (3000, 4500, None)]
     answers = serving.invoke(rows, "three")
     assert [answer.event_id for answer in answers] == ["three", "three#1", "three#2"]
@@ -125,20 +125,20 @@ def test_it_answers_each_row_in_order(serving: EndpointTarget) -> None:
         assert answer.model_version == "1"
 
 
-def test_refused_rows_come_back_with_their_faults(serving: EndpointTarget) -> None:
+def test_refused_rows_come_back_with_their_faults(serving: Endpoint) -> None:
     with pytest.raises(RefusedError) as refused:
         serving.invoke([{**ROW, "body_mass_g": -1}])
     assert [fault["column"] for fault in refused.value.faults] == ["body_mass_g"]
 
 
-def test_an_inference_id_with_other_rows_is_refused(serving: EndpointTarget) -> None:
+def test_an_inference_id_with_other_rows_is_refused(serving: Endpoint) -> None:
     assert serving.invoke([ROW], "once") == serving.invoke([ROW], "once")
     with pytest.raises(RefusedError):
         serving.invoke([{**ROW, "sex": None}], "once")
 
 
 def test_nothing_serves_before_a_deployment_and_after_a_stop(
-    target: EndpointTarget, tmp_path: Path
+    target: Endpoint, tmp_path: Path
 ) -> None:
     target.stop()
     assert target.status() is None
@@ -155,7 +155,7 @@ def test_nothing_serves_before_a_deployment_and_after_a_stop(
 
 
 def test_the_first_version_takes_no_traffic_before_it_is_verified(
-    target: EndpointTarget, tmp_path: Path
+    target: Endpoint, tmp_path: Path
 ) -> None:
     def verify(candidate: Release, invoke: Invoke) -> None:
         assert invoke([ROW])[0].model_version == "1"
@@ -167,9 +167,7 @@ def test_the_first_version_takes_no_traffic_before_it_is_verified(
     assert answering(target) == "1"
 
 
-def test_each_new_version_is_verified_beside_what_serves(
-    target: EndpointTarget, tmp_path: Path
-) -> None:
+def test_each_new_version_is_verified_beside_what_serves(target: Endpoint, tmp_path: Path) -> None:
     one, two, three = (release(tmp_path, version) for version in "123")
     verified: list[Release] = []
 
@@ -194,9 +192,7 @@ def test_each_new_version_is_verified_beside_what_serves(
     assert (status.version, status.canary, status.shadow) == ("2", None, "1")
 
 
-def test_the_version_before_goes_on_if_a_deployment_fails(
-    target: EndpointTarget, tmp_path: Path
-) -> None:
+def test_the_version_before_goes_on_if_a_deployment_fails(target: Endpoint, tmp_path: Path) -> None:
     serve(target, tmp_path, "1")
     damaged = release(tmp_path, "2")
     (damaged.folder / "compiled.npz").write_bytes(b"damaged")
@@ -209,7 +205,7 @@ def test_the_version_before_goes_on_if_a_deployment_fails(
 
 
 def test_a_first_version_that_fails_leaves_nothing_that_serves(
-    target: EndpointTarget, tmp_path: Path
+    target: Endpoint, tmp_path: Path
 ) -> None:
     def verify(candidate: Release, invoke: Invoke) -> None:
         raise UserError("It is wrong.")
@@ -223,7 +219,7 @@ def test_a_first_version_that_fails_leaves_nothing_that_serves(
 
 @pytest.mark.parametrize("fault", [UserError("It is wrong.\nVery."), KeyboardInterrupt()])
 def test_a_version_that_is_not_verified_never_answers(
-    target: EndpointTarget, tmp_path: Path, fault: BaseException
+    target: Endpoint, tmp_path: Path, fault: BaseException
 ) -> None:
     serve(target, tmp_path, "1")
 
@@ -244,9 +240,7 @@ def test_a_version_that_is_not_verified_never_answers(
     assert (last.by, last.reason) == ("a test", f"Taken back: {why}")
 
 
-def test_no_request_fails_while_versions_are_swapped(
-    target: EndpointTarget, tmp_path: Path
-) -> None:
+def test_no_request_fails_while_versions_are_swapped(target: Endpoint, tmp_path: Path) -> None:
     serve(target, tmp_path, "1")
     with traffic(target) as clients:
         for version in ("2", "3", "1", "2", "3"):
@@ -256,7 +250,7 @@ def test_no_request_fails_while_versions_are_swapped(
     assert set(clients.answers) == {"1", "2", "3"}
 
 
-def test_a_canary_answers_its_share(target: EndpointTarget, tmp_path: Path) -> None:
+def test_a_canary_answers_its_share(target: Endpoint, tmp_path: Path) -> None:
     one, two = release(tmp_path, "1"), release(tmp_path, "2")
     share = 0.3
     deploy(target, Plan(one, canary=two, canary_share=share))
@@ -271,7 +265,7 @@ def test_a_canary_answers_its_share(target: EndpointTarget, tmp_path: Path) -> N
     assert abs(clients.answers["2"] - share * asked) < 5 * deviation
 
 
-def test_a_shadow_never_answers(target: EndpointTarget, tmp_path: Path) -> None:
+def test_a_shadow_never_answers(target: Endpoint, tmp_path: Path) -> None:
     deploy(target, Plan(release(tmp_path, "1"), shadow=release(tmp_path, "2")))
     status = target.status()
     assert status is not None
@@ -279,16 +273,14 @@ def test_a_shadow_never_answers(target: EndpointTarget, tmp_path: Path) -> None:
     assert {answering(target) for _ in range(50)} == {"1"}
 
 
-def test_the_previous_version_can_be_rolled_back_to(target: EndpointTarget, tmp_path: Path) -> None:
+def test_the_previous_version_can_be_rolled_back_to(target: Endpoint, tmp_path: Path) -> None:
     serve(target, tmp_path, "1")
     serve(target, tmp_path, "2")
     deploy(target, Plan(previous_primary(target.history())))
     assert answering(target) == "1"
 
 
-def test_the_history_tells_who_wanted_what_when_and_why(
-    target: EndpointTarget, tmp_path: Path
-) -> None:
+def test_the_history_tells_who_wanted_what_when_and_why(target: Endpoint, tmp_path: Path) -> None:
     start = utc_now()
     for version, by in (("1", "Ada"), ("2", "Grace")):
         plan = Plan(release(tmp_path, version))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mlschool_dagster.serving.process import (
+from mlschool_dagster.serving.server_config import (
     ServerConfig,
     process_start,
     read_record,

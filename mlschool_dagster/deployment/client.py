@@ -7,9 +7,9 @@ import httpx
 
 from mlschool_dagster.capture.records import Role
 from mlschool_dagster.dataset.spec import InputValue
+from mlschool_dagster.deployment.endpoint import Prediction
 from mlschool_dagster.errors import RefusedError, UserError
 from mlschool_dagster.serving.probes import PROBE_HEADER
-from mlschool_dagster.targets.base import Prediction
 
 EVENT_ID_HEADER = "X-Amzn-SageMaker-Inference-Id"
 VARIANT_HEADER = "X-Amzn-SageMaker-Target-Variant"
@@ -41,7 +41,7 @@ class EndpointClient:
         variant: Role | None = None,
         probe_key: str | None = None,
     ) -> list[Prediction]:
-        """See `EndpointTarget.invoke`; with `variant`, the version in that role answers.
+        """See `Endpoint.invoke`; with `variant`, the version in that role answers.
 
         A probe presents the `probe_key` of the endpoint's home.
         """

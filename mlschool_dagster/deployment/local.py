@@ -1,6 +1,10 @@
 """An endpoint that is a server on this machine."""
 
+import errno
 import fcntl
+import os
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,30 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
+import psutil
+
 from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX, Role
+from mlschool_dagster.clock import CLOCK
+from mlschool_dagster.credentials import environment_of_child
 from mlschool_dagster.dataset.spec import InputValue
-from mlschool_dagster.errors import RefusedError, UserError
-from mlschool_dagster.modeling.compiled import CompiledModel
-from mlschool_dagster.serving.deployment import (
-    Deployment,
-    Plan,
-    Release,
-    read_deployment,
-    read_deployments,
-    record_deployment,
-)
-from mlschool_dagster.serving.probes import probe_key
-from mlschool_dagster.serving.process import (
-    LOG_FILE,
-    STORE_VARIABLE,
-    TOKEN_VARIABLE,
-    ServerConfig,
-    ServerRecord,
-    read_record,
-)
-from mlschool_dagster.serving.versions import plausible_rows
-from mlschool_dagster.serving.workers import WorkerStatus, read_workers
-from mlschool_dagster.targets.base import (
+from mlschool_dagster.deployment.client import EndpointClient
+from mlschool_dagster.deployment.endpoint import (
     EndpointStatus,
     Invoke,
     Prediction,
@@ -41,26 +29,42 @@ from mlschool_dagster.targets.base import (
     Verify,
     accept,
 )
-from mlschool_dagster.targets.client import EndpointClient
-from mlschool_dagster.targets.processes import (
-    POLL_SECONDS,
-    end,
-    require_free_port,
-    start_detached,
+from mlschool_dagster.errors import RefusedError, UserError
+from mlschool_dagster.modeling.compiled import CompiledModel
+from mlschool_dagster.serving.desired_state import (
+    Deployment,
+    Plan,
+    Release,
+    read_deployment,
+    read_deployments,
+    record_deployment,
 )
+from mlschool_dagster.serving.model_router import plausible_rows
+from mlschool_dagster.serving.probes import probe_key
+from mlschool_dagster.serving.server_config import (
+    LOG_FILE,
+    STORE_VARIABLE,
+    TOKEN_VARIABLE,
+    ServerConfig,
+    ServerRecord,
+    read_record,
+)
+from mlschool_dagster.serving.worker_status import WorkerStatus, read_workers
 
 DEADLINE_SECONDS = 60.0
+POLL_SECONDS = 0.05
+PORT_SECONDS = 3.0
 STOP_SECONDS = 30.0
 LOCK_FILE = "deploy.lock"
 
 Process = subprocess.Popen[bytes]
 
 
-class LocalTarget:
+class LocalEndpoint:
     """The endpoint that a detached server with `config` is, with its state in ``config.home``.
 
-    The server goes on when the process that deployed has ended; any `LocalTarget` of the same home
-    finds it again. With `url`, the server is somebody else's to start and stop: it is reached
+    The server goes on when the process that deployed has ended; any `LocalEndpoint` of the same
+    home finds it again. With `url`, the server is somebody else's to start and stop: it is reached
     there, and follows what is deployed to the same home.
     """
 
@@ -84,7 +88,7 @@ class LocalTarget:
         progress: Progress,
         verify: Verify = accept,
     ) -> EndpointStatus:
-        """See `EndpointTarget.deploy`."""
+        """See `Endpoint.deploy`."""
         with self._only_deployment():
             before = read_deployment(self._home)
             serving = Plan(None) if before is None else before.plan
@@ -115,7 +119,7 @@ class LocalTarget:
         return status
 
     def status(self) -> EndpointStatus | None:
-        """See `EndpointTarget.status`."""
+        """See `Endpoint.status`."""
         record = self._running()
         if (self._is_ours and record is None) or self._client.text("/ping") is None:
             return None
@@ -136,17 +140,17 @@ class LocalTarget:
         return None
 
     def history(self) -> Sequence[Deployment]:
-        """See `EndpointTarget.history`."""
+        """See `Endpoint.history`."""
         return read_deployments(self._home)
 
     def invoke(
         self, rows: Sequence[Mapping[str, InputValue]], inference_id: str | None = None
     ) -> list[Prediction]:
-        """See `EndpointTarget.invoke`."""
+        """See `Endpoint.invoke`."""
         return self._client.invoke(rows, inference_id)
 
     def stop(self) -> None:
-        """See `EndpointTarget.stop`; a server that is somebody else's runs on."""
+        """See `Endpoint.stop`; a server that is somebody else's runs on."""
         record = read_record(self._home)
         if self._is_ours and record is not None:
             end(record, STOP_SECONDS)
@@ -284,3 +288,80 @@ class LocalTarget:
                         ) from None
                 time.sleep(POLL_SECONDS)
             yield
+
+
+def start_detached(
+    command: Sequence[str], environment: Mapping[str, str], log: Path
+) -> subprocess.Popen[bytes]:
+    """Start `command` in a session of its own, so that it outlives this process.
+
+    It gets `environment`, and of this process's variables what Python and PostgreSQL's driver need.
+    What the command prints is appended to the file `log`.
+    """
+    with log.open("ab") as output:
+        return subprocess.Popen(  # noqa: S603 - the command is this program's own
+            command,
+            env={**environment_of_child("MLSCHOOL_HOME", CLOCK, "PG*"), **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
+def end(record: ServerRecord, grace: float) -> None:
+    """End the process of `record`: ask, and after `grace` seconds insist."""
+    for sign, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
+        deadline = time.monotonic() + patience
+        if record.is_running:
+            os.kill(record.pid, sign)
+        while record.is_running and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+
+
+def require_free_port(host: str, port: int) -> None:
+    """Make sure that a server can listen on `port` of `host`.
+
+    Raises:
+        UserError: another program listens there (named if the system tells it), or the address is
+            not this machine's.
+    """
+    # The workers of a server that has just been killed hold its port for a moment longer.
+    deadline = time.monotonic() + PORT_SECONDS
+    while (error := _bind_error(host, port)) is not None:
+        if error.errno != errno.EADDRINUSE:
+            raise UserError(
+                f"The endpoint cannot listen on {host}:{port} ({error.strerror}); "
+                "give it another address."
+            )
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"Port {port} of {host} is taken by {_listener(port)}; "
+                "end it or give the endpoint another port."
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _bind_error(host: str, port: int) -> OSError | None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error
+    return None
+
+
+def _listener(port: int) -> str:
+    """Who listens on `port`, as a phrase."""
+    try:
+        for connection in psutil.net_connections("tcp"):
+            address = connection.laddr if connection.status == psutil.CONN_LISTEN else None
+            if address and address.port == port and connection.pid is not None:
+                name = psutil.Process(connection.pid).name()
+                return f"{name} (process {connection.pid})"
+    except psutil.Error:
+        # The system tells only its administrator, or the program has just ended.
+        pass
+    return "another program"

@@ -10,7 +10,7 @@ from enum import StrEnum
 from itertools import zip_longest
 
 from mlschool_dagster.capture.records import Role
-from mlschool_dagster.serving.deployment import Deployment, Release
+from mlschool_dagster.serving.desired_state import Deployment, Release
 
 
 class Action(StrEnum):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from mlschool_dagster.targets.health import (
+from mlschool_dagster.deployment.activity import (
     LATENCY,
     QUEUE,
     REQUESTS,

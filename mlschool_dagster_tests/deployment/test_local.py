@@ -11,27 +11,27 @@ from pathlib import Path
 import psutil
 import pytest
 
+from mlschool_dagster.deployment.local import LocalEndpoint
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.targets.local import LocalTarget
+from mlschool_dagster_tests.deployment.local_endpoints import (
+    deploy,
+    record_of,
+    runs,
+    target_of,
+)
 from mlschool_dagster_tests.serving.server import (
     free_port,
     release,
     wait_for,
 )
 from mlschool_dagster_tests.serving.tiny_model import ROW
-from mlschool_dagster_tests.targets.local_targets import (
-    deploy,
-    record_of,
-    runs,
-    target_of,
-)
 
 
-def test_a_swap_keeps_the_process(target: LocalTarget, tmp_path: Path) -> None:
+def test_a_swap_keeps_the_process(target: LocalEndpoint, tmp_path: Path) -> None:
     assert deploy(target, tmp_path, "1") == deploy(target, tmp_path, "2")
 
 
-def test_the_status_names_process_port_and_log(target: LocalTarget, tmp_path: Path) -> None:
+def test_the_status_names_process_port_and_log(target: LocalEndpoint, tmp_path: Path) -> None:
     pid = deploy(target, tmp_path, "1")
     status = target.status()
     assert status is not None
@@ -46,8 +46,8 @@ def test_it_outlives_the_process_that_deployed_it_and_is_found_again(
     folder = release(tmp_path, "1").folder
     code = (
         "from pathlib import Path\n"
-        "from mlschool_dagster.serving.deployment import Release\n"
-        "from mlschool_dagster_tests.targets.local_targets import deploy_release, target_of\n"
+        "from mlschool_dagster.serving.desired_state import Release\n"
+        "from mlschool_dagster_tests.deployment.local_endpoints import deploy_release, target_of\n"
         f"deploy_release(target_of(Path({str(tmp_path)!r}), {port}), "
         f"Release('1', Path({str(folder)!r})))"
     )
@@ -64,7 +64,7 @@ def test_it_outlives_the_process_that_deployed_it_and_is_found_again(
 
 
 @pytest.mark.slow
-def test_a_server_that_was_killed_is_started_anew(target: LocalTarget, tmp_path: Path) -> None:
+def test_a_server_that_was_killed_is_started_anew(target: LocalEndpoint, tmp_path: Path) -> None:
     pid = deploy(target, tmp_path, "1")
     target.invoke([ROW], "before")
     os.kill(pid, signal.SIGKILL)
@@ -76,7 +76,7 @@ def test_a_server_that_was_killed_is_started_anew(target: LocalTarget, tmp_path:
 
 @pytest.mark.slow
 def test_a_pid_that_another_program_has_now_is_left_alone(
-    target: LocalTarget, tmp_path: Path
+    target: LocalEndpoint, tmp_path: Path
 ) -> None:
     # Started well after the server: the system tells start times in hundredths of a second.
     pid = deploy(target, tmp_path, "1")
@@ -94,7 +94,7 @@ def test_a_pid_that_another_program_has_now_is_left_alone(
             other.kill()
 
 
-def test_a_damaged_record_is_replaced(target: LocalTarget, tmp_path: Path) -> None:
+def test_a_damaged_record_is_replaced(target: LocalEndpoint, tmp_path: Path) -> None:
     for content in ("", "{", "[]", '{"pid": 1}'):
         (tmp_path / "server.json").write_text(content)
         assert target.status() is None
@@ -102,7 +102,7 @@ def test_a_damaged_record_is_replaced(target: LocalTarget, tmp_path: Path) -> No
     assert target.invoke([ROW])[0].model_version == "1"
 
 
-def test_a_damaged_history_is_never_overwritten(target: LocalTarget, tmp_path: Path) -> None:
+def test_a_damaged_history_is_never_overwritten(target: LocalEndpoint, tmp_path: Path) -> None:
     (tmp_path / "deployments.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match=r"deployments\.jsonl is damaged; move it away"):
         deploy(target, tmp_path, "1")
@@ -151,7 +151,7 @@ server.serve_forever()
 """
 
 
-def test_other_settings_restart_the_server(target: LocalTarget, tmp_path: Path) -> None:
+def test_other_settings_restart_the_server(target: LocalEndpoint, tmp_path: Path) -> None:
     pid = deploy(target, tmp_path, "1")
     moved = target_of(tmp_path, free_port(), name="birds")
     try:
@@ -167,7 +167,7 @@ def test_other_settings_restart_the_server(target: LocalTarget, tmp_path: Path) 
 
 
 def test_a_move_to_a_port_that_is_taken_leaves_the_endpoint_where_it_is(
-    target: LocalTarget, tmp_path: Path
+    target: LocalEndpoint, tmp_path: Path
 ) -> None:
     deploy(target, tmp_path, "1")
     with (

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlschool_dagster.capture.records import Role
-from mlschool_dagster.serving.deployment import Deployment, Plan, Release
-from mlschool_dagster.targets.ledger import Action, changes, served_at, terms
+from mlschool_dagster.deployment.ledger import Action, changes, served_at, terms
+from mlschool_dagster.serving.desired_state import Deployment, Plan, Release
 
 START = datetime(2026, 11, 20, 23, tzinfo=UTC)
 VERSIONS = ["1", "2", "3"]

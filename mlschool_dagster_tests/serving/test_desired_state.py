@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.serving.deployment import (
+from mlschool_dagster.serving.desired_state import (
     DEPLOYMENTS_FILE,
     Deployment,
     DeploymentLog,

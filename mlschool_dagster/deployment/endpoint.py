@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Protocol
 
 from mlschool_dagster.dataset.spec import InputValue
-from mlschool_dagster.serving.deployment import Deployment, Plan, Release
+from mlschool_dagster.serving.desired_state import Deployment, Plan, Release
 
 Progress = Callable[[str], None]
 """Told one sentence at each step of something that takes a while."""
@@ -54,7 +54,7 @@ def accept(release: Release, invoke: Invoke) -> None:
     """Has nothing to object."""
 
 
-class EndpointTarget(Protocol):
+class Endpoint(Protocol):
     """One endpoint in one place: a process of this machine, or a managed service."""
 
     def deploy(

@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from mlschool_dagster.capture.records import Role
-from mlschool_dagster.serving.deployment import (
+from mlschool_dagster.serving.desired_state import (
     DEPLOYMENTS_FILE,
     Deployment,
     Plan,
     Release,
     record_deployment,
 )
+from mlschool_dagster.serving.model_router import ModelRouter, NoVersionError, Routing, Version
 from mlschool_dagster.serving.validation import Validator
-from mlschool_dagster.serving.versions import NoVersionError, Routing, Version, Versions
-from mlschool_dagster.serving.workers import read_workers
+from mlschool_dagster.serving.worker_status import read_workers
 from mlschool_dagster_tests.serving.server import PATIENCE, release
 from mlschool_dagster_tests.serving.tiny_model import SPEC, tiny_model
 
@@ -31,9 +31,9 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(asyncio.wait_for(test(), PATIENCE))
 
 
-def routing_of(versions: Versions) -> dict[Role, str]:
-    assert versions.routing is not None
-    return {role: version.release.version for role, version in versions.routing.roles.items()}
+def routing_of(router: ModelRouter) -> dict[Role, str]:
+    assert router.routing is not None
+    return {role: version.release.version for role, version in router.routing.roles.items()}
 
 
 def loaded(version: str) -> Version:
@@ -49,27 +49,27 @@ def test_every_role_of_a_plan_is_filled(tmp_path: Path) -> None:
     plan = Plan(one, canary=two, canary_share=0.25, shadow=three, sampling_share=0.5)
 
     async def test() -> None:
-        versions = Versions(tmp_path)
+        router = ModelRouter(tmp_path)
         record_deployment(tmp_path, Deployment(plan, candidate=four))
-        await versions.refresh()
-        assert routing_of(versions) == {
+        await router.refresh()
+        assert routing_of(router) == {
             Role.PRIMARY: "1",
             Role.CANARY: "2",
             Role.SHADOW: "3",
             Role.CANDIDATE: "4",
         }
-        assert versions.routing is not None
-        assert (versions.routing.canary_share, versions.routing.sampling_share) == (0.25, 0.5)
-        assert versions.failure is None
+        assert router.routing is not None
+        assert (router.routing.canary_share, router.routing.sampling_share) == (0.25, 0.5)
+        assert router.failure is None
 
     run(test)
 
 
 def test_nothing_serves_before_the_first_deployment(tmp_path: Path) -> None:
     async def test() -> None:
-        versions = Versions(tmp_path)
-        await versions.refresh()
-        assert (versions.routing, versions.failure) == (None, None)
+        router = ModelRouter(tmp_path)
+        await router.refresh()
+        assert (router.routing, router.failure) == (None, None)
 
     run(test)
 
@@ -78,13 +78,13 @@ def test_a_candidate_alone_takes_no_traffic(tmp_path: Path) -> None:
     record_deployment(tmp_path, Deployment(Plan(None), candidate=release(tmp_path, "1")))
 
     async def test() -> None:
-        versions = Versions(tmp_path)
-        await versions.refresh()
-        assert versions.routing is not None
-        assert versions.routing.primary is None
+        router = ModelRouter(tmp_path)
+        await router.refresh()
+        assert router.routing is not None
+        assert router.routing.primary is None
         with pytest.raises(NoVersionError):
-            versions.routing.choose("anyone")
-        assert versions.routing.variant(Role.CANDIDATE) is not None
+            router.routing.choose("anyone")
+        assert router.routing.variant(Role.CANDIDATE) is not None
 
     run(test)
 
@@ -99,22 +99,22 @@ def test_a_plan_is_carried_out_as_a_whole_or_not_at_all(tmp_path: Path, role: st
     }
 
     async def test() -> None:
-        versions = Versions(tmp_path)
+        router = ModelRouter(tmp_path)
         record_deployment(tmp_path, Deployment(Plan(one)))
-        await versions.refresh()
-        before = versions.routing
+        await router.refresh()
+        before = router.routing
         failing = Deployment(plans[role])
         record_deployment(tmp_path, failing)
-        await versions.refresh()
-        assert versions.routing == before
-        assert versions.deployment_id == failing.id
-        assert versions.failure is not None
-        assert (versions.failure.role, versions.failure.version) == (Role(role), "9")
-        assert "cannot be read" in versions.failure.reason
+        await router.refresh()
+        assert router.routing == before
+        assert router.deployment_id == failing.id
+        assert router.failure is not None
+        assert (router.failure.role, router.failure.version) == (Role(role), "9")
+        assert "cannot be read" in router.failure.reason
         record_deployment(tmp_path, Deployment(Plan(two)))
-        await versions.refresh()
-        assert routing_of(versions) == {Role.PRIMARY: "2"}
-        assert versions.failure is None
+        await router.refresh()
+        assert routing_of(router) == {Role.PRIMARY: "2"}
+        assert router.failure is None
 
     run(test)
 
@@ -123,12 +123,12 @@ def test_a_candidate_that_does_not_load_disturbs_nothing(tmp_path: Path) -> None
     one, two = release(tmp_path, "1"), release(tmp_path, "2")
 
     async def test() -> None:
-        versions = Versions(tmp_path)
+        router = ModelRouter(tmp_path)
         record_deployment(tmp_path, Deployment(Plan(one, shadow=two), candidate=NOWHERE))
-        await versions.refresh()
-        assert routing_of(versions) == {Role.PRIMARY: "1", Role.SHADOW: "2"}
-        assert versions.failure is not None
-        assert (versions.failure.role, versions.failure.version) == (Role.CANDIDATE, "9")
+        await router.refresh()
+        assert routing_of(router) == {Role.PRIMARY: "1", Role.SHADOW: "2"}
+        assert router.failure is not None
+        assert (router.failure.role, router.failure.version) == (Role.CANDIDATE, "9")
 
     run(test)
 
@@ -137,28 +137,28 @@ def test_a_candidate_is_tested_even_if_what_should_serve_has_gone(tmp_path: Path
     record_deployment(tmp_path, Deployment(Plan(NOWHERE), candidate=release(tmp_path, "1")))
 
     async def test() -> None:
-        versions = Versions(tmp_path)
-        await versions.refresh()
-        assert routing_of(versions) == {Role.CANDIDATE: "1"}
+        router = ModelRouter(tmp_path)
+        await router.refresh()
+        assert routing_of(router) == {Role.CANDIDATE: "1"}
 
     run(test)
 
 
 def test_a_damaged_file_is_told_and_what_serves_goes_on(tmp_path: Path) -> None:
     async def test() -> None:
-        versions = Versions(tmp_path)
+        router = ModelRouter(tmp_path)
         record_deployment(tmp_path, Deployment(Plan(release(tmp_path, "1"))))
-        await versions.refresh()
+        await router.refresh()
         with (tmp_path / DEPLOYMENTS_FILE).open("a") as file:
             file.write("{}\n")
-        await versions.refresh()
-        assert versions.failure is not None
-        assert "damaged" in versions.failure.reason
-        assert routing_of(versions) == {Role.PRIMARY: "1"}
+        await router.refresh()
+        assert router.failure is not None
+        assert "damaged" in router.failure.reason
+        assert routing_of(router) == {Role.PRIMARY: "1"}
         (tmp_path / DEPLOYMENTS_FILE).unlink()
         record_deployment(tmp_path, Deployment(Plan(release(tmp_path, "2"))))
-        await versions.refresh()
-        assert routing_of(versions) == {Role.PRIMARY: "2"}
+        await router.refresh()
+        assert routing_of(router) == {Role.PRIMARY: "2"}
 
     run(test)
 
@@ -169,15 +169,15 @@ def test_a_version_whose_folder_appears_late_serves_then(tmp_path: Path) -> None
     record_deployment(tmp_path, Deployment(Plan(late)))
 
     async def test() -> None:
-        versions = Versions(tmp_path)
-        await versions.refresh()
-        assert (versions.routing, versions.failure is None) == (None, False)
+        router = ModelRouter(tmp_path)
+        await router.refresh()
+        assert (router.routing, router.failure is None) == (None, False)
         (tmp_path / "not mounted yet").rename(late.folder)
-        while versions.routing is None:
-            await versions.refresh()
+        while router.routing is None:
+            await router.refresh()
             await asyncio.sleep(0.05)
-        assert routing_of(versions) == {Role.PRIMARY: "1"}
-        assert versions.failure is None
+        assert routing_of(router) == {Role.PRIMARY: "1"}
+        assert router.failure is None
 
     run(test)
 
@@ -193,11 +193,11 @@ def test_a_version_serves_since_it_got_a_part_in_the_plan(tmp_path: Path) -> Non
     ]
 
     async def since() -> datetime:
-        versions = Versions(tmp_path)
-        await versions.refresh()
-        assert versions.routing is not None
-        assert versions.routing.primary is not None
-        return versions.routing.primary.since
+        router = ModelRouter(tmp_path)
+        await router.refresh()
+        assert router.routing is not None
+        assert router.routing.primary is not None
+        return router.routing.primary.since
 
     async def test() -> None:
         for deployment, start in zip(history, (0, 0, 0, 2, 2), strict=True):
@@ -209,14 +209,14 @@ def test_a_version_serves_since_it_got_a_part_in_the_plan(tmp_path: Path) -> Non
 
 def test_what_serves_no_more_is_let_go(tmp_path: Path) -> None:
     async def test() -> None:
-        versions = Versions(tmp_path)
+        router = ModelRouter(tmp_path)
         record_deployment(tmp_path, Deployment(Plan(release(tmp_path, "1"))))
-        await versions.refresh()
-        assert versions.routing is not None
-        assert versions.routing.primary is not None
-        old = weakref.ref(versions.routing.primary.model.layers[0].kernel)
+        await router.refresh()
+        assert router.routing is not None
+        assert router.routing.primary is not None
+        old = weakref.ref(router.routing.primary.model.layers[0].kernel)
         record_deployment(tmp_path, Deployment(Plan(release(tmp_path, "2"))))
-        await versions.refresh()
+        await router.refresh()
         gc.collect()
         assert old() is None
 
@@ -229,8 +229,8 @@ def test_it_follows_and_tells_while_it_lives(tmp_path: Path) -> None:
             await asyncio.sleep(0.02)
 
     async def test() -> None:
-        versions = Versions(tmp_path)
-        following = asyncio.create_task(versions.follow())
+        router = ModelRouter(tmp_path)
+        following = asyncio.create_task(router.follow())
         await until(lambda: len(read_workers(tmp_path)) == 1)
         deployment = Deployment(Plan(release(tmp_path, "1")))
         record_deployment(tmp_path, deployment)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mlschool_dagster.capture.records import Role
-from mlschool_dagster.serving.workers import (
+from mlschool_dagster.serving.worker_status import (
     FRESH_SECONDS,
     WORKERS_FOLDER,
     LoadFailure,

@@ -8,40 +8,40 @@ from typing import Any
 import numpy as np
 import psutil
 
-from mlschool_dagster.serving.deployment import Plan, Release
-from mlschool_dagster.serving.process import ServerConfig
-from mlschool_dagster.targets.base import EndpointStatus
-from mlschool_dagster.targets.local import LocalTarget
+from mlschool_dagster.deployment.endpoint import EndpointStatus
+from mlschool_dagster.deployment.local import LocalEndpoint
+from mlschool_dagster.serving.desired_state import Plan, Release
+from mlschool_dagster.serving.server_config import ServerConfig
 from mlschool_dagster_tests.serving.server import (
     release,
     store_uri,
 )
 
 
-def target_of(home: Path, port: int, **settings: Any) -> LocalTarget:
-    return LocalTarget(
+def target_of(home: Path, port: int, **settings: Any) -> LocalEndpoint:
+    return LocalEndpoint(
         ServerConfig(
             **{"store_uri": store_uri(home), "name": "penguins", **settings}, home=home, port=port
         )
     )
 
 
-def deploy(target: LocalTarget, home: Path, version: str) -> int:
+def deploy(target: LocalEndpoint, home: Path, version: str) -> int:
     """Deploy `version` and return the server's pid."""
     return deploy_release(target, release(home, version))
 
 
-def deploy_release(target: LocalTarget, wanted: Release) -> int:
+def deploy_release(target: LocalEndpoint, wanted: Release) -> int:
     status = target.deploy(Plan(wanted), "a test", "because", lambda step: None)
     return int(status.details["pid"])
 
 
-def target_of_same(target: LocalTarget, **changes: Any) -> LocalTarget:
+def target_of_same(target: LocalEndpoint, **changes: Any) -> LocalEndpoint:
     """Another client of the endpoint of `target`."""
-    return LocalTarget(replace(target.config, **changes))
+    return LocalEndpoint(replace(target.config, **changes))
 
 
-def served(target: LocalTarget) -> EndpointStatus:
+def served(target: LocalEndpoint) -> EndpointStatus:
     status = target.status()
     assert status is not None
     return status

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from mlschool_dagster.targets.local import LocalTarget
+from mlschool_dagster.deployment.local import LocalEndpoint
+from mlschool_dagster_tests.deployment.local_endpoints import (
+    target_of,
+)
 from mlschool_dagster_tests.serving.server import (
     free_port,
-)
-from mlschool_dagster_tests.targets.local_targets import (
-    target_of,
 )
 
 
@@ -20,7 +20,7 @@ def port() -> int:
 
 
 @pytest.fixture
-def target(tmp_path: Path, port: int) -> Iterator[LocalTarget]:
+def target(tmp_path: Path, port: int) -> Iterator[LocalEndpoint]:
     target = target_of(tmp_path, port)
     yield target
     target.stop()

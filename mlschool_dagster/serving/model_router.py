@@ -17,7 +17,7 @@ from mlschool_dagster.clock import utc_now
 from mlschool_dagster.dataset.spec import DataSpec, NumericColumn
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.compiled import CompiledModel
-from mlschool_dagster.serving.deployment import (
+from mlschool_dagster.serving.desired_state import (
     DEPLOYMENTS_FILE,
     Deployment,
     DeploymentLog,
@@ -25,7 +25,7 @@ from mlschool_dagster.serving.deployment import (
     Release,
 )
 from mlschool_dagster.serving.validation import Row, Validator
-from mlschool_dagster.serving.workers import (
+from mlschool_dagster.serving.worker_status import (
     HEARTBEAT_SECONDS,
     LoadFailure,
     WorkerFile,
@@ -101,7 +101,7 @@ def _fraction(purpose: str, key: str) -> float:
     return int.from_bytes(digest) / 2.0**48
 
 
-class Versions:
+class ModelRouter:
     """What serves by the deployments in `home`, kept up to date by `follow`.
 
     ``routing`` is replaced as a whole: who holds one goes on with it. ``deployment_id`` names the
