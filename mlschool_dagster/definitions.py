@@ -78,7 +78,7 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
     spec = load_spec(settings.spec)
     windows = partitions(first_window(settings.files / FIRST_WINDOW, utc_now()))
     following = replace(FOLLOWING, rest=timedelta(seconds=settings.rest_seconds))
-    diary = settings.home / "simulation" / "diary.jsonl"
+    ground_truth = settings.home / "simulation" / "ground_truth.jsonl"
     training, retraining, deployment, rollback, health, batch, monitoring = asset_jobs(spec)
     rebuilding = dashboard_job()
     promoting = promotion_jobs()
@@ -115,8 +115,8 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
             rollback,
             health,
             batch,
-            traffic_job(spec, settings.data, diary),
-            labeling_job(spec, diary),
+            traffic_job(spec, settings.data, ground_truth),
+            labeling_job(spec, ground_truth),
             monitoring,
             rebuilding,
             looking,

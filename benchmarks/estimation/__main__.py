@@ -47,7 +47,7 @@ Estimates = dict[str, list[tuple[float, float, float]]]
 def estimates(trained: Trained) -> Estimates:
     """The platform's; and, without an interval, the raw confidences' and that of the chances."""
     reference = trained.reference
-    calibration = fit_calibration(reference.confidence, reference.right).of_another_model()
+    calibration = fit_calibration(reference.confidence, reference.right).predictive()
     found: Estimates = {HERE: [], RAW: [], FLOOR: []}
     for window in trained.windows:
         bins = confidence_bins(window.confidence)

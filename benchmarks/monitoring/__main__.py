@@ -8,7 +8,7 @@
   counted; of the others the cheapest of each counts. The history is small rows, in at least
   100 hours, because coverage is looked at for the newest 48 however many there are.
 - job: ``dagster job execute`` of monitoring_job on 200 rows, the whole process.
-- labels: 10^6 labels by the simulated expert while an endpoint serves; an answer that is not 200,
+- labels: 10^6 labels by the simulated labeller while an endpoint serves; an answer that is not 200,
   or whose capture is not there, is an error.
 
 Reported are CPU seconds, and the kernel's high-water mark of a process's memory. Every case is a

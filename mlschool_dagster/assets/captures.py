@@ -53,7 +53,7 @@ def live_traffic(spec: DataSpec) -> dg.AssetSpec:
         kinds={"http"},
         owners=OWNERS,
         description=f"Requests that clients send to the {spec.name} endpoint, and the ground truth "
-        "that experts find out later. Nothing here makes it; traffic_job and labeling_job "
+        "that labellers find out later. Nothing here makes it; traffic_job and labeling_job "
         "stand in for it.",
     )
 

@@ -31,7 +31,7 @@ from mlschool_dagster.resources.tracking import MlflowTracking
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mlschool_dagster.modeling.comparison import Comparison, ComparisonConfig
+    from mlschool_dagster.modeling.comparison import ChallengerComparison, ComparisonConfig
     from mlschool_dagster.modeling.registry import Registry
 
 GROUP = "training"
@@ -172,16 +172,21 @@ def _compared(
     files: PlatformFiles,
     spec: DataSpec,
     config: ComparisonSettings,
-) -> "Comparison":
+) -> "ChallengerComparison":
     import pandas as pd
 
-    from mlschool_dagster.modeling.comparison import compare, compare_on_base, parts_of, right
+    from mlschool_dagster.modeling.comparison import (
+        compare,
+        compare_on_base,
+        correct_mask,
+        parts_of,
+    )
     from mlschool_dagster.modeling.compiled import CompiledModel
     from mlschool_dagster.modeling.version_folder import REFERENCE_FILE
 
     held_out, new_truth = _held_out(context, files)
     folders = [registry.fetch(version, files.versions) for version in (champion, challenger)]
-    before, after = (right(CompiledModel.load(folder), held_out) for folder in folders)
+    before, after = (correct_mask(CompiledModel.load(folder), held_out) for folder in folders)
     known, learnt = (pd.read_parquet(folder / REFERENCE_FILE) for folder in folders)
     base = pd.read_parquet(files.dataset(raw_data_name(spec)))
     return compare(
@@ -212,7 +217,7 @@ def _held_out(
     return held_out, new_truth
 
 
-def _figures(found: "Comparison | None") -> dict[str, float]:
+def _figures(found: "ChallengerComparison | None") -> dict[str, float]:
     if found is None or found.overall is None:
         return {}
     overall = found.overall
@@ -232,7 +237,7 @@ def _figures(found: "Comparison | None") -> dict[str, float]:
     return figures
 
 
-def _shown(found: "Comparison | None") -> dict[str, Any]:
+def _shown(found: "ChallengerComparison | None") -> dict[str, Any]:
     if found is None or found.overall is None:
         return {}
     from mlschool_dagster.modeling.plots import differences

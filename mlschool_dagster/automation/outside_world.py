@@ -1,4 +1,4 @@
-"""The simulated outside world as jobs: clients that send traffic, experts who label it."""
+"""Simulation jobs: ``traffic_job`` sends requests, ``labeling_job`` labels what was captured."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.endpoint import LocalEndpointResource
 from mlschool_dagster.simulation.config import Drift, TrafficConfig
-from mlschool_dagster.simulation.diary import Diary
+from mlschool_dagster.simulation.ground_truth_log import GroundTruthLog
 
 _TRAFFIC = TrafficConfig()
 
 
 class TrafficSettings(PlainConfig):
-    """What the simulated clients send."""
+    """What the simulated traffic consists of."""
 
     samples: int = Field(default=_TRAFFIC.samples, description="Rows sent in all.")
     drift: Drift = Field(
@@ -51,7 +51,7 @@ class TrafficSettings(PlainConfig):
 
 
 class LabelingSettings(PlainConfig):
-    """How well the simulated experts know."""
+    """How good the simulated labels are."""
 
     quality: float = Field(
         default=0.8,
@@ -62,14 +62,14 @@ class LabelingSettings(PlainConfig):
     seed: int = Field(default=42, description="Seed: equal seed, equal labels.")
 
 
-def traffic_job(spec: DataSpec, data: str, diary: Path) -> dg.JobDefinition:
-    """The job ``traffic_job``: clients send rows of `data` to the endpoint over HTTP."""
+def traffic_job(spec: DataSpec, data: str, ground_truth: Path) -> dg.JobDefinition:
+    """The job ``traffic_job``: send rows of `data` to the endpoint over HTTP."""
 
     @dg.op(
         description=f"Sends rows of the {spec.name} data to the endpoint, with or without drift.",
         retry_policy=NETWORK_RETRIES,
     )
-    def clients(
+    def send_traffic(
         context: dg.OpExecutionContext, config: TrafficSettings, endpoint: LocalEndpointResource
     ) -> None:
         from mlschool_dagster.dataset.tables import read_data
@@ -82,7 +82,7 @@ def traffic_job(spec: DataSpec, data: str, diary: Path) -> dg.JobDefinition:
                 endpoint.client(config.url).invoke,
                 config.traffic(),
                 context.log.info,
-                Diary(diary).remember,
+                GroundTruthLog(ground_truth).append,
             )
         context.log_event(
             dg.AssetObservation(
@@ -107,24 +107,24 @@ def traffic_job(spec: DataSpec, data: str, diary: Path) -> dg.JobDefinition:
         executor_def=dg.in_process_executor,
     )
     def job() -> None:
-        clients()
+        send_traffic()
 
     return job
 
 
-def labeling_job(spec: DataSpec, diary: Path) -> dg.JobDefinition:
-    """The job ``labeling_job``: experts label every capture that has no label yet."""
+def labeling_job(spec: DataSpec, ground_truth: Path) -> dg.JobDefinition:
+    """The job ``labeling_job``: label every capture that has no label yet."""
 
     @dg.op(description="Labels every unlabelled capture with the truth, or with a guess.")
-    def experts(
+    def label_traffic(
         context: dg.OpExecutionContext, config: LabelingSettings, captures: Captures
     ) -> None:
-        from mlschool_dagster.simulation.labels import Expert, label_captures
+        from mlschool_dagster.simulation.labeller import Labeller, label_captures
 
         with plain_errors(), captures.open() as store:
-            expert = Expert(quality=config.quality)
+            labeller = Labeller(quality=config.quality)
             summary = label_captures(
-                store, Diary(diary), spec, [expert], config.seed, context.log.info
+                store, GroundTruthLog(ground_truth), spec, [labeller], config.seed, context.log.info
             )
         context.log_event(
             dg.AssetObservation(LIVE_TRAFFIC, metadata={"labelled": summary.labelled})
@@ -133,11 +133,11 @@ def labeling_job(spec: DataSpec, diary: Path) -> dg.JobDefinition:
 
     @dg.job(
         name="labeling_job",
-        description="Simulated experts label unlabelled captures.",
+        description="Simulated labellers label unlabelled captures.",
         tags={"stage": "simulation"},
         executor_def=dg.in_process_executor,
     )
     def job() -> None:
-        experts()
+        label_traffic()
 
     return job

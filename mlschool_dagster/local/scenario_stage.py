@@ -32,8 +32,8 @@ from mlschool_dagster.promotion.ledger import open_ledger
 from mlschool_dagster.serving.probes import probe_key
 from mlschool_dagster.settings import Settings
 from mlschool_dagster.simulation.config import TrafficConfig
-from mlschool_dagster.simulation.diary import Diary
-from mlschool_dagster.simulation.labels import label_captures
+from mlschool_dagster.simulation.ground_truth_log import GroundTruthLog
+from mlschool_dagster.simulation.labeller import label_captures
 from mlschool_dagster.simulation.traffic import simulate
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Stage:
         run_job("training_job", self.settings, self.say, run_config("training_job"))
         run_job("deployment_job", self.settings, self.say, run_config("deployment_job"))
         client = self._client(spec)
-        diary = Diary(self.settings.home / "simulation" / "diary.jsonl")
+        ground_truth = GroundTruthLog(self.settings.home / "simulation" / "ground_truth.jsonl")
         store = open_store(self.settings.capture_store)
         requests = 0
         key = probe_key(local_endpoint(self.settings).config.home)
@@ -145,13 +145,13 @@ class Stage:
             for number, hour in enumerate(story.hours):
                 window = Window(start.start + number * LENGTH)
                 self.clock.advance(window.start + MARGIN)
-                requests += self._send(hour, number, frame, spec, client, diary)
+                requests += self._send(hour, number, frame, spec, client, ground_truth)
                 self.clock.advance(window.end - MARGIN)
                 labelled = number - story.delay if story.delay is not None else -1
                 if labelled >= 0:
-                    experts = story.hours[labelled].experts
+                    labellers = story.hours[labelled].labellers
                     until = start.start + (labelled + 1) * LENGTH
-                    label_captures(store, diary, spec, experts, seed=number, until=until)
+                    label_captures(store, ground_truth, spec, labellers, seed=number, until=until)
                 self.clock.advance(window.end)
                 if not hour.passes_by:
                     self._settle(store, instance)
@@ -180,7 +180,7 @@ class Stage:
         frame: "pd.DataFrame",
         spec: DataSpec,
         client: EndpointClient,
-        diary: Diary,
+        ground_truth: GroundTruthLog,
     ) -> int:
         if not hour.rows:
             self.say(f"window {number + 1}: no traffic")
@@ -192,7 +192,7 @@ class Stage:
             strength=hour.strength,
             seed=number,
         )
-        sent = simulate(frame, spec, client.invoke, config, lambda _: None, diary.remember)
+        sent = simulate(frame, spec, client.invoke, config, lambda _: None, ground_truth.append)
         self.say(
             f"window {number + 1}: {sent.accepted} of {sent.sent} rows answered, "
             f"{sent.correct / max(sent.accepted, 1):.1%} of them rightly; drift: {sent.drift}"

@@ -9,10 +9,10 @@ from mlschool_dagster.local.scenario_story import DRIFTED, Alert, Expected, Hour
 from mlschool_dagster.monitoring.metrics import MetricName
 from mlschool_dagster.promotion.episode import Step
 from mlschool_dagster.simulation.config import Drift
-from mlschool_dagster.simulation.labels import Expert
+from mlschool_dagster.simulation.labeller import Labeller
 
-_EXPERT, _LABORATORY = Expert("expert", quality=1.0), Expert("laboratory", quality=1.0)
-_LIAR = Expert("stranger", quality=1.0, lies=True)
+_LABELLER, _LABORATORY = Labeller("labeller", quality=1.0), Labeller("laboratory", quality=1.0)
+_LIAR = Labeller("stranger", quality=1.0, lies=True)
 
 _MANY = 1300
 """Enough rows for a canary that answers a tenth of them."""
@@ -84,9 +84,9 @@ STORIES: Mapping[str, Story] = {
     ),
     "concept_drift": Story(
         tells="The same inputs mean another class from now on, and two sources of labels say so.",
-        quiet=[Hour(experts=(_EXPERT, _LABORATORY))],
+        quiet=[Hour(labellers=(_LABELLER, _LABORATORY))],
         changed=[
-            Hour(rows, Drift.CONCEPT, share=1.0, experts=(_EXPERT, _LABORATORY))
+            Hour(rows, Drift.CONCEPT, share=1.0, labellers=(_LABELLER, _LABORATORY))
             for rows in (300, 300, _MANY, 300)
         ],
         expected=[
@@ -128,7 +128,7 @@ STORIES: Mapping[str, Story] = {
     ),
     "poisoned_labels": Story(
         tells="A stranger labels half of the rows, all wrongly: the model is not to learn from it.",
-        changed=[Hour(experts=(_EXPERT, _LIAR))] * 2,
+        changed=[Hour(labellers=(_LABELLER, _LIAR))] * 2,
         expected=[
             Expected(MetricName.REALISED_ACCURACY, within=1),
             Expected(_fails(*_ACCURACY), within=1),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mlschool_dagster.monitoring.metrics import ALL, MetricName
 from mlschool_dagster.promotion.episode import Step
 from mlschool_dagster.simulation.config import Drift
-from mlschool_dagster.simulation.labels import Expert
+from mlschool_dagster.simulation.labeller import Labeller
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ Happening = MetricName | Step | Alert
 DRIFTED = "*"
 """The column that the story lets drift, whatever it is called in this data set."""
 
-HONEST = (Expert("expert", quality=1.0),)
+HONEST = (Labeller("labeller", quality=1.0),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Hour:
     drift: Drift = Drift.NONE
     share: float | None = None
     strength: float | None = None
-    experts: Sequence[Expert] = HONEST
+    labellers: Sequence[Labeller] = HONEST
     passes_by: bool = False
 
 
@@ -63,7 +63,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What the clients and the experts do, and what is to come of it.
+    """What the clients and the labellers do, and what is to come of it.
 
     ``quiet`` hours without any difference come first; ``changed`` are those from the change on.
     Labels come ``delay`` windows after the traffic (None: never). ``is_replaced`` says whether

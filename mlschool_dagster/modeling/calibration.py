@@ -77,7 +77,7 @@ class ConfidenceCalibration:
         odds = self.intercepts[:, None] + self.slopes[:, None] * BIN_LOGITS
         return np.asarray(0.5 * (1.0 + np.tanh(0.5 * odds)))
 
-    def of_another_model(self) -> "ConfidenceCalibration":
+    def predictive(self) -> "ConfidenceCalibration":
         """What is known so of one more model of the same kind: twice as much is uncertain.
 
         The model that serves is fitted on all rows and is none of those that the folds left. How
@@ -101,19 +101,19 @@ class ConfidenceCalibration:
         (folder / CALIBRATION_FILE).write_text(json.dumps(document), encoding="utf-8")
 
 
-AT_THEIR_WORD = ConfidenceCalibration(np.zeros(DRAWS), np.ones(DRAWS), rows=0, errors=0)
+IDENTITY_CALIBRATION = ConfidenceCalibration(np.zeros(DRAWS), np.ones(DRAWS), rows=0, errors=0)
 """Confidences taken for chances, for a version that was packaged without a calibration."""
 
 
 def load_calibration(folder: Path) -> ConfidenceCalibration:
-    """The calibration of the version `folder`, `AT_THEIR_WORD` if it has none.
+    """The calibration of the version `folder`, `IDENTITY_CALIBRATION` if it has none.
 
     Raises:
         UserError: its file is damaged.
     """
     path = folder / CALIBRATION_FILE
     if not path.exists():
-        return AT_THEIR_WORD
+        return IDENTITY_CALIBRATION
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         return ConfidenceCalibration(

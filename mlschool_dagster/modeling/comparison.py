@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from mlschool_dagster.modeling.compiled import CompiledModel
 
-Right = npt.NDArray[np.bool_]
-"""Which rows were predicted rightly, shape (rows,)."""
+Mask = npt.NDArray[np.bool_]
+"""Which rows are meant, shape (rows,)."""
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -81,7 +81,7 @@ class Paired:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class ChallengerComparison:
     """A verdict with what it rests on.
 
     ``parts`` compares by part of the held-out rows (``column=value``), ``worse_for`` names those
@@ -103,14 +103,14 @@ class Comparison:
 
 
 def compare(
-    champion: Right,
-    challenger: Right,
-    parts: Mapping[str, Right],
+    champion: Mask,
+    challenger: Mask,
+    parts: Mapping[str, Mask],
     base: Paired | None,
     config: ComparisonConfig,
     *,
     new_truth: bool = False,
-) -> Comparison:
+) -> ChallengerComparison:
     """The verdict on held-out rows; `parts` are masks over them, `base` is `compare_on_base`'s.
 
     With `new_truth`, the base data's truth no longer holds, and being worse on it is no fault.
@@ -127,10 +127,10 @@ def compare(
         if part.difference < 0 and part.p_value < config.alpha / len(judged)
     )
     verdict, summary = _verdict(overall, worse_for, None if new_truth else base, config)
-    return Comparison(verdict, summary, overall, judged, worse_for, base)
+    return ChallengerComparison(verdict, summary, overall, judged, worse_for, base)
 
 
-def paired(champion: Right, challenger: Right) -> Paired:
+def paired(champion: Mask, challenger: Mask) -> Paired:
     """Two versions on the same rows, at least one."""
     from scipy.stats import binomtest
 
@@ -154,7 +154,7 @@ def paired(champion: Right, challenger: Right) -> Paired:
     )
 
 
-def right(model: "CompiledModel", held_out: "pd.DataFrame") -> Right:
+def correct_mask(model: "CompiledModel", held_out: "pd.DataFrame") -> Mask:
     """Which rows of `held_out` (inputs and target) the model predicts rightly."""
     spec = model.spec
     rows: list[dict[str, Any]] = held_out[spec.input_names].to_dict("records")  # type: ignore[assignment]
@@ -162,9 +162,9 @@ def right(model: "CompiledModel", held_out: "pd.DataFrame") -> Right:
     return np.asarray(predicted == held_out[spec.target.name].to_numpy(dtype=str))
 
 
-def parts_of(held_out: "pd.DataFrame", spec: DataSpec) -> dict[str, Right]:
+def parts_of(held_out: "pd.DataFrame", spec: DataSpec) -> dict[str, Mask]:
     """Masks over the rows by class and by category, ``column=value``; small ones are pooled."""
-    masks: dict[str, Right] = {}
+    masks: dict[str, Mask] = {}
     for name in (spec.target.name, *(column.name for column in spec.categorical)):
         values = held_out[name].astype(object).where(held_out[name].notna(), "missing")
         counts = values.map(values.value_counts())

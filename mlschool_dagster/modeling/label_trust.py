@@ -1,6 +1,6 @@
 """Whose labels may be trained on, and whether the truth itself has changed.
 
-Sources of labels (experts, systems) are judged by each other, with the predictions that were served
+Sources of labels (people, systems) are judged by each other, with the predictions that were served
 as a common yardstick: whoever contradicts them far more often than the other sources did in the
 same hours is not believed. That holds while the model is wrong too, because it is then wrong for
 all of them. The median source is the measure, so a minority that is wrong is found, however
@@ -30,7 +30,7 @@ ALPHA = 0.01
 MINIMUM_EXCESS = 0.2
 """How much more often than the median source one must contradict the predictions."""
 MAXIMUM_CONTRADICTED = 0.3
-"""Share of labels against the base data's truth that mistakes of experts may explain."""
+"""Share of labels against the base data's truth that mistakes of labellers may explain."""
 
 
 class Truth(StrEnum):

@@ -51,7 +51,7 @@ def write_version(
     reference.to_parquet(folder / REFERENCE_FILE)
     right = reference[PREDICTION] == reference[spec.target.name]
     calibration = fit_calibration(reference[CONFIDENCE].to_numpy(), right.to_numpy())
-    calibration.of_another_model().save(folder)
+    calibration.predictive().save(folder)
     known = [asdict(sample) for sample in samples(result, frame, spec)]
     (folder / SAMPLES_FILE).write_text(json.dumps(known, indent=2), encoding="utf-8")
 

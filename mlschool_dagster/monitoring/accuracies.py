@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlschool_dagster.dataset.spec import MODEL_VERSION
-from mlschool_dagster.modeling.calibration import AT_THEIR_WORD, ConfidenceCalibration
+from mlschool_dagster.modeling.calibration import IDENTITY_CALIBRATION, ConfidenceCalibration
 from mlschool_dagster.monitoring.estimation import Estimate, Expectation, expectation, together
 from mlschool_dagster.monitoring.segments import Group
 from mlschool_dagster.monitoring.statistics import wilson_interval
@@ -53,7 +53,8 @@ class Accuracies:
         }
         self._expected = {
             version: expectation(
-                np.vstack([part.rows, part.labelled]), calibrations.get(version, AT_THEIR_WORD)
+                np.vstack([part.rows, part.labelled]),
+                calibrations.get(version, IDENTITY_CALIBRATION),
             )
             for version, part in self._versions.items()
         }

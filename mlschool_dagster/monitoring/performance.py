@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlschool_dagster.dataset.spec import MODEL_VERSION, DataSpec
-from mlschool_dagster.modeling.calibration import AT_THEIR_WORD, ConfidenceCalibration
+from mlschool_dagster.modeling.calibration import IDENTITY_CALIBRATION, ConfidenceCalibration
 from mlschool_dagster.modeling.scores import ClassScores, class_scores
 from mlschool_dagster.monitoring.accuracies import Accuracies, Accuracy
 from mlschool_dagster.monitoring.config import DEFAULT_ACCURACY_THRESHOLD, TOLERATED_DIFFERENCE
@@ -210,7 +210,7 @@ def performance(
         uncalibrated=tuple(
             version
             for version in sorted(tally.versions)
-            if not calibrations.get(version, AT_THEIR_WORD).is_learnt
+            if not calibrations.get(version, IDENTITY_CALIBRATION).is_learnt
         ),
     )
 

@@ -50,7 +50,7 @@ def model(platform: Platform, version: str) -> CompiledModel:
 
 
 def live_through(
-    platform: Platform, traffic: TrafficConfig, sources: Sequence[str] = ("expert",)
+    platform: Platform, traffic: TrafficConfig, sources: Sequence[str] = ("labeller",)
 ) -> None:
     """Captures of version 1 in one window, all labelled with the truth, by `sources` in turn."""
     world = drifted(BASE, SPEC, traffic)
@@ -124,7 +124,7 @@ def test_a_challenger_that_learnt_the_drift_is_better_and_the_ledger_says_so(
     version = champion.registry().resolve("2")
     assert version.tags["episode"] == EPISODE
     assert version.tags["comparison"] == compared.reason
-    assert version.tags["label_sources"] == "expert"
+    assert version.tags["label_sources"] == "labeller"
     assert version.tags["held_out"].startswith(f"{shown['held_out_rows']:.0f} labelled captures")
 
     data = metadata(result, "training_data")
@@ -160,7 +160,7 @@ def test_labels_that_contradict_the_base_data_need_a_second_source(champion: Pla
 
 def test_a_new_truth_that_two_sources_tell_is_learnt(champion: Platform) -> None:
     traffic = TrafficConfig(samples=400, drift=Drift.CONCEPT, share=1.0)
-    live_through(champion, traffic, ("expert", "laboratory"))
+    live_through(champion, traffic, ("labeller", "laboratory"))
     result = retrain(champion)
     found = checks(result)
     assert "The truth has changed" in str(found["ground_truth"].description)
@@ -169,7 +169,7 @@ def test_a_new_truth_that_two_sources_tell_is_learnt(champion: Platform) -> None
 
 
 def test_a_poisoned_source_is_named_and_nothing_is_learnt_from_it(champion: Platform) -> None:
-    live_through(champion, TrafficConfig(samples=300), ("expert", "laboratory", "stranger"))
+    live_through(champion, TrafficConfig(samples=300), ("labeller", "laboratory", "stranger"))
     poison = {name: SPEC.target.classes[n - 1] for n, name in enumerate(SPEC.target.classes)}
     with champion.store() as store:
         told = store.read_labels(WINDOW)

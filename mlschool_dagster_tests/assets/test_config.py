@@ -11,7 +11,7 @@ from mlschool_dagster_tests.platform import Platform, sentence
     [
         ("training_job", "training", "accuracy_threshold", 2.0, "less than or equal to 1"),
         ("health_job", "endpoint_health", "maximum_error_share", -1.0, "greater than or equal"),
-        ("labeling_job", "experts", "quality", 1.5, "less than or equal to 1"),
+        ("labeling_job", "label_traffic", "quality", 1.5, "less than or equal to 1"),
         ("deployment_job", "endpoint", "canary_share", 0.0, "greater than 0"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The simulated outside world: clients that tell what became of their rows, experts who label."""
+"""The simulation jobs: traffic with a summary of the answers, labels of a chosen quality."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from mlschool_dagster.capture.records import Capture
-from mlschool_dagster.simulation.diary import Diary
+from mlschool_dagster.simulation.ground_truth_log import GroundTruthLog
 from mlschool_dagster_tests.capture.samples import WINDOW, capture
 from mlschool_dagster_tests.platform import Platform, sentence
 from mlschool_dagster_tests.serving.server import Server, free_port, running_server
@@ -30,12 +30,12 @@ def observed(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
 
 
 def clients(server: Server, **settings: Any) -> dict[str, Any]:
-    return {"clients": {"url": str(server.client.base_url), "samples": 40, **settings}}
+    return {"send_traffic": {"url": str(server.client.base_url), "samples": 40, **settings}}
 
 
 def test_clients_without_an_endpoint_say_so_in_one_sentence(platform: Platform) -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    result = platform.run("traffic_job", {"clients": {"url": url}})
+    result = platform.run("traffic_job", {"send_traffic": {"url": url}})
     assert sentence(result) == f"The endpoint penguins at {url} is away; materialize endpoint."
 
 
@@ -47,7 +47,7 @@ def test_every_row_answered_is_captured_and_its_truth_remembered(
     assert (seen["sent"], seen["accepted"], seen["refused"]) == (40, 40, 0)
     assert seen["drift"].startswith("shift of body_mass_g")
     assert len(captured) == 40
-    assert diary(platform).recall().keys() == captured
+    assert ground_truth(platform).read().keys() == captured
 
 
 def test_refused_rows_are_counted_with_their_reasons(platform: Platform, server: Server) -> None:
@@ -70,16 +70,16 @@ def test_a_drift_that_cannot_be_made_is_told_in_one_sentence(
 
 @pytest.fixture
 def captures(platform: Platform) -> list[Capture]:
-    """Captures predicted as one class, of which the diary remembers that they are another."""
+    """Captures predicted as one class, of which the ground-truth log says that they are another."""
     captures = [capture(str(number)) for number in range(40)]
     with platform.store() as store:
         store.append(captures)
-    diary(platform).remember({capture.event_id: "Adelie" for capture in captures})
+    ground_truth(platform).append({capture.event_id: "Adelie" for capture in captures})
     return captures
 
 
-def diary(platform: Platform) -> Diary:
-    return Diary(platform.home / "simulation" / "diary.jsonl")
+def ground_truth(platform: Platform) -> GroundTruthLog:
+    return GroundTruthLog(platform.home / "simulation" / "ground_truth.jsonl")
 
 
 def labels(platform: Platform) -> list[str]:
@@ -88,12 +88,12 @@ def labels(platform: Platform) -> list[str]:
 
 
 def test_experts_of_quality_1_tell_the_truth(platform: Platform, captures: list[Capture]) -> None:
-    assert platform.run("labeling_job", {"experts": {"quality": 1.0}}).success
+    assert platform.run("labeling_job", {"label_traffic": {"quality": 1.0}}).success
     assert labels(platform) == ["Adelie"] * len(captures)
 
 
 def test_experts_of_quality_0_guess(platform: Platform, captures: list[Capture]) -> None:
-    assert platform.run("labeling_job", {"experts": {"quality": 0.0}}).success
+    assert platform.run("labeling_job", {"label_traffic": {"quality": 0.0}}).success
     assert set(labels(platform)) == {"Adelie", "Chinstrap", "Gentoo"}
 
 
@@ -102,6 +102,6 @@ def test_what_is_labelled_is_not_labelled_again(
 ) -> None:
     first = observed(platform.run("labeling_job"))
     told = labels(platform)
-    second = observed(platform.run("labeling_job", {"experts": {"quality": 0.0}}))
+    second = observed(platform.run("labeling_job", {"label_traffic": {"quality": 0.0}}))
     assert (first["labelled"], second["labelled"]) == (len(captures), 0)
     assert labels(platform) == told

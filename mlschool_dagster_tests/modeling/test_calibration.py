@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.calibration import (
-    AT_THEIR_WORD,
     BIN_LOGITS,
     BINS,
     CALIBRATION_FILE,
+    IDENTITY_CALIBRATION,
     confidence_bins,
     fit_calibration,
     load_calibration,
@@ -85,7 +85,7 @@ def test_draws_cover_the_truth_as_often_as_they_claim() -> None:
 
 def test_another_model_is_twice_as_uncertain_and_no_better() -> None:
     found = fit_calibration(*world(344, -0.4, 0.8))
-    other = found.of_another_model()
+    other = found.predictive()
     assert other.intercepts.var() == pytest.approx(2 * found.intercepts.var())
     assert np.log(other.slopes).var() == pytest.approx(2 * np.log(found.slopes).var())
     assert other.intercepts.mean() == pytest.approx(found.intercepts.mean())
@@ -105,7 +105,7 @@ def test_a_version_without_one_is_taken_at_its_word(tmp_path: Path) -> None:
     found = load_calibration(tmp_path)
     assert not found.is_learnt
     np.testing.assert_allclose(found.chances()[0], logistic(BIN_LOGITS))
-    assert found is AT_THEIR_WORD
+    assert found is IDENTITY_CALIBRATION
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"intercepts": [0], "slopes": [1], "rows": 1}'])

@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 from mlschool_dagster.dataset.spec import PREDICTION, DataSpec
 from mlschool_dagster.modeling.comparison import (
     ComparisonConfig,
-    Right,
+    Mask,
     Verdict,
     compare,
     compare_on_base,
@@ -21,10 +21,10 @@ from mlschool_dagster.modeling.evaluation import reference_frame
 from mlschool_dagster.modeling.training import TrainingResult
 
 CONFIG = ComparisonConfig()
-WHOLE: dict[str, Right] = {}
+WHOLE: dict[str, Mask] = {}
 
 
-def outcomes(both: int, gained: int, lost: int, neither: int) -> tuple[Right, Right]:
+def outcomes(both: int, gained: int, lost: int, neither: int) -> tuple[Mask, Mask]:
     champion = np.repeat([True, False, True, False], [both, gained, lost, neither])
     challenger = np.repeat([True, True, False, False], [both, gained, lost, neither])
     return champion, challenger

@@ -25,7 +25,7 @@ from mlschool_dagster.capture.records import Role
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.dataset.spec import Column, DataSpec, InputValue, NumericColumn, load_spec
 from mlschool_dagster.dataset.tables import content_digest
-from mlschool_dagster.modeling.comparison import right
+from mlschool_dagster.modeling.comparison import correct_mask
 from mlschool_dagster.modeling.compiled import CompiledModel, DenseLayer, compile_model
 from mlschool_dagster.modeling.evaluation import samples
 from mlschool_dagster.modeling.features import input_frame
@@ -279,7 +279,7 @@ def test_of_equal_probabilities_the_first_class_is_predicted_everywhere(
     asked = Question(Role.PRIMARY, version, None, Accepted([ROW], [0], 1, [], []), ["a"], True, 1.0)
     predict([asked], "penguins")
     assert asked.captures[0].prediction == "Chinstrap"
-    assert right(tied, pd.DataFrame([{**ROW, "species": "Chinstrap"}])).tolist() == [True]
+    assert correct_mask(tied, pd.DataFrame([{**ROW, "species": "Chinstrap"}])).tolist() == [True]
 
 
 @pytest.mark.slow

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlschool_dagster.modeling.calibration import (
-    AT_THEIR_WORD,
     BINS,
+    IDENTITY_CALIBRATION,
     confidence_bins,
     fit_calibration,
 )
@@ -72,7 +72,7 @@ def test_the_interval_holds_both_doubts() -> None:
 @settings(max_examples=50)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=60))
 def test_an_estimate_is_a_share_within_its_interval(confidences: list[float]) -> None:
-    found = expectation(counts(np.array(confidences)), AT_THEIR_WORD).estimate(0)
+    found = expectation(counts(np.array(confidences)), IDENTITY_CALIBRATION).estimate(0)
     assert found is not None
     assert 0 <= found.low <= found.accuracy <= found.high <= 1
     assert found.accuracy == pytest.approx(np.mean(confidences), abs=0.015)
@@ -80,7 +80,7 @@ def test_an_estimate_is_a_share_within_its_interval(confidences: list[float]) ->
 
 def test_versions_add_up() -> None:
     sure, unsure = counts(np.full(300, 0.99)), counts(np.full(100, 0.6))
-    parts = [expectation(sure, AT_THEIR_WORD), expectation(unsure, AT_THEIR_WORD)]
+    parts = [expectation(sure, IDENTITY_CALIBRATION), expectation(unsure, IDENTITY_CALIBRATION)]
     found = together(parts, 1).estimate(0)
     assert found is not None
     assert found.accuracy == pytest.approx((300 * 0.99 + 100 * 0.6) / 400, abs=0.01)

@@ -1,4 +1,4 @@
-"""Experts label every capture once, honestly as often as they are good."""
+"""Labellers label every capture once, with the truth as often as their quality says."""
 
 from multiprocessing import get_context
 from pathlib import Path
@@ -7,17 +7,17 @@ import pytest
 
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.simulation.config import TrafficConfig
-from mlschool_dagster.simulation.diary import Diary
-from mlschool_dagster.simulation.labels import Expert, label_captures
+from mlschool_dagster.simulation.ground_truth_log import GroundTruthLog
+from mlschool_dagster.simulation.labeller import Labeller, label_captures
 from mlschool_dagster.simulation.traffic import simulate
 from mlschool_dagster_tests.simulation.samples import FRAME, SPEC, Endpoint
 
 
-def populated(folder: Path, samples: int) -> tuple[Endpoint, Diary]:
-    endpoint, diary = Endpoint(folder), Diary(folder / "diary.jsonl")
+def populated(folder: Path, samples: int) -> tuple[Endpoint, GroundTruthLog]:
+    endpoint, ground_truth = Endpoint(folder), GroundTruthLog(folder / "ground_truth.jsonl")
     config = TrafficConfig(samples=samples, batch_size=100)
-    simulate(FRAME, SPEC, endpoint.invoke, config, lambda _: None, diary.remember)
-    return endpoint, diary
+    simulate(FRAME, SPEC, endpoint.invoke, config, lambda _: None, ground_truth.append)
+    return endpoint, ground_truth
 
 
 def told(endpoint: Endpoint) -> dict[str, str]:
@@ -29,24 +29,24 @@ def told(endpoint: Endpoint) -> dict[str, str]:
 
 
 def test_a_perfect_expert_tells_the_truth(tmp_path: Path) -> None:
-    endpoint, diary = populated(tmp_path, 150)
-    summary = label_captures(endpoint.store, diary, SPEC, [Expert(quality=1)])
-    assert (summary.labelled, summary.from_diary, summary.guessed) == (150, 150, 0)
-    assert told(endpoint) == diary.recall()
+    endpoint, ground_truth = populated(tmp_path, 150)
+    summary = label_captures(endpoint.store, ground_truth, SPEC, [Labeller(quality=1)])
+    assert (summary.labelled, summary.from_log, summary.guessed) == (150, 150, 0)
+    assert told(endpoint) == ground_truth.read()
 
 
 def test_labelling_again_finds_nothing_left(tmp_path: Path) -> None:
-    endpoint, diary = populated(tmp_path, 50)
-    label_captures(endpoint.store, diary, SPEC)
+    endpoint, ground_truth = populated(tmp_path, 50)
+    label_captures(endpoint.store, ground_truth, SPEC)
     before = told(endpoint)
-    assert label_captures(endpoint.store, diary, SPEC, seed=7).labelled == 0
+    assert label_captures(endpoint.store, ground_truth, SPEC, seed=7).labelled == 0
     assert told(endpoint) == before
 
 
 def test_an_expert_of_quality_errs_as_often_as_said(tmp_path: Path) -> None:
-    endpoint, diary = populated(tmp_path, 2000)
-    summary = label_captures(endpoint.store, diary, SPEC, [Expert(quality=0.8)])
-    truths = diary.recall()
+    endpoint, ground_truth = populated(tmp_path, 2000)
+    summary = label_captures(endpoint.store, ground_truth, SPEC, [Labeller(quality=0.8)])
+    truths = ground_truth.read()
     wrong = sum(truths[event] != label for event, label in told(endpoint).items())
     assert 0.16 < summary.guessed / 2000 < 0.24
     assert 0.10 < wrong / 2000 < 0.17
@@ -55,57 +55,57 @@ def test_an_expert_of_quality_errs_as_often_as_said(tmp_path: Path) -> None:
 def test_captures_that_were_not_simulated_are_labelled_by_prediction(tmp_path: Path) -> None:
     endpoint, _ = populated(tmp_path, 50)
     predictions = {c.event_id: c.prediction for c in endpoint.store.unlabelled()}
-    empty = Diary(tmp_path / "another.jsonl")
-    summary = label_captures(endpoint.store, empty, SPEC, [Expert(quality=1)])
-    assert (summary.from_diary, summary.from_predictions) == (0, 50)
+    empty = GroundTruthLog(tmp_path / "another.jsonl")
+    summary = label_captures(endpoint.store, empty, SPEC, [Labeller(quality=1)])
+    assert (summary.from_log, summary.from_predictions) == (0, 50)
     assert told(endpoint) == predictions
 
 
 @pytest.mark.parametrize("quality", [-0.1, 1.1])
 def test_a_senseless_quality_is_refused(quality: float) -> None:
     with pytest.raises(UserError, match="quality"):
-        Expert(quality=quality)
+        Labeller(quality=quality)
 
 
 def test_each_expert_labels_under_a_name_and_a_liar_never_tells_the_truth(tmp_path: Path) -> None:
-    endpoint, diary = populated(tmp_path, 100)
-    experts = [Expert("honest", quality=1), Expert("liar", quality=1, lies=True)]
-    label_captures(endpoint.store, diary, SPEC, experts)
+    endpoint, ground_truth = populated(tmp_path, 100)
+    labellers = [Labeller("honest", quality=1), Labeller("liar", quality=1, lies=True)]
+    label_captures(endpoint.store, ground_truth, SPEC, labellers)
     (window,) = endpoint.store.windows()
-    labels, truths = endpoint.store.read_labels(window), diary.recall()
+    labels, truths = endpoint.store.read_labels(window), ground_truth.read()
     right = labels["label"] == labels["event_id"].map(truths)
     assert set(labels["source"]) == {"honest", "liar"}
     assert (right == (labels["source"] == "honest")).all()
 
 
 def test_what_came_later_is_left_for_later(tmp_path: Path) -> None:
-    endpoint, diary = populated(tmp_path, 50)
+    endpoint, ground_truth = populated(tmp_path, 50)
     (window,) = endpoint.store.windows()
-    early = label_captures(endpoint.store, diary, SPEC, until=window.start)
-    late = label_captures(endpoint.store, diary, SPEC, until=window.end)
+    early = label_captures(endpoint.store, ground_truth, SPEC, until=window.start)
+    late = label_captures(endpoint.store, ground_truth, SPEC, until=window.end)
     assert (early.labelled, late.labelled) == (0, 50)
 
 
 def test_a_damaged_diary_is_named_with_its_line(tmp_path: Path) -> None:
-    diary = Diary(tmp_path / "diary.jsonl")
-    diary.remember({"a": "Adelie"})
-    with (tmp_path / "diary.jsonl").open("a") as file:
+    ground_truth = GroundTruthLog(tmp_path / "ground_truth.jsonl")
+    ground_truth.append({"a": "Adelie"})
+    with (tmp_path / "ground_truth.jsonl").open("a") as file:
         file.write('{"event_id": "b", "tr')
     with pytest.raises(UserError, match="Line 2"):
-        diary.recall()
+        ground_truth.read()
 
 
 def write(path: Path, writer: int) -> None:
     for entry in range(200):
-        Diary(path).remember({f"{writer}-{entry}-{i}": "Gentoo" for i in range(20)})
+        GroundTruthLog(path).append({f"{writer}-{entry}-{i}": "Gentoo" for i in range(20)})
 
 
 def test_several_clients_share_one_diary(tmp_path: Path) -> None:
-    path = tmp_path / "diary.jsonl"
+    path = tmp_path / "ground_truth.jsonl"
     processes = [get_context("spawn").Process(target=write, args=(path, n)) for n in range(3)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(60)
         assert process.exitcode == 0
-    assert len(Diary(path).recall()) == 3 * 200 * 20
+    assert len(GroundTruthLog(path).read()) == 3 * 200 * 20

@@ -1,4 +1,4 @@
-"""What the simulated world knows and the platform does not: the truth behind each event."""
+"""The ground-truth log: the true class of each simulated event, which only the simulation knows."""
 
 import json
 import os
@@ -8,17 +8,17 @@ from pathlib import Path
 from mlschool_dagster.errors import UserError
 
 
-class Diary:
-    """The truth (class) of each event, in the JSON lines file at `path`, created when first needed.
+class GroundTruthLog:
+    """The true class of each event, in the JSON lines file at `path`, created when first needed.
 
-    Several clients may write into one diary at once.
+    Several writers may append to one log at once.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def remember(self, truths: Mapping[str, str]) -> None:
-        """Adds the truth of each event id."""
+    def append(self, truths: Mapping[str, str]) -> None:
+        """Append the truth of each event id."""
         lines = "".join(
             json.dumps({"event_id": event_id, "truth": truth}) + "\n"
             for event_id, truth in truths.items()
@@ -29,8 +29,8 @@ class Diary:
         with os.fdopen(descriptor, "ab", buffering=0) as file:
             file.write(lines.encode())
 
-    def recall(self) -> dict[str, str]:
-        """The truth of every event remembered, by event id; none before the first entry.
+    def read(self) -> dict[str, str]:
+        """The truth of every event in the log, by event id; none before the first entry.
 
         Raises:
             UserError: a line is damaged.
@@ -45,7 +45,7 @@ class Diary:
                     truths[entry["event_id"]] = entry["truth"]
                 except (ValueError, KeyError, TypeError):
                     raise UserError(
-                        f"Line {number} of the simulation's diary {self._path} is damaged; "
+                        f"Line {number} of the ground-truth log {self._path} is damaged; "
                         "delete that line."
                     ) from None
         return truths

@@ -1,4 +1,4 @@
-"""Experts: they label captures later, and are not always right."""
+"""Simulated labellers: they label captures some time after the answer, with a chosen quality."""
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,16 +11,16 @@ from mlschool_dagster.clock import utc_now
 from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.simulation.config import following
-from mlschool_dagster.simulation.diary import Diary
+from mlschool_dagster.simulation.ground_truth_log import GroundTruthLog
 
-SOURCE = "simulated expert"
+SOURCE = "simulated labeller"
 DEFAULT_QUALITY = 0.8
 PROGRESS_EVERY = 10_000
 """Labels between two reports of progress."""
 
 
 class LabelledStore(Protocol):
-    """The part of a capture store that an expert uses."""
+    """The part of a capture store that a labeller uses."""
 
     def unlabelled(self) -> Iterator[Capture]:
         """Every capture without a label, streamed."""
@@ -33,18 +33,18 @@ class LabelledStore(Protocol):
 class LabelSummary:
     """What the labels rest on.
 
-    ``from_diary`` and ``from_predictions`` count captures by where their truth was taken from;
+    ``from_log`` and ``from_predictions`` count captures by where their truth was taken from;
     ``guessed`` counts those of both that were given a random class instead.
     """
 
     labelled: int
-    from_diary: int
+    from_log: int
     from_predictions: int
     guessed: int
 
 
 @dataclass(frozen=True, slots=True)
-class Expert:
+class Labeller:
     """Somebody who labels, known as ``source``.
 
     With probability ``quality`` the label is the truth, else a class drawn uniformly, which may
@@ -65,24 +65,26 @@ class Expert:
 
 def label_captures(
     store: LabelledStore,
-    diary: Diary,
+    ground_truth: GroundTruthLog,
     spec: DataSpec,
-    experts: Sequence[Expert] = (Expert(),),
+    labellers: Sequence[Labeller] = (Labeller(),),
     seed: int = 42,
     progress: Callable[[str], None] = lambda _: None,
     until: datetime | None = None,
 ) -> LabelSummary:
     """Labels every capture of `store` that has no label; run again, it finds nothing left to do.
 
-    Each capture is given to one of `experts` at random, who is told the truth that the `diary`
-    remembers. Of a capture that is not in the diary, because it was not simulated, nobody knows the
-    truth: the prediction stands in for it, so its measured accuracy says how good the expert is,
-    not the model. With `until` (timezone-aware), captures of that moment and later are left alone.
+    Each capture is given to one of `labellers` at random, who knows its truth from the
+    `ground_truth` log. A capture that was not simulated is not in the log: its prediction stands in
+    for the truth, so its measured accuracy says how good the labeller is, not the model. With
+    `until` (timezone-aware), captures of that moment and later are left alone.
 
     Raises:
-        UserError: the diary is damaged.
+        UserError: the ground-truth log is damaged.
     """
-    panel = _Panel(diary.recall(), spec.target.classes, experts, random.Random(seed), progress)
+    panel = _Panel(
+        ground_truth.read(), spec.target.classes, labellers, random.Random(seed), progress
+    )
     chosen = (c for c in store.unlabelled() if until is None or c.captured_at < until)
     labelled = store.append_labels(map(panel.label, chosen))
     return LabelSummary(
@@ -91,19 +93,19 @@ def label_captures(
 
 
 class _Panel:
-    """Has experts label one capture after another, and counts."""
+    """Labels one capture after another, and counts."""
 
     def __init__(
         self,
         truths: Mapping[str, str],
         classes: tuple[str, ...],
-        experts: Sequence[Expert],
+        labellers: Sequence[Labeller],
         chance: random.Random,
         progress: Callable[[str], None],
     ) -> None:
         self._truths = truths
         self._classes = classes
-        self._experts = experts
+        self._labellers = labellers
         self._chance = chance
         self._progress = progress
         self.seen = self.from_predictions = self.guessed = 0
@@ -113,13 +115,13 @@ class _Panel:
         if truth is None:
             truth = capture.prediction
             self.from_predictions += 1
-        expert = self._chance.choice(self._experts)
-        if self._chance.random() >= expert.quality:
+        labeller = self._chance.choice(self._labellers)
+        if self._chance.random() >= labeller.quality:
             truth = self._chance.choice(self._classes)
             self.guessed += 1
-        elif expert.lies:
+        elif labeller.lies:
             truth = following(self._classes)[truth]
         self.seen += 1
         if self.seen % PROGRESS_EVERY == 0:
             self._progress(f"{self.seen} captures labelled")
-        return Label(capture.event_id, truth, utc_now(), expert.source)
+        return Label(capture.event_id, truth, utc_now(), labeller.source)
