@@ -8,42 +8,47 @@ from typing import Any
 
 import dagster as dg
 
-from mlschool_dagster.assets.accuracy_estimates import accuracy_estimates
-from mlschool_dagster.assets.batch import batch_predictions
-from mlschool_dagster.assets.captures import (
+from mlschool_dagster.capture.windows import first_window
+from mlschool_dagster.clock import utc_now
+from mlschool_dagster.credentials import move_tracking_password
+from mlschool_dagster.dataset.spec import DataSpec, load_spec
+from mlschool_dagster.defs.alerting.failure_sensor import alert_sensor
+from mlschool_dagster.defs.data.raw_data import raw_data
+from mlschool_dagster.defs.data.training_data import training_data
+from mlschool_dagster.defs.jobs import asset_jobs, health_schedule, retraining_schedule
+from mlschool_dagster.defs.maintenance.retention import retention_job, retention_schedule
+from mlschool_dagster.defs.monitoring.accuracy_estimates import accuracy_estimates
+from mlschool_dagster.defs.monitoring.arrival_sensors import (
+    CAPTURES,
+    FOLLOWING,
+    LABELS,
+    arrival_sensor,
+)
+from mlschool_dagster.defs.monitoring.captures import (
     captured_traffic,
     coverage_check,
     labels,
     live_traffic,
 )
-from mlschool_dagster.assets.comparison import challenger_comparison
-from mlschool_dagster.assets.dashboard import dashboard
-from mlschool_dagster.assets.data import raw_data
-from mlschool_dagster.assets.drift_report import drift_report
-from mlschool_dagster.assets.health import endpoint_health, health_checks
-from mlschool_dagster.assets.ledger import deployment_ledger
-from mlschool_dagster.assets.performance_report import performance_report
-from mlschool_dagster.assets.promotions import canary_evidence, promotion_ledger
-from mlschool_dagster.assets.quality_report import data_quality_report
-from mlschool_dagster.assets.serving import endpoint
-from mlschool_dagster.assets.traffic_volume import traffic_volume
-from mlschool_dagster.assets.training import cross_validation_and_model, registered_version
-from mlschool_dagster.assets.training_data import training_data
-from mlschool_dagster.assets.windows import partitions
-from mlschool_dagster.automation.alerts import alert_sensor
-from mlschool_dagster.automation.approvals import approval_job
-from mlschool_dagster.automation.dashboard import dashboard_job, dashboard_sensor
-from mlschool_dagster.automation.jobs import asset_jobs, health_schedule, retraining_schedule
-from mlschool_dagster.automation.outside_world import labeling_job, traffic_job
-from mlschool_dagster.automation.promotion import promotion_jobs, promotion_sensor
-from mlschool_dagster.automation.retention import retention_job, retention_schedule
-from mlschool_dagster.automation.retraining import retraining_sensor
-from mlschool_dagster.automation.sensors import CAPTURES, FOLLOWING, LABELS, following_sensor
-from mlschool_dagster.automation.volume import volume_job, volume_sensor
-from mlschool_dagster.capture.windows import first_window
-from mlschool_dagster.clock import utc_now
-from mlschool_dagster.credentials import move_tracking_password
-from mlschool_dagster.dataset.spec import DataSpec, load_spec
+from mlschool_dagster.defs.monitoring.dashboard import dashboard
+from mlschool_dagster.defs.monitoring.dashboard_sensor import dashboard_job, dashboard_sensor
+from mlschool_dagster.defs.monitoring.data_quality_report import data_quality_report
+from mlschool_dagster.defs.monitoring.drift_report import drift_report
+from mlschool_dagster.defs.monitoring.performance_report import performance_report
+from mlschool_dagster.defs.monitoring.traffic_volume import traffic_volume
+from mlschool_dagster.defs.monitoring.traffic_volume_sensor import volume_job, volume_sensor
+from mlschool_dagster.defs.monitoring.windows import partitions
+from mlschool_dagster.defs.promotion.approval_job import approval_job
+from mlschool_dagster.defs.promotion.challenger_comparison import challenger_comparison
+from mlschool_dagster.defs.promotion.promotion_ledger import canary_evidence, promotion_ledger
+from mlschool_dagster.defs.promotion.promotion_sensor import promotion_jobs, promotion_sensor
+from mlschool_dagster.defs.promotion.retraining_sensor import retraining_sensor
+from mlschool_dagster.defs.serving.batch_predictions import batch_predictions
+from mlschool_dagster.defs.serving.deployment_ledger import deployment_ledger
+from mlschool_dagster.defs.serving.endpoint import endpoint
+from mlschool_dagster.defs.serving.endpoint_health import endpoint_health, health_checks
+from mlschool_dagster.defs.simulation.jobs import labeling_job, traffic_job
+from mlschool_dagster.defs.training.training import cross_validation_and_model, registered_version
 from mlschool_dagster.owned import PRIVATE
 from mlschool_dagster.promotion.config import gates
 from mlschool_dagster.resources.alerts import Alerts
@@ -130,8 +135,8 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
             retention_schedule(retaining),
         ],
         sensors=[
-            following_sensor(CAPTURES, monitoring, following),
-            following_sensor(LABELS, monitoring, following),
+            arrival_sensor(CAPTURES, monitoring, following),
+            arrival_sensor(LABELS, monitoring, following),
             retraining_sensor(retraining),
             promotion_sensor([deployment, rollback, *promoting]),
             dashboard_sensor(rebuilding),

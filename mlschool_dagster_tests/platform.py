@@ -17,13 +17,13 @@ import pytest
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
 from dagster_shared.error import SerializableErrorInfo
 
-from mlschool_dagster.assets.verdicts import UNDECIDED
 from mlschool_dagster.capture.records import Capture, Label
 from mlschool_dagster.capture.store import CaptureStore, open_store
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.dataset.spec import load_spec
 from mlschool_dagster.definitions import build_definitions
+from mlschool_dagster.defs.check_results import UNDECIDED
 from mlschool_dagster.local.platform import prepare
 from mlschool_dagster.modeling.registry import Registry
 from mlschool_dagster.settings import ROOT, Settings

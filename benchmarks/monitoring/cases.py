@@ -17,20 +17,20 @@ import dagster as dg
 import pandas as pd
 from histories import fill_window
 
-from mlschool_dagster.assets.captures import REPORTS
-from mlschool_dagster.assets.windows import (
-    CAPTURES_TOKEN,
-    LABELS_FILE,
-    frozen_table,
-    monitored_window,
-)
-from mlschool_dagster.automation.jobs import MONITORED, asset_jobs
-from mlschool_dagster.automation.sensors import CAPTURES, following_sensor
 from mlschool_dagster.capture.store import open_store
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.dataset.spec import CONFIDENCE, PREDICTION, load_spec
 from mlschool_dagster.definitions import build_definitions
+from mlschool_dagster.defs.jobs import MONITORED, asset_jobs
+from mlschool_dagster.defs.monitoring.arrival_sensors import CAPTURES, arrival_sensor
+from mlschool_dagster.defs.monitoring.captures import REPORTS
+from mlschool_dagster.defs.monitoring.windows import (
+    CAPTURES_TOKEN,
+    LABELS_FILE,
+    frozen_table,
+    monitored_window,
+)
 from mlschool_dagster.modeling.registry import Registry
 from mlschool_dagster.settings import Settings
 
@@ -181,7 +181,7 @@ def history() -> dict[str, Any]:
                 dg.AssetMaterialization(report, metadata=read, partition=window.key)
             )
     job = next(job for job in asset_jobs(SPEC) if job.name == "monitoring_job")
-    sensor = following_sensor(CAPTURES, job)
+    sensor = arrival_sensor(CAPTURES, job)
     read = store.captures_token(known[0])
     cursor = json.dumps({"version": 1, "cursor": read, "pending": []})
     seconds: list[dict[str, float]] = []

@@ -99,7 +99,7 @@ def dev(settings: Settings) -> None:
     """The platform until Ctrl-C; what the endpoint served last, it serves again."""
     with running_platform(settings, say) as platform:
         os.environ.update(platform.environment)
-        from mlschool_dagster.assets.dashboard import PAGE
+        from mlschool_dagster.defs.monitoring.dashboard import PAGE
 
         served = read_deployment(settings.home / "endpoint")
         if served is not None and served.plan.primary is not None:

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from mlschool_dagster.automation.sensors import (
+from mlschool_dagster.capture.store import CaptureStore, open_store
+from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.defs.monitoring.arrival_sensors import (
     CAPTURES,
     LABELS,
     PARTITION_TAG,
     FollowedStream,
     Stream,
 )
-from mlschool_dagster.capture.store import CaptureStore, open_store
-from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.local.jobs import run_config, run_job
 from mlschool_dagster.local.platform import Platform, Say

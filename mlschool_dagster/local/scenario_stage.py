@@ -14,13 +14,13 @@ from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from mlschool_dagster.atomic import replacing
-from mlschool_dagster.automation.sensors import CAPTURES, LABELS, FollowedStream
 from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX
 from mlschool_dagster.capture.store import CaptureStore, open_store
 from mlschool_dagster.capture.windows import LENGTH, Window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.dataset.spec import DataSpec, load_spec
 from mlschool_dagster.dataset.tables import read_data
+from mlschool_dagster.defs.monitoring.arrival_sensors import CAPTURES, LABELS, FollowedStream
 from mlschool_dagster.deployment.client import EndpointClient
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.local.jobs import run_config, run_job

@@ -11,10 +11,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlschool_dagster.assets.data import raw_data
 from mlschool_dagster.capture.frames import captures_frame
 from mlschool_dagster.capture.records import Label
 from mlschool_dagster.dataset.spec import RESERVED, DataSpec, load_spec
+from mlschool_dagster.defs.data.raw_data import raw_data
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.monitoring.frames import current_frame
 from mlschool_dagster_tests.worlds import DATA

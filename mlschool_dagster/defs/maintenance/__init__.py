@@ -1,0 +1,1 @@
+"""Maintenance: deletion of what is older than the retention period."""

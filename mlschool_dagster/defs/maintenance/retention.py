@@ -1,0 +1,205 @@
+"""Retention as a job: deletes what is older than it is to be kept, or tells what it would."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+
+import dagster as dg
+from pydantic import Field
+
+from mlschool_dagster.capture.store import CaptureStore
+from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.clock import utc_now
+from mlschool_dagster.defs.common import PlainConfig, plain_errors, table
+from mlschool_dagster.defs.monitoring.captures import REPORTS
+from mlschool_dagster.defs.monitoring.windows import CAPTURES_TOKEN, LABELS_TOKEN, covered_token
+from mlschool_dagster.errors import UserError
+from mlschool_dagster.monitoring.retention import (
+    Outgoing,
+    bound,
+    forget_captures,
+    forget_files,
+    forget_metrics,
+)
+from mlschool_dagster.resources.captures import Captures
+from mlschool_dagster.resources.files import PlatformFiles
+from mlschool_dagster.resources.history import History
+
+NAME = "retention_job"
+BATCH = 200
+_FINISHED = [
+    dg.DagsterRunStatus.SUCCESS,
+    dg.DagsterRunStatus.FAILURE,
+    dg.DagsterRunStatus.CANCELED,
+]
+
+
+class RetentionConfig(PlainConfig):
+    """How long what is kept."""
+
+    capture_days: int = Field(
+        default=0, description="Days to keep captures, labels and refusals; 0: for ever."
+    )
+    report_days: int = Field(
+        default=0, description="Days to keep frozen windows and their pages; 0: for ever."
+    )
+    metric_days: int = Field(
+        default=0, description="Days to keep the history of metrics; 0: for ever."
+    )
+    run_days: int = Field(
+        default=0,
+        description="Days to keep Dagster's finished runs with their events and logs; 0: for ever.",
+    )
+    dry_run: bool = Field(default=True, description="Only tell what would be deleted.")
+
+
+def retention_job() -> dg.JobDefinition:
+    """The job ``retention_job``."""
+
+    @dg.op(
+        description="Deletes what is older than configured, in small batches, or only tells of it.",
+        out=dg.Out(dg.Nothing),
+    )
+    def retention(
+        context: dg.OpExecutionContext,
+        config: RetentionConfig,
+        captures: Captures,
+        files: PlatformFiles,
+        history: History,
+    ) -> None:
+        with plain_errors():
+            outgoing = list(_outgoing(context.instance, config, captures, files, history))
+        for one in outgoing:
+            context.log.info(
+                f"{one.kind} before {one.before:%Y-%m-%d %H:%M}: {one.items} "
+                f"{'to delete' if config.dry_run else 'deleted'}, {one.kept} kept"
+                f"{f': {one.remark}' if one.remark else ''}"
+            )
+        context.add_output_metadata(
+            {
+                "to delete" if config.dry_run else "deleted": table(one.row() for one in outgoing),
+                "dry_run": config.dry_run,
+            }
+        )
+        with plain_errors():
+            if failed := [one.remark for one in outgoing if one.failed]:
+                raise UserError(" ".join(failed))
+
+    @dg.job(
+        name=NAME,
+        description="Deletes what is older than it is to be kept: captures and labels, frozen "
+        "windows and reports, metrics, and Dagster's own runs. By default it keeps everything, and "
+        "deletes nothing: see its configuration.",
+        tags={"stage": "retention"},
+        executor_def=dg.in_process_executor,
+    )
+    def job() -> None:
+        retention()
+
+    return job
+
+
+def retention_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:
+    """Retention every week; off until somebody turns it on."""
+    days = {"capture_days": 90, "report_days": 90, "metric_days": 365, "run_days": 30}
+    return dg.ScheduleDefinition(
+        name="weekly_retention",
+        job=job,
+        cron_schedule="0 4 * * 0",
+        execution_timezone="UTC",
+        run_config={"ops": {"retention": {"config": {**days, "dry_run": False}}}},
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description="Deletes every Sunday at 04:00 UTC captures and reports after 90 days, metrics "
+        "after a year and runs after 30 days.",
+    )
+
+
+def _outgoing(
+    instance: dg.DagsterInstance,
+    config: RetentionConfig,
+    captures: Captures,
+    files: PlatformFiles,
+    history: History,
+) -> Iterator[Outgoing]:
+    now = utc_now()
+    with captures.open() as store:
+        if before := bound(config.capture_days, now):
+
+            def is_covered(window: Window) -> bool:
+                return _is_covered(instance, store, window)
+
+            yield forget_captures(store, before, is_covered, config.dry_run)
+        if before := bound(config.report_days, now):
+            yield forget_files(files.windows, before, config.dry_run)
+        if before := bound(config.metric_days, now):
+            with history.metrics() as metrics:
+                yield forget_metrics(metrics, before, config.dry_run)
+        if before := bound(config.run_days, now):
+            yield forget_runs(instance, before, store.newest_windows(), config.dry_run)
+
+
+def _is_covered(instance: dg.DagsterInstance, store: CaptureStore, window: Window) -> bool:
+    captures = covered_token(instance, window, REPORTS, CAPTURES_TOKEN)
+    labels = covered_token(instance, window, ("performance_report",), LABELS_TOKEN)
+    return captures == store.captures_token(window) and labels == store.labels_token(window)
+
+
+def forget_runs(
+    instance: dg.DagsterInstance, before: datetime, windows: list[Window], dry_run: bool
+) -> Outgoing:
+    """Deletes finished runs before `before` with their events and logs, but for the newest state.
+
+    That is the newest materialization and observation of each asset, and of each of `windows`,
+    which still hold captures: the sensors judge by it what a report covers.
+    """
+    needed = _needed_runs(instance, {window.key for window in windows})
+    old = list(_finished_runs(instance, before))
+    outgoing = [run_id for run_id in old if run_id not in needed]
+    if not dry_run:
+        for run_id in outgoing:
+            _delete(instance, run_id)
+    kept = len(old) - len(outgoing)
+    remark = "they made the newest state of an asset" if kept else ""
+    return Outgoing("runs", before, 0, len(outgoing), kept, remark)
+
+
+def _finished_runs(instance: dg.DagsterInstance, before: datetime) -> Iterator[str]:
+    filters = dg.RunsFilter(statuses=_FINISHED, created_before=before)
+    cursor: str | None = None
+    while records := instance.get_run_records(filters, limit=BATCH, cursor=cursor):
+        for record in records:
+            yield record.dagster_run.run_id
+        cursor = records[-1].dagster_run.run_id
+
+
+def _needed_runs(instance: dg.DagsterInstance, partitions: set[str]) -> set[str]:
+    needed: set[str] = set()
+    for asset_key in instance.all_asset_keys():
+        for fetch in (instance.fetch_materializations, instance.fetch_observations):
+            needed.update(record.run_id for record in fetch(asset_key, limit=1).records)
+        needed.update(_runs_of_partitions(instance, asset_key, partitions))
+    return needed
+
+
+def _runs_of_partitions(
+    instance: dg.DagsterInstance, asset_key: dg.AssetKey, partitions: set[str]
+) -> Iterator[str]:
+    """The runs that made the newest state of those of `partitions` that the asset has."""
+    newest = instance.get_latest_storage_id_by_partition(
+        asset_key, dg.DagsterEventType.ASSET_MATERIALIZATION
+    )
+    ids = iter([number for partition, number in newest.items() if partition in partitions])
+    while batch := list(islice(ids, BATCH)):
+        filters = dg.AssetRecordsFilter(asset_key=asset_key, storage_ids=batch)
+        for record in instance.fetch_materializations(filters, limit=BATCH).records:
+            yield record.run_id
+
+
+def _delete(instance: dg.DagsterInstance, run_id: str) -> None:
+    instance.delete_run(run_id)
+    instance.compute_log_manager.delete_logs(prefix=[run_id])
+    # Dagster's SQLite storage keeps a file for each run, which would stay behind, emptied.
+    path_for_shard = getattr(instance.event_log_storage, "path_for_shard", None)
+    if path_for_shard is not None:
+        Path(path_for_shard(run_id)).unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Monitoring: hourly windows of captured traffic, their labels and reports, and the dashboard."""

@@ -1,0 +1,265 @@
+"""Captures: one hour of traffic, and its ground truth as far as it is known."""
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from dagster._core.storage.tags import PARTITION_NAME_TAG
+
+from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.clock import utc_now
+from mlschool_dagster.dataset.spec import MODEL_VERSION, ROLE, DataSpec
+from mlschool_dagster.defs.check_results import outcomes, undecided
+from mlschool_dagster.defs.common import OWNERS, plain_errors, table
+from mlschool_dagster.defs.monitoring.windows import (
+    CAPTURES_TOKEN,
+    GROUP,
+    LABELS_FILE,
+    LABELS_TOKEN,
+    REFUSALS,
+    TOKEN,
+    TRAFFIC_FILE,
+    chosen_window,
+    covered_token,
+    windowed_asset,
+)
+from mlschool_dagster.resources.captures import Captures
+from mlschool_dagster.resources.files import PlatformFiles
+from mlschool_dagster.resources.history import History
+
+if TYPE_CHECKING:
+    from mlschool_dagster.monitoring.frozen import FrozenTable
+
+LIVE_TRAFFIC = "live_traffic"
+REPORTS = ("data_quality_report", "drift_report", "performance_report")
+KNOWN_LABELS = "known_labels"
+PREVIEW_ROWS = 8
+CLASSES_SHOWN = 100
+WINDOWS_CHECKED = 48
+HANGING = timedelta(hours=1)
+"""How long a run of a window may wait for its turn, or work, before it is taken for dead."""
+
+REPORTING_TIME = timedelta(minutes=10)
+"""How long after a window's end its last captures may still be on their way into the reports."""
+
+
+def live_traffic(spec: DataSpec) -> dg.AssetSpec:
+    """The outside world, which sends requests whenever it likes."""
+    return dg.AssetSpec(
+        LIVE_TRAFFIC,
+        group_name=GROUP,
+        kinds={"http"},
+        owners=OWNERS,
+        description=f"Requests that clients send to the {spec.name} endpoint, and the ground truth "
+        "that labellers find out later. Nothing here makes it; traffic_job and labeling_job "
+        "stand in for it.",
+    )
+
+
+def captured_traffic(spec: DataSpec, windows: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
+    """The asset ``captured_traffic``: a window's requests and predictions, frozen."""
+
+    @windowed_asset(
+        "captured_traffic",
+        windows,
+        deps=["endpoint", LIVE_TRAFFIC],
+        kinds={"parquet", "pandas"},
+        description="Requests and predictions of one hour, frozen as Parquet as they are in the "
+        "capture store now, with the counts of what was refused.",
+    )
+    def traffic(
+        context: dg.AssetExecutionContext, captures: Captures, files: PlatformFiles
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        from mlschool_dagster.capture.frames import captures_frame
+        from mlschool_dagster.monitoring.frames import current_frame
+        from mlschool_dagster.monitoring.frozen import FrozenTable, freeze
+
+        with plain_errors():
+            window = chosen_window(context, captures)
+            path = files.new_in_window(window, TRAFFIC_FILE)
+            with captures.open() as store:
+                # The token is read first: rows that land in between are covered, but not claimed.
+                token = store.captures_token(window)
+                refusals = store.refusals(window)
+                frames = chain([captures_frame([])], store.stream(window))
+                current = (current_frame(frame, spec) for frame in frames)
+                freeze(current, path, **{TOKEN: token, REFUSALS: refusals})
+            frozen = FrozenTable(path)
+            refused = sum(refusals.values())
+            context.log.info(f"{frozen.rows} captures in window {window.key}, {refused} refusals")
+            return dg.MaterializeResult(
+                metadata={
+                    "dagster/row_count": frozen.rows,
+                    "window": window.key,
+                    "model_versions": table(_by_version(frozen)),
+                    "refused": float(refused),
+                    "preview": table(frozen.tail(PREVIEW_ROWS).to_dict("records")),
+                    "path": dg.MetadataValue.path(path),
+                    CAPTURES_TOKEN: token,
+                },
+                data_version=dg.DataVersion(token),
+            )
+
+    return traffic
+
+
+def labels(spec: DataSpec, windows: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
+    """The asset ``labels``: the ground truth of a window, as far as it is known."""
+
+    @windowed_asset(
+        "labels",
+        windows,
+        deps=["captured_traffic"],
+        kinds={"parquet", "pandas"},
+        description=f"Ground truth ({spec.target.name}) of one hour's captures, joined by event "
+        "id, as far as it has arrived.",
+        check_specs=[
+            dg.AssetCheckSpec(
+                KNOWN_LABELS,
+                asset="labels",
+                description=f"Every label is one of {spec.target.name}'s classes, spelt as they "
+                "are; any other one is no evidence of anything.",
+            )
+        ],
+    )
+    def window_labels(
+        context: dg.AssetExecutionContext,
+        captures: Captures,
+        files: PlatformFiles,
+        history: History,
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        from mlschool_dagster.capture.frames import labels_frame
+        from mlschool_dagster.monitoring.frozen import FrozenTable, freeze
+        from mlschool_dagster.monitoring.recorded import check_metrics
+
+        with plain_errors():
+            window = chosen_window(context, captures)
+            path = files.new_in_window(window, LABELS_FILE)
+            with captures.open() as store:
+                revision = store.revision(window)
+                frames = chain([labels_frame([])], store.stream_labels(window))
+                freeze(frames, path, **{TOKEN: revision.labels_token})
+            frozen = FrozenTable(path)
+            context.log.info(f"{frozen.rows} labels in window {window.key}")
+            classes = Counter(map(str, frozen.whole(["label"])["label"]))
+            strange = {
+                label: rows
+                for label, rows in classes.most_common()
+                if label not in spec.target.classes
+            }
+            results = [_known_labels(window, strange, frozen.rows)]
+            with history.metrics() as metrics:
+                metrics.record(
+                    window,
+                    "labels",
+                    check_metrics(window, outcomes(results)) if frozen.rows else (),
+                )
+            return dg.MaterializeResult(
+                metadata={
+                    "dagster/row_count": frozen.rows,
+                    "window": window.key,
+                    "coverage": frozen.rows / revision.captures if revision.captures else 0.0,
+                    "classes": table(
+                        {"class": label, "rows": rows}
+                        for label, rows in classes.most_common(CLASSES_SHOWN)
+                    ),
+                    "unknown_labels": float(sum(strange.values())),
+                    "path": dg.MetadataValue.path(path),
+                    LABELS_TOKEN: revision.labels_token,
+                },
+                data_version=dg.DataVersion(revision.labels_token),
+                check_results=results,
+            )
+
+    return window_labels
+
+
+def _known_labels(window: Window, strange: dict[str, int], labels: int) -> dg.AssetCheckResult:
+    from mlschool_dagster.monitoring.performance import unknown_labels_summary
+
+    told = f"All {labels} labels of {window.key} are classes."
+    if strange:
+        told = f"Labels of {window.key}: {unknown_labels_summary(strange)}"
+    return dg.AssetCheckResult(
+        check_name=KNOWN_LABELS,
+        passed=not strange,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=told,
+        metadata={"unknown_labels": float(sum(strange.values())), **undecided(not labels)},
+    )
+
+
+def coverage_check() -> dg.AssetChecksDefinition:
+    """The check ``coverage``: every capture is in a report."""
+
+    @dg.asset_check(
+        asset="captured_traffic",
+        name="coverage",
+        additional_deps=["data_quality_report", "drift_report", "performance_report"],
+        description=f"Every capture of the newest {WINDOWS_CHECKED} windows with traffic is "
+        "covered by all three reports.",
+    )
+    def coverage(context: dg.AssetCheckExecutionContext, captures: Captures) -> dg.AssetCheckResult:
+        uncovered: list[dict[str, str | int | bool]] = []
+        with plain_errors(), captures.open() as store:
+            # What a clock that was ahead captured has no report before its hour has come.
+            begun = [w for w in store.newest_windows() if w.start <= utc_now()]
+            windows = begun[:WINDOWS_CHECKED]
+            for window in windows:
+                covered = covered_token(context.instance, window, REPORTS, CAPTURES_TOKEN)
+                if covered != store.captures_token(window):
+                    # Captures that land while a run reads those before them are no trouble yet.
+                    on_its_way = window.end + REPORTING_TIME >= utc_now() or _is_monitored(
+                        context.instance, window
+                    )
+                    uncovered.append(
+                        {
+                            "window": window.key,
+                            "captures": store.count(window),
+                            "on_its_way": on_its_way,
+                        }
+                    )
+        overdue = [str(entry["window"]) for entry in uncovered if not entry["on_its_way"]]
+        coming = [str(entry["window"]) for entry in uncovered if entry["on_its_way"]]
+        told = f"Every capture of {len(windows)} windows is in every report."
+        if overdue:
+            told = f"Captures of {', '.join(overdue)} are not in every report."
+        elif coming:
+            told = f"Captures of {', '.join(coming)} are on their way into the reports."
+        return dg.AssetCheckResult(
+            passed=not overdue,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=told,
+            metadata={
+                "uncovered": table(uncovered),
+                **undecided(bool(coming) and not overdue),
+            },
+        )
+
+    return coverage
+
+
+def _is_monitored(instance: dg.DagsterInstance, window: Window) -> bool:
+    """Whether a run of the window waits for its turn, or works; not one that has hung for long."""
+    under_way = dg.RunsFilter(
+        statuses=[
+            dg.DagsterRunStatus.QUEUED,
+            dg.DagsterRunStatus.NOT_STARTED,
+            dg.DagsterRunStatus.STARTING,
+            dg.DagsterRunStatus.STARTED,
+        ],
+        tags={PARTITION_NAME_TAG: window.key},
+        updated_after=datetime.now(UTC) - HANGING,
+    )
+    return bool(instance.get_run_records(under_way, limit=1))
+
+
+def _by_version(frozen: "FrozenTable") -> list[dict[str, str | int]]:
+    chunks = frozen.chunks([MODEL_VERSION, ROLE])
+    rows = Counter(key for chunk in chunks for key in chunk.itertuples(index=False, name=None))
+    return [
+        {MODEL_VERSION: version, ROLE: role, "rows": count}
+        for (version, role), count in rows.most_common()
+    ]

@@ -1,0 +1,154 @@
+"""The dashboard: what monitoring found over many windows, on one page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from pydantic import Field
+
+from mlschool_dagster.clock import utc_now
+from mlschool_dagster.dataset.spec import DataSpec
+from mlschool_dagster.defs.common import OWNERS, PlainConfig, plain_errors, table
+from mlschool_dagster.defs.monitoring.captures import REPORTS
+from mlschool_dagster.defs.monitoring.windows import GROUP
+from mlschool_dagster.defs.serving.deployment_ledger import RUN_ID_SHOWN
+from mlschool_dagster.resources.endpoint import LocalEndpointResource
+from mlschool_dagster.resources.files import PlatformFiles
+from mlschool_dagster.resources.history import History
+
+if TYPE_CHECKING:
+    from mlschool_dagster.monitoring.dashboard.board import Board, Event, Term
+    from mlschool_dagster.promotion.episode import Entry
+    from mlschool_dagster.serving.desired_state import Deployment
+
+NAME = "dashboard"
+PAGE = "dashboard.html"
+"""The page's name in the folder of the platform's files."""
+SHOWN = (
+    *REPORTS,
+    "accuracy_estimates",
+    "traffic_volume",
+    "deployment_ledger",
+    "promotion_ledger",
+)
+"""The assets of which the page tells."""
+
+
+class DashboardConfig(PlainConfig):
+    """How much the page shows."""
+
+    windows: int = Field(
+        default=720,
+        ge=1,
+        description="Most windows that are shown, the newest; by default a month of hours.",
+    )
+
+
+def dashboard(spec: DataSpec) -> dg.AssetsDefinition:
+    """The asset ``dashboard``: one page that shows how the model does over time."""
+
+    @dg.asset(
+        name=NAME,
+        deps=SHOWN,
+        group_name=GROUP,
+        kinds={"plotly", "html"},
+        owners=OWNERS,
+        code_version="1",
+        description="One page of the newest windows: accuracy estimated and realised, drift by "
+        "column, traffic, faults, segments, labels, and what was deployed meanwhile. Rebuilt after "
+        "each report by dashboard_sensor.",
+    )
+    def page(
+        context: dg.AssetExecutionContext,
+        config: DashboardConfig,
+        history: History,
+        files: PlatformFiles,
+        endpoint: LocalEndpointResource,
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        from filelock import FileLock
+
+        from mlschool_dagster.monitoring.dashboard.answers import State, answers
+        from mlschool_dagster.monitoring.dashboard.page import write_dashboard
+
+        path = Path(files.root) / PAGE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Whoever writes last has read last, so that of two runs at once none leaves an older page.
+        with plain_errors(), FileLock(path.with_name(f".{PAGE}.lock")):
+            board = _board(spec, config, history, endpoint.target().history())
+            write_dashboard(path, board)
+        told = answers(board)
+        findings = [answer for answer in told if answer.state is State.FINDING]
+        context.log.info(f"{len(board.windows)} windows; to look at: {len(findings)}")
+        return dg.MaterializeResult(
+            metadata={
+                "page": files.link(path),
+                "windows": float(len(board.windows)),
+                "to_look_at": float(len(findings)),
+                "answers": table(
+                    {"question": answer.question, "state": answer.state.value, "told": answer.text}
+                    for answer in told
+                ),
+            }
+        )
+
+    return page
+
+
+def _board(
+    spec: DataSpec, config: DashboardConfig, history: History, deployed: "Sequence[Deployment]"
+) -> "Board":
+    from mlschool_dagster.monitoring.dashboard.board import NAMES, Board
+
+    with history.metrics() as metrics:
+        known = metrics.read(NAMES, newest=config.windows)
+    with history.promotions() as ledger:
+        entries = ledger.entries()
+    return Board(
+        model=spec.name,
+        now=utc_now(),
+        metrics=known,
+        terms=_terms(deployed),
+        changes=_changes(deployed),
+        promotions=_promotions(entries),
+    )
+
+
+def _terms(deployed: "Sequence[Deployment]") -> "list[Term]":
+    from mlschool_dagster.deployment.ledger import terms
+    from mlschool_dagster.monitoring.dashboard.board import Term
+
+    return [Term(term.version, term.since, term.until) for term in terms(deployed)]
+
+
+def _changes(deployed: "Sequence[Deployment]") -> "list[Event]":
+    from mlschool_dagster.deployment.ledger import changes
+    from mlschool_dagster.monitoring.dashboard.board import Event
+
+    return [
+        Event(
+            at=change.at,
+            lane=change.role.value,
+            what=change.action.value,
+            version=change.after or change.before or "",
+            by=change.by[:RUN_ID_SHOWN],
+            why=change.reason,
+        )
+        for change in changes(deployed)
+    ]
+
+
+def _promotions(entries: "Sequence[Entry]") -> "list[Event]":
+    from mlschool_dagster.monitoring.dashboard.board import PROMOTION, Event
+
+    return [
+        Event(
+            at=entry.at,
+            lane=PROMOTION,
+            what=entry.step.value,
+            version=entry.version,
+            by=entry.by,
+            why=entry.reason,
+        )
+        for entry in entries
+    ]

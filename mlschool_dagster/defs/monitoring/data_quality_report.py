@@ -1,0 +1,117 @@
+"""The data-quality report: what is wrong with one hour's captures in themselves."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from mlschool_dagster.dataset.spec import DataSpec
+from mlschool_dagster.defs.check_results import of_window, outcomes, undecided
+from mlschool_dagster.defs.common import page, picture, plain_errors, table
+from mlschool_dagster.defs.monitoring.windows import (
+    ReportConfig,
+    chosen_window,
+    monitored_window,
+    windowed_asset,
+)
+from mlschool_dagster.monitoring.config import MAXIMUM_REFUSED_SHARE
+from mlschool_dagster.resources.captures import Captures
+from mlschool_dagster.resources.files import PlatformFiles
+from mlschool_dagster.resources.history import History
+from mlschool_dagster.resources.tracking import MlflowTracking
+
+NAME = "data_quality_report"
+
+
+def data_quality_report(
+    spec: DataSpec, windows: dg.PartitionsDefinition[str]
+) -> dg.AssetsDefinition:
+    """The asset ``data_quality_report``: what is wrong with a window's rows in themselves."""
+
+    @windowed_asset(
+        NAME,
+        windows,
+        deps=["captured_traffic"],
+        kinds={"evidently", "html"},
+        check_specs=[
+            dg.AssetCheckSpec(
+                "data_quality",
+                asset=NAME,
+                description="No missing values beyond the reference, new categories, values out "
+                f"of range, constant columns, repeated events, or more than "
+                f"{MAXIMUM_REFUSED_SHARE:.0%} refusals beyond chance.",
+            )
+        ],
+        description="Missing values, new categories, ranges and duplicates of one hour's captures, "
+        "beside the training data; and what was refused in that hour, by reason.",
+    )
+    def report(
+        context: dg.AssetExecutionContext,
+        config: ReportConfig,
+        captures: Captures,
+        files: PlatformFiles,
+        mlflow: MlflowTracking,
+        history: History,
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        from mlschool_dagster.monitoring.html import quality_html
+        from mlschool_dagster.monitoring.plots import missing_shares
+        from mlschool_dagster.monitoring.quality import columns_read, quality
+        from mlschool_dagster.monitoring.recorded import check_metrics, quality_metrics
+
+        with plain_errors():
+            seen = monitored_window(chosen_window(context, captures), spec, files, mlflow)
+            chunks = seen.table.chunks(columns_read(spec))
+            found = quality(chunks, seen.reference, spec, seen.refusals)
+            results = [
+                dg.AssetCheckResult(
+                    check_name="data_quality",
+                    passed=not found.findings,
+                    severity=dg.AssetCheckSeverity.WARN,
+                    description=of_window(seen.window, found.summary),
+                    metadata={
+                        "findings": float(len(found.findings)),
+                        **undecided(not found.findings and not found.n_current),
+                    },
+                )
+            ]
+            with history.metrics() as metrics:
+                recorded = [*quality_metrics(seen.window, found, spec)]
+                if recorded:
+                    recorded += check_metrics(seen.window, outcomes(results))
+                metrics.record(seen.window, NAME, recorded)
+            context.log.info(of_window(seen.window, found.summary))
+            path = files.new_in_window(seen.window, f"{NAME}.html")
+            drawn = seen.table.sample(config.samples)
+
+            def write() -> str:
+                return quality_html(
+                    drawn, seen.reference, spec, seen.subject, found, path, config.samples
+                )
+
+            return dg.MaterializeResult(
+                metadata={
+                    **page(files, path, write),
+                    **seen.metadata(),
+                    "findings": float(len(found.findings)),
+                    "missing_share": _share_missing(found.rows()),
+                    "missing_values": picture(
+                        lambda: missing_shares(found), "missing share per column"
+                    ),
+                    "duplicate_rows": float(found.duplicate_rows),
+                    "columns": table(found.rows()),
+                    "refused": float(found.refused),
+                    "refused_share": found.refused_share or 0.0,
+                    "refusals": table(
+                        {"reason": reason, "refused": count}
+                        for reason, count in found.refusals.items()
+                    ),
+                },
+                check_results=results,
+            )
+
+    return report
+
+
+def _share_missing(columns: Sequence[Mapping[str, Any]]) -> float:
+    shares = [column["missing_share"] or 0.0 for column in columns]
+    return float(sum(shares) / len(shares))

@@ -1,0 +1,198 @@
+"""Volume and freshness of the traffic: what comes, against what usually comes."""
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from pydantic import Field
+
+from mlschool_dagster.clock import utc_now
+from mlschool_dagster.defs.check_results import undecided
+from mlschool_dagster.defs.common import OWNERS, PlainConfig, picture, plain_errors, table
+from mlschool_dagster.defs.monitoring.captures import LIVE_TRAFFIC
+from mlschool_dagster.defs.monitoring.windows import GROUP
+from mlschool_dagster.monitoring.traffic import REPORT as NAME
+from mlschool_dagster.monitoring.volume import VolumeConfig
+from mlschool_dagster.resources.captures import Captures
+from mlschool_dagster.resources.history import History
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from mlschool_dagster.monitoring.metrics import Metric
+    from mlschool_dagster.monitoring.traffic import Look
+
+TOKENS = "tokens"
+_DEFAULTS = VolumeConfig()
+
+
+class VolumeSettings(PlainConfig):
+    """When traffic counts as unusual."""
+
+    level: float = Field(
+        default=_DEFAULTS.level,
+        gt=0,
+        lt=0.5,
+        description="How often a usual window may be found below what is expected, and how often "
+        "above.",
+    )
+    minimum_windows: int = Field(
+        default=_DEFAULTS.minimum_windows,
+        ge=2,
+        description="How many windows must be known before anything is expected.",
+    )
+    patience: float = Field(
+        default=_DEFAULTS.patience,
+        ge=1,
+        description="How many times the longest usual silence traffic may pause.",
+    )
+
+    def volume(self) -> VolumeConfig:
+        """The settings as monitoring takes them."""
+        return VolumeConfig(self.level, self.minimum_windows, self.patience)
+
+
+def traffic_volume() -> dg.AssetsDefinition:
+    """The asset ``traffic_volume``: rows per window, and the time since the last one."""
+
+    @dg.asset(
+        name=NAME,
+        deps=[LIVE_TRAFFIC],
+        group_name=GROUP,
+        kinds={"table", "python"},
+        owners=OWNERS,
+        code_version="1",
+        description="Captured rows per hour against what is usual for that hour of the week or "
+        "day, and the time since the last capture against usual silences. Windows without the "
+        "traffic they should have had (outages), or in which all requests were refused, are found "
+        "here alone: no report is made of them.",
+        check_specs=[
+            dg.AssetCheckSpec(
+                "volume_as_expected",
+                asset=NAME,
+                description="The newest finished window, and those that finished or changed since "
+                "the last look, have as much traffic as is usual.",
+            ),
+            dg.AssetCheckSpec(
+                "traffic_is_fresh",
+                asset=NAME,
+                description="The last capture is no longer ago than traffic usually pauses.",
+            ),
+        ],
+    )
+    def volume(
+        context: dg.AssetExecutionContext,
+        config: VolumeSettings,
+        captures: Captures,
+        history: History,
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        from mlschool_dagster.monitoring.traffic import look
+
+        with plain_errors(), captures.open() as store, history.metrics() as metrics:
+            seen = look(store, metrics, _tokens(context.instance), utc_now(), config.volume())
+        context.log.info(f"{len(seen.news)} windows are new or have changed")
+        return dg.MaterializeResult(
+            metadata={**_figures(seen), TOKENS: dg.MetadataValue.json(seen.tokens)},
+            check_results=[_volume_check(seen), _freshness_check(seen)],
+        )
+
+    return volume
+
+
+def _tokens(instance: dg.DagsterInstance) -> dict[str, str]:
+    """Which captures the last look has seen."""
+    event = instance.get_latest_materialization_event(dg.AssetKey(NAME))
+    materialization = event.asset_materialization if event else None
+    tokens = materialization.metadata[TOKENS].value if materialization else {}
+    return dict(tokens)  # type: ignore[arg-type]
+
+
+def _figures(seen: "Look") -> "dict[str, dg.MetadataValue | float]":
+    from mlschool_dagster.monitoring.metrics import MetricName
+    from mlschool_dagster.monitoring.traffic_plot import volume_picture
+
+    rows = [found[MetricName.ROWS] for found in seen.windows.values()]
+    figures: dict[str, dg.MetadataValue | float] = {
+        "windows": table(map(_row, reversed(rows))),
+        "volume": picture(lambda: volume_picture(rows), "captured rows per hour"),
+        "unusual_windows": float(sum(metric.finding for metric in rows)),
+        "rows_this_hour": float(seen.rows_now),
+    }
+    if rows:
+        figures["rows"] = float(rows[-1].rows)
+    if seen.silence is not None:
+        figures["silence_hours"] = _hours(seen.silence)
+    if seen.pause is not None:
+        figures["longest_pause_hours"] = _hours(seen.pause)
+    return figures
+
+
+def _row(rows: "Metric") -> dict[str, str | int | float | None]:
+    from mlschool_dagster.monitoring.traffic import volume
+
+    return {
+        "window": rows.window.key,
+        "rows": rows.rows,
+        "at_least": rows.lower,
+        "at_most": rows.upper,
+        "verdict": volume(rows).value,
+    }
+
+
+def _volume_check(seen: "Look") -> dg.AssetCheckResult:
+    from mlschool_dagster.monitoring.metrics import MetricName
+
+    if seen.findings:
+        told = " ".join(map(_finding, seen.findings))
+    elif seen.windows:
+        newest = list(seen.windows.values())[-1][MetricName.ROWS]
+        told = f"{newest.rows} rows in {newest.window.key}; {_expected(newest)}."
+    else:
+        told = "There has been no traffic yet."
+    return dg.AssetCheckResult(
+        check_name="volume_as_expected",
+        passed=not seen.findings,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=told,
+        metadata={"unusual": table(map(_row, seen.findings))},
+    )
+
+
+def _finding(rows: "Metric") -> str:
+    from mlschool_dagster.monitoring.traffic import Volume, volume
+
+    verdict = volume(rows)
+    if verdict is Volume.ALL_REFUSED:
+        return f"Every request in {rows.window.key} was refused; see the endpoint's log."
+    return f"{rows.rows} rows in {rows.window.key}, {verdict}: {_expected(rows)}."
+
+
+def _expected(rows: "Metric") -> str:
+    if rows.lower is None or rows.upper is None:
+        return "too little is known to expect anything"
+    return f"{rows.lower:.0f} to {rows.upper:.0f} are usual"
+
+
+def _freshness_check(seen: "Look") -> dg.AssetCheckResult:
+    if seen.silence is None:
+        told = "There has been no traffic yet."
+    elif seen.pause is None:
+        told = (
+            f"The last capture was {_hours(seen.silence):.1f} hours ago; too little is known of "
+            "usual silences."
+        )
+    else:
+        told = (
+            f"The last capture was {_hours(seen.silence):.1f} hours ago; up to "
+            f"{_hours(seen.pause):.1f} are usual."
+        )
+    return dg.AssetCheckResult(
+        check_name="traffic_is_fresh",
+        passed=seen.is_fresh,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=told,
+        metadata=undecided(seen.silence is None or seen.pause is None),
+    )
+
+
+def _hours(duration: "timedelta") -> float:
+    return duration.total_seconds() / 3600

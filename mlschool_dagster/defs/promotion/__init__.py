@@ -1,0 +1,1 @@
+"""Promotion: challengers, their evidence, and the sensors that retrain and roll out."""

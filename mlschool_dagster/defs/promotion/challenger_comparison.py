@@ -1,0 +1,271 @@
+"""The comparison: whether the challenger is better than the champion."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field
+
+from mlschool_dagster.clock import utc_now
+from mlschool_dagster.dataset.spec import DataSpec
+from mlschool_dagster.defs.check_results import undecided
+from mlschool_dagster.defs.common import (
+    EPISODE_TAG,
+    NETWORK_RETRIES,
+    OWNERS,
+    PlainConfig,
+    metadata_of,
+    picture,
+    plain_errors,
+    table,
+)
+from mlschool_dagster.defs.data.raw_data import raw_data_name
+from mlschool_dagster.defs.data.training_data import HELD_OUT
+from mlschool_dagster.defs.data.training_data import NAME as TRAINING_DATA
+from mlschool_dagster.errors import UserError
+from mlschool_dagster.resources.files import PlatformFiles
+from mlschool_dagster.resources.history import History
+from mlschool_dagster.resources.tracking import MlflowTracking
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mlschool_dagster.modeling.comparison import ChallengerComparison, ComparisonConfig
+    from mlschool_dagster.modeling.registry import Registry
+
+GROUP = "training"
+NAME = "challenger_comparison"
+
+
+class ComparisonSettings(PlainConfig):
+    """What the challenger must show."""
+
+    minimum_rows: int = Field(
+        default=50, ge=1, description="Least number of labelled captures put aside for a verdict."
+    )
+    minimum_accuracy: float = Field(
+        default=0.7, ge=0, le=1, description="Least accuracy of the challenger on them."
+    )
+    minimum_gain: float = Field(
+        default=0.01,
+        gt=0,
+        le=1,
+        description="Least accuracy that the challenger must have more than the champion.",
+    )
+    alpha: float = Field(
+        default=0.05,
+        gt=0,
+        lt=1,
+        description="Chance that an equal challenger is called better; and that it is called worse "
+        "for some class or category.",
+    )
+    margin: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Accuracy that the challenger must surely not lose on the base data, out of "
+        "fold, while that data's truth holds.",
+    )
+
+    def comparison(self) -> "ComparisonConfig":
+        """The settings as the comparison takes them."""
+        from mlschool_dagster.modeling.comparison import ComparisonConfig
+
+        return ComparisonConfig(**self.model_dump())
+
+
+def challenger_comparison(spec: DataSpec) -> dg.AssetsDefinition:
+    """The asset ``challenger_comparison``: challenger and champion on the same labelled rows."""
+
+    @dg.asset(
+        name=NAME,
+        deps=["registered_version", TRAINING_DATA],
+        group_name=GROUP,
+        kinds={"mlflow", "scipy"},
+        owners=OWNERS,
+        code_version="1",
+        retry_policy=NETWORK_RETRIES,
+        check_specs=[
+            dg.AssetCheckSpec(
+                "challenger_is_better",
+                asset=NAME,
+                description="The challenger beats the champion on labelled captures put aside, is "
+                "worse for no class or category, and has not forgotten the base data.",
+            )
+        ],
+        description="The new version beside the champion: both predict the labelled captures that "
+        "were put aside. McNemar's exact test, a bootstrap interval of the difference, each class "
+        "and category, the base data out of fold, and MLflow's validation thresholds.",
+    )
+    def comparison(
+        context: dg.AssetExecutionContext,
+        config: ComparisonSettings,
+        files: PlatformFiles,
+        mlflow: MlflowTracking,
+        history: History,
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        with plain_errors():
+            (challenger,) = metadata_of(context, "registered_version", "version")
+            registry = mlflow.registry(spec.name)
+            champion = registry.resolve("champion").version if _has_champion(registry) else None
+            if champion == challenger:
+                raise UserError(
+                    f"Version {challenger} is the champion already; train a challenger first."
+                )
+            if champion is None:
+                found, better, unknown = None, True, False
+                summary = "There is no champion yet to compare with; the challenger may serve."
+            else:
+                found = _compared(context, champion, challenger, registry, files, spec, config)
+                better, summary = found.verdict == "better", found.summary
+                unknown = found.verdict == "not enough data"
+            context.log.info(summary)
+            figures = _figures(found)
+            with mlflow.asset_run(context, NAME) as run:
+                run.log_metrics(figures)
+                tags = {"comparison": summary, "comparison_champion": champion or "none"}
+                run.set_tags({**tags, "challenger": challenger})
+            registry.tag(challenger, {**tags, "comparison_run_id": run.run_id})
+            details = {
+                "better": better,
+                "champion": champion,
+                "mlflow_run_id": run.run_id,
+                **figures,
+            }
+            _tell_ledger(context, history, challenger, summary, details)
+            return dg.MaterializeResult(
+                metadata={
+                    "challenger": challenger,
+                    "champion": champion or "none",
+                    "verdict": str(found.verdict) if found else "no champion",
+                    "summary": summary,
+                    **figures,
+                    **_shown(found),
+                    "mlflow": mlflow.link(run.path),
+                },
+                check_results=[
+                    dg.AssetCheckResult(
+                        check_name="challenger_is_better",
+                        passed=better,
+                        severity=dg.AssetCheckSeverity.WARN,
+                        description=summary,
+                        metadata={**figures, **undecided(unknown)},
+                    )
+                ],
+            )
+
+    return comparison
+
+
+def _has_champion(registry: "Registry") -> bool:
+    from mlschool_dagster.modeling.registry import CHAMPION
+
+    return registry.has_alias(CHAMPION)
+
+
+def _compared(
+    context: dg.AssetExecutionContext,
+    champion: str,
+    challenger: str,
+    registry: "Registry",
+    files: PlatformFiles,
+    spec: DataSpec,
+    config: ComparisonSettings,
+) -> "ChallengerComparison":
+    import pandas as pd
+
+    from mlschool_dagster.modeling.comparison import (
+        compare,
+        compare_on_base,
+        correct_mask,
+        parts_of,
+    )
+    from mlschool_dagster.modeling.compiled import CompiledModel
+    from mlschool_dagster.modeling.version_folder import REFERENCE_FILE
+
+    held_out, new_truth = _held_out(context, files)
+    folders = [registry.fetch(version, files.versions) for version in (champion, challenger)]
+    before, after = (correct_mask(CompiledModel.load(folder), held_out) for folder in folders)
+    known, learnt = (pd.read_parquet(folder / REFERENCE_FILE) for folder in folders)
+    base = pd.read_parquet(files.dataset(raw_data_name(spec)))
+    return compare(
+        before,
+        after,
+        parts_of(held_out, spec),
+        compare_on_base(known, learnt, base, spec),
+        config.comparison(),
+        new_truth=new_truth,
+    )
+
+
+def _held_out(
+    context: dg.AssetExecutionContext, files: PlatformFiles
+) -> "tuple[pd.DataFrame, bool]":
+    """The captures put aside by this run, and whether the base data's truth has changed."""
+    import pandas as pd
+
+    from mlschool_dagster.dataset.tables import content_digest
+
+    digest, new_truth = metadata_of(context, TRAINING_DATA, "held_out_digest", "new_truth")
+    held_out = pd.read_parquet(files.dataset(HELD_OUT))
+    if content_digest(held_out) != digest:
+        raise UserError(
+            "The captures put aside were replaced by another run meanwhile; run the retraining job "
+            "again."
+        )
+    return held_out, new_truth
+
+
+def _figures(found: "ChallengerComparison | None") -> dict[str, float]:
+    if found is None or found.overall is None:
+        return {}
+    overall = found.overall
+    figures = {
+        "held_out_rows": float(overall.rows),
+        "champion_accuracy": overall.champion,
+        "challenger_accuracy": overall.challenger,
+        "difference": overall.difference,
+        "difference_lower": overall.lower,
+        "difference_upper": overall.upper,
+        "mcnemar_p_value": overall.p_value,
+        "gained": float(overall.gained),
+        "lost": float(overall.lost),
+    }
+    if found.base is not None:
+        figures |= {"base_rows": float(found.base.rows), "base_difference": found.base.difference}
+    return figures
+
+
+def _shown(found: "ChallengerComparison | None") -> dict[str, Any]:
+    if found is None or found.overall is None:
+        return {}
+    from mlschool_dagster.modeling.plots import differences
+
+    compared = {"all put aside": found.overall, **found.parts}
+    if found.base is not None:
+        compared["base data, out of fold"] = found.base
+    return {
+        "worst_part": found.worst_part or "none is large enough",
+        "comparisons": table({"part": name, **asdict(part)} for name, part in compared.items()),
+        "differences": picture(lambda: differences(compared), "difference in accuracy by part"),
+    }
+
+
+def _tell_ledger(
+    context: dg.AssetExecutionContext,
+    history: History,
+    challenger: str,
+    summary: str,
+    details: Mapping[str, Any],
+) -> None:
+    """Record the step if the run belongs to an episode."""
+    from mlschool_dagster.promotion.episode import Entry, Step
+
+    episode = context.run.tags.get(EPISODE_TAG)
+    if episode is None:
+        return
+    with history.promotions() as ledger:
+        ledger.append(
+            Entry(episode, utc_now(), Step.COMPARED, challenger, context.run_id, summary, details)
+        )

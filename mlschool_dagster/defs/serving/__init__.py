@@ -1,0 +1,1 @@
+"""Serving: the endpoint, its deployments and health, and batch prediction."""

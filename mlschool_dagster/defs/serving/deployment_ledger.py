@@ -1,0 +1,86 @@
+"""The ledger: every change of what serves, and which version served when."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from mlschool_dagster.clock import utc_now
+from mlschool_dagster.defs.common import OWNERS, plain_errors, table
+from mlschool_dagster.defs.serving.endpoint import GROUP
+from mlschool_dagster.resources.endpoint import LocalEndpointResource
+
+if TYPE_CHECKING:
+    from mlschool_dagster.deployment.ledger import Change, Term
+
+RUN_ID_SHOWN = 8
+"""Characters of a run id by which Dagster itself shows runs."""
+
+
+def deployment_ledger() -> dg.AssetsDefinition:
+    """The asset ``deployment_ledger``: who changed what serves, when and why."""
+
+    @dg.asset(
+        name="deployment_ledger",
+        deps=["endpoint"],
+        group_name=GROUP,
+        kinds={"table", "python"},
+        owners=OWNERS,
+        code_version="1",
+        description="Every change of what the endpoint serves: when, by which run, what, from, to "
+        "and why; and for how long each version was the primary. Newest first, times in UTC.",
+    )
+    def ledger(
+        context: dg.AssetExecutionContext, endpoint: LocalEndpointResource
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        from mlschool_dagster.deployment.ledger import Action, changes, terms
+
+        with plain_errors():
+            history = endpoint.target().history()
+        told, served = changes(history), terms(history)
+        rolled_back = sum(change.action is Action.ROLLED_BACK for change in told)
+        context.log.info(f"{len(told)} changes, {len(served)} terms of a primary")
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/row_count": len(told),
+                "changes": _changes_table(told),
+                "served": _terms_table(served, utc_now()),
+                "versions_served": float(len({term.version for term in served})),
+                "rolled_back": float(rolled_back),
+            }
+        )
+
+    return ledger
+
+
+def _changes_table(told: "Sequence[Change]") -> dg.MetadataValue:
+    return table(
+        {
+            "when": _shown(change.at),
+            "action": change.action.value,
+            "role": change.role.value,
+            "from": change.before or "",
+            "to": change.after or "",
+            "share": change.share,
+            "why": change.reason,
+            "who": change.by[:RUN_ID_SHOWN],
+        }
+        for change in reversed(told)
+    )
+
+
+def _terms_table(served: "Sequence[Term]", now: datetime) -> dg.MetadataValue:
+    return table(
+        {
+            "version": term.version,
+            "since": _shown(term.since),
+            "until": _shown(term.until) if term.until else "now",
+            "hours": term.length(now) / timedelta(hours=1),
+        }
+        for term in reversed(served)
+    )
+
+
+def _shown(instant: datetime) -> str:
+    return instant.strftime("%Y-%m-%d %H:%M:%S")

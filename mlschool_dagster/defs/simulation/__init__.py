@@ -1,0 +1,1 @@
+"""Simulation: jobs that stand in for clients and labellers."""

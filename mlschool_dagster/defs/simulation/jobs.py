@@ -1,0 +1,143 @@
+"""Simulation jobs: ``traffic_job`` sends requests, ``labeling_job`` labels what was captured."""
+
+from pathlib import Path
+
+import dagster as dg
+from pydantic import Field
+
+from mlschool_dagster.dataset.spec import DataSpec
+from mlschool_dagster.defs.common import NETWORK_RETRIES, PlainConfig, plain_errors, table
+from mlschool_dagster.defs.monitoring.captures import LIVE_TRAFFIC
+from mlschool_dagster.resources.captures import Captures
+from mlschool_dagster.resources.endpoint import LocalEndpointResource
+from mlschool_dagster.simulation.config import Drift, TrafficConfig
+from mlschool_dagster.simulation.ground_truth_log import GroundTruthLog
+
+_TRAFFIC = TrafficConfig()
+
+
+class TrafficSettings(PlainConfig):
+    """What the simulated traffic consists of."""
+
+    samples: int = Field(default=_TRAFFIC.samples, description="Rows sent in all.")
+    drift: Drift = Field(
+        default=Drift.SHIFT,
+        description="What is different about the rows: none; shift (a numeric column grows by 1 to "
+        "3 standard deviations); covariate (rows from the upper tail of a column); new_category; "
+        "missing (values left out); concept (same inputs, another truth).",
+    )
+    column: str = Field(default="", description="Column that drifts; empty: the drift chooses.")
+    share: float = Field(
+        default=0.0, description="Share of rows that drift; 0: the drift's own default."
+    )
+    batch_size: int = Field(default=_TRAFFIC.batch_size, description="Rows per request.")
+    seed: int = Field(default=_TRAFFIC.seed, description="Seed: equal seed, equal rows.")
+    url: str = Field(default="", description="Address of the endpoint; empty: the platform's own.")
+
+    def traffic(self) -> TrafficConfig:
+        """The settings as the simulation takes them.
+
+        Raises:
+            UserError: a value cannot be simulated.
+        """
+        return TrafficConfig(
+            samples=self.samples,
+            drift=self.drift,
+            column=self.column or None,
+            share=self.share or None,
+            batch_size=self.batch_size,
+            seed=self.seed,
+        )
+
+
+class LabelingSettings(PlainConfig):
+    """How good the simulated labels are."""
+
+    quality: float = Field(
+        default=0.8,
+        ge=0,
+        le=1,
+        description="Share of labels that tell the truth; the others are drawn uniformly.",
+    )
+    seed: int = Field(default=42, description="Seed: equal seed, equal labels.")
+
+
+def traffic_job(spec: DataSpec, data: str, ground_truth: Path) -> dg.JobDefinition:
+    """The job ``traffic_job``: send rows of `data` to the endpoint over HTTP."""
+
+    @dg.op(
+        description=f"Sends rows of the {spec.name} data to the endpoint, with or without drift.",
+        retry_policy=NETWORK_RETRIES,
+    )
+    def send_traffic(
+        context: dg.OpExecutionContext, config: TrafficSettings, endpoint: LocalEndpointResource
+    ) -> None:
+        from mlschool_dagster.dataset.tables import read_data
+        from mlschool_dagster.simulation.traffic import simulate
+
+        with plain_errors():
+            summary = simulate(
+                read_data(data, spec),
+                spec,
+                endpoint.client(config.url).invoke,
+                config.traffic(),
+                context.log.info,
+                GroundTruthLog(ground_truth).append,
+            )
+        context.log_event(
+            dg.AssetObservation(
+                LIVE_TRAFFIC,
+                metadata={
+                    "sent": summary.sent,
+                    "accepted": summary.accepted,
+                    "refused": summary.refused,
+                    "refusals": table(
+                        {"reason": reason, "faults": n} for reason, n in summary.refusals.items()
+                    ),
+                    "drift": summary.drift,
+                },
+            )
+        )
+        context.log.info(f"{summary.accepted} of {summary.sent} rows answered; {summary.drift}")
+
+    @dg.job(
+        name="traffic_job",
+        description="Simulated clients drive the endpoint over HTTP.",
+        tags={"stage": "simulation"},
+        executor_def=dg.in_process_executor,
+    )
+    def job() -> None:
+        send_traffic()
+
+    return job
+
+
+def labeling_job(spec: DataSpec, ground_truth: Path) -> dg.JobDefinition:
+    """The job ``labeling_job``: label every capture that has no label yet."""
+
+    @dg.op(description="Labels every unlabelled capture with the truth, or with a guess.")
+    def label_traffic(
+        context: dg.OpExecutionContext, config: LabelingSettings, captures: Captures
+    ) -> None:
+        from mlschool_dagster.simulation.labeller import Labeller, label_captures
+
+        with plain_errors(), captures.open() as store:
+            labeller = Labeller(quality=config.quality)
+            summary = label_captures(
+                store, GroundTruthLog(ground_truth), spec, [labeller], config.seed, context.log.info
+            )
+        context.log_event(
+            dg.AssetObservation(LIVE_TRAFFIC, metadata={"labelled": summary.labelled})
+        )
+        context.log.info(f"{summary.labelled} captures labelled, {summary.guessed} of them guessed")
+
+    @dg.job(
+        name="labeling_job",
+        description="Simulated labellers label unlabelled captures.",
+        tags={"stage": "simulation"},
+        executor_def=dg.in_process_executor,
+    )
+    def job() -> None:
+        label_traffic()
+
+    return job

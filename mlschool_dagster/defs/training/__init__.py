@@ -1,0 +1,1 @@
+"""Training: cross-validation, the final model, and its registered version."""

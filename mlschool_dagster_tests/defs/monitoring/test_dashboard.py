@@ -1,0 +1,135 @@
+"""The dashboard as an asset: it follows what it shows, and shows what is known by then."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from mlschool_dagster.defs.monitoring.dashboard import PAGE, SHOWN
+from mlschool_dagster.defs.monitoring.dashboard_sensor import dashboard_job, dashboard_sensor
+from mlschool_dagster.monitoring.history import open_history
+from mlschool_dagster.promotion.episode import Entry, Step
+from mlschool_dagster.promotion.ledger import open_ledger
+from mlschool_dagster.serving.desired_state import Deployment, Plan, Release, record_deployment
+from mlschool_dagster_tests.monitoring import month
+from mlschool_dagster_tests.monitoring.samples import START
+from mlschool_dagster_tests.platform import WINDOW, Platform, metadata, traffic, truth
+
+
+def page(platform: Platform) -> str:
+    return (platform.settings.files / PAGE).read_text(encoding="utf-8")
+
+
+def figures(platform: Platform) -> list[Any]:
+    found = re.findall(r'<script type="application/json">(.*?)</script>', page(platform))
+    return [json.loads(text) for text in found]
+
+
+def test_a_platform_on_which_nothing_has_happened_has_a_page_that_says_so(
+    platform: Platform,
+) -> None:
+    result = platform.run("dashboard_job")
+    assert result.success
+    shown = metadata(result, "dashboard")
+    assert (shown["windows"], shown["to_look_at"]) == (0.0, 0.0)
+    assert Path(shown["page"]) == platform.settings.files / PAGE
+    assert "No window has been monitored yet" in page(platform)
+    assert not figures(platform)
+
+
+def test_the_page_shows_metrics_deployments_and_promotions(platform: Platform) -> None:
+    history = open_history(platform.settings.history)
+    month.fill(history, 12)
+    history.close()
+    at = START
+    deployed = Deployment(Plan(Release("7", platform.home)), "deadbeefcafe", "<the best>", at=at)
+    record_deployment(platform.home / "endpoint", deployed)
+    ledger = open_ledger(platform.settings.history)
+    ledger.append(Entry("e1", at, Step.REQUESTED, "8", "somebody", "drift & decay", {}))
+    ledger.close()
+    result = platform.run("dashboard_job", {"dashboard": {"windows": 10}})
+    assert result.success
+    shown = metadata(result, "dashboard")
+    assert shown["windows"] == 10.0
+    questions = [row.data["question"] for row in shown["answers"].records]
+    assert "Is the model still right?" in questions
+    text = page(platform)
+    for told in ("version 7", "&lt;the best&gt;", "deadbeef", "somebody", "drift &amp; decay"):
+        assert told in text
+    assert "deadbeefcafe" not in text
+    assert len(figures(platform)) == 8
+
+
+@pytest.mark.slow
+def test_what_the_reports_found_is_on_the_page(trained_platform: Platform) -> None:
+    captures = [
+        replace(capture, inputs={**capture.inputs, "body_mass_g": 6000.0})
+        for capture in traffic(trained_platform.registry().reference("1"), 120)
+    ]
+    with trained_platform.store() as store:
+        store.append(captures)
+        store.append_labels(truth(captures))
+    assert trained_platform.run("monitoring_job", window=WINDOW).success
+    result = trained_platform.run("dashboard_job")
+    assert result.success
+    told = {
+        row.data["question"]: row.data for row in metadata(result, "dashboard")["answers"].records
+    }
+    drift = told["Has the data changed?"]
+    assert (drift["state"], "body_mass_g" in drift["told"]) == ("look here", True)
+    right = told["Is the model still right?"]
+    assert right["state"] == "fine"
+    assert "Realised accuracy 100.0 %" in right["told"]
+    assert "estimated accuracy" in right["told"]
+    assert told["Do labels arrive?"]["told"].startswith(
+        f"The newest labelled window is {WINDOW.key}, 100.0 % of it"
+    )
+
+
+class Ticks:
+    """The sensor's ticks on a platform; a run that is asked for twice is not new."""
+
+    def __init__(self, platform: Platform) -> None:
+        self.platform = platform
+        self.sensor = dashboard_sensor(dashboard_job())
+        self.known: set[str | None] = set()
+
+    def asked(self) -> int:
+        """How many new runs one tick asks for."""
+        context = dg.build_sensor_context(instance=self.platform.instance)
+        requests = self.sensor.evaluate_tick(context).run_requests or []
+        new = {request.run_key for request in requests} - self.known
+        self.known |= new
+        return len(new)
+
+
+@pytest.fixture
+def ticks(platform: Platform) -> Ticks:
+    return Ticks(platform)
+
+
+def test_the_page_is_rebuilt_once_for_all_that_is_newer(ticks: Ticks) -> None:
+    instance = ticks.platform.instance
+    assert (ticks.asked(), ticks.asked()) == (1, 0)
+    for name in SHOWN:
+        instance.report_runless_asset_event(dg.AssetMaterialization(name))
+    assert (ticks.asked(), ticks.asked()) == (1, 0)
+    instance.report_runless_asset_event(dg.AssetMaterialization("raw_penguins"))
+    assert ticks.asked() == 0
+
+
+def test_while_it_is_rebuilt_nothing_is_asked_for_and_nothing_is_forgotten(ticks: Ticks) -> None:
+    instance = ticks.platform.instance
+    ticks.asked()
+    run = instance.create_run_for_job(
+        ticks.platform.definitions.resolve_job_def("dashboard_job"),
+        status=dg.DagsterRunStatus.STARTED,
+    )
+    instance.report_runless_asset_event(dg.AssetMaterialization(SHOWN[0]))
+    assert ticks.asked() == 0
+    instance.report_run_canceled(run)
+    assert ticks.asked() == 1

@@ -1,0 +1,106 @@
+"""Wherever the daemon is killed in an episode: the next one goes on, and does nothing twice."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from mlschool_dagster.defs.promotion.actions import ACT_TAG, LOOK
+from mlschool_dagster.deployment.local import LocalEndpoint
+from mlschool_dagster.local.platform import local_endpoint
+from mlschool_dagster.promotion.episode import Step
+from mlschool_dagster.promotion.steps import Act
+from mlschool_dagster.serving.desired_state import Release
+from mlschool_dagster.simulation.config import Drift, TrafficConfig
+from mlschool_dagster_tests.defs.monitoring.test_crashes import (
+    kill_processes,
+    start_daemon,
+    wait_until,
+)
+from mlschool_dagster_tests.defs.promotion.sensor_driver import last, steps
+from mlschool_dagster_tests.defs.promotion.test_challenger_comparison import live_through
+from mlschool_dagster_tests.defs.promotion.test_promotion_sensor import measured, serve_both
+from mlschool_dagster_tests.defs.promotion.test_retraining_sensor import degrade
+from mlschool_dagster_tests.platform import Platform
+from mlschool_dagster_tests.serving.tiny_model import ROW
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+CRASHING = "mlschool_dagster_tests.defs.promotion.crashing_daemon"
+
+
+class Daemons:
+    """Daemons that are killed one after another; what they started lives on."""
+
+    def __init__(self, platform: Platform, clock: Path) -> None:
+        self.platform = platform
+        self.clock = clock
+
+    def live(self, until: Callable[[], bool] = lambda: False) -> None:
+        """One daemon, killed by what it does, or else as soon as `until` is true."""
+        daemon = start_daemon(self.platform, CRASHING, {"MLSCHOOL_CLOCK": str(self.clock)})
+        wait_until(lambda: daemon.poll() is not None or until())
+        daemon.kill()
+        daemon.wait()
+
+
+@pytest.fixture
+def daemons(trained_platform: Platform, tmp_path: Path) -> Iterator[Daemons]:
+    clock = tmp_path / "clock"
+    clock.write_text("0", encoding="ascii")
+    try:
+        yield Daemons(trained_platform, clock)
+    finally:
+        kill_processes(trained_platform)
+
+
+def served(target: LocalEndpoint) -> list[tuple[str, str]]:
+    """The primaries and canaries that the endpoint was to serve, one after another."""
+    plans = [deployment.plan for deployment in target.history() if deployment.candidate is None]
+    return [(_version(plan.primary), _version(plan.canary)) for plan in plans]
+
+
+def _version(release: Release | None) -> str:
+    return release.version if release else ""
+
+
+def runs(platform: Platform, act: str, *statuses: dg.DagsterRunStatus) -> Sequence[dg.DagsterRun]:
+    """The runs that were made for `act`, with any of `statuses` if some are named."""
+    return platform.instance.get_runs(dg.RunsFilter(tags={ACT_TAG: act}, statuses=statuses))
+
+
+def test_an_episode_survives_the_death_of_its_daemon_after_every_step(daemons: Daemons) -> None:
+    platform = daemons.platform
+    assert platform.run("deployment_job").success
+    live_through(platform, TrafficConfig(samples=500, drift=Drift.SHIFT, column="body_mass_g"))
+    degrade(platform, hours=(0, -1))
+
+    daemons.live()
+    assert steps(platform) == [Step.REQUESTED]
+    assert runs(platform, Act.TRAINING) == []
+    daemons.live(until=lambda: bool(runs(platform, Act.TRAINING, dg.DagsterRunStatus.STARTED)))
+    daemons.live()
+    assert steps(platform) == [Step.REQUESTED, Step.COMPARED, Step.CANARY]
+    challenger = last(platform).version
+    serve_both(platform, 150, right=True)
+    daemons.live()
+    assert steps(platform)[3:] == [Step.CANARY_PASSED]
+    assert runs(platform, Act.PROMOTION) == []
+    daemons.live()
+    assert steps(platform)[4:] == [Step.PROMOTED]
+    for hours in range(3):
+        measured(platform, challenger, hours, 0.95)
+    daemons.clock.write_text(str(4 * 3600), encoding="ascii")
+    daemons.live()
+    assert steps(platform)[5:] == [Step.HEALTHY]
+
+    made = [run for act in (*Act, LOOK) for run in runs(platform, act)]
+    assert {run.status for run in made} == {dg.DagsterRunStatus.SUCCESS}
+    acts = Counter(run.tags[ACT_TAG] for run in made)
+    assert acts.pop(LOOK) >= 1
+    assert acts == {Act.TRAINING: 1, Act.CANARY: 1, Act.PROMOTION: 1}
+    target = local_endpoint(platform.settings)
+    assert served(target) == [("1", ""), ("1", challenger), (challenger, "")]
+    assert target.invoke([ROW])[0].model_version == challenger

@@ -1,0 +1,135 @@
+"""The endpoint: a version serves only after it has answered, and the alias follows what serves."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlschool_dagster.deployment.local import LocalEndpoint
+from mlschool_dagster_tests.defs.versions import register_again, spoil
+from mlschool_dagster_tests.platform import Platform, checks, materialized, metadata, sentence
+from mlschool_dagster_tests.serving.tiny_model import ROW
+
+
+def test_the_first_deployment_serves_the_challenger_and_makes_it_champion(
+    trained_platform: Platform, target: LocalEndpoint
+) -> None:
+    result = trained_platform.run("deployment_job")
+    assert result.success
+    with trained_platform.store() as store:
+        assert store.windows() == {}, "a probe is no traffic"
+    assert checks(result)["smoke_test"].passed
+    assert trained_platform.registry().aliases("1") == ["champion"]
+    shown = metadata(result, "endpoint")
+    status = target.status()
+    assert status is not None
+    assert (shown["version"], shown["version_before"]) == ("1", "none")
+    assert (shown["url"], shown["since"]) == (status.url, status.since.timestamp())
+    assert shown["pid"] == status.details["pid"]
+    assert Path(shown["log"]).exists()
+    assert (shown["canary"], shown["shadow"], shown["sampling_share"]) == ("none", "none", 1.0)
+    assert target.invoke([ROW])[0].model_version == "1"
+
+
+def test_a_second_version_takes_over_in_the_same_process(
+    trained_platform: Platform, target: LocalEndpoint
+) -> None:
+    first = metadata(trained_platform.run("deployment_job"), "endpoint")
+    version = register_again(trained_platform)
+    assert trained_platform.run("deployment_job").success
+    assert target.invoke([ROW])[0].model_version == "1"
+    result = trained_platform.run("deployment_job", {"endpoint": {"version": "challenger"}})
+    second = metadata(result, "endpoint")
+    assert (second["version"], second["version_before"]) == (version, "1")
+    assert second["pid"] == first["pid"]
+    assert target.invoke([ROW])[0].model_version == version
+    assert trained_platform.registry().aliases(version) == ["champion"]
+    assert trained_platform.registry().aliases("1") == []
+
+
+def test_a_canary_and_a_shadow_serve_beside_the_champion(
+    trained_platform: Platform, target: LocalEndpoint
+) -> None:
+    assert trained_platform.run("deployment_job").success
+    canary, shadow = register_again(trained_platform), register_again(trained_platform)
+    config = {"canary": canary, "canary_share": 1.0, "shadow": shadow, "sampling_share": 0.5}
+    result = trained_platform.run("deployment_job", {"endpoint": config})
+    assert result.success
+    shown = metadata(result, "endpoint")
+    assert (shown["version"], shown["canary"], shown["shadow"]) == ("1", canary, shadow)
+    assert (shown["canary_share"], shown["sampling_share"]) == (1.0, 0.5)
+    answers: Any = checks(result)["smoke_test"].metadata["answers"].value
+    assert {row.data["version"] for row in answers.records} == {canary, shadow}
+    assert target.invoke([ROW])[0].model_version == canary
+    assert trained_platform.registry().aliases("1") == ["champion"]
+
+
+def test_a_canary_that_fails_its_smoke_test_takes_no_request(
+    trained_platform: Platform, target: LocalEndpoint
+) -> None:
+    assert trained_platform.run("deployment_job").success
+    canary = register_again(trained_platform)
+    spoil(trained_platform, canary)
+    config = {"canary": canary, "canary_share": 1.0}
+    result = trained_platform.run("deployment_job", {"endpoint": config})
+    assert f"Version {canary} failed its smoke test" in sentence(result)
+    assert not checks(result)["smoke_test"].passed
+    assert target.invoke([ROW])[0].model_version == "1"
+
+
+def test_a_version_is_no_canary_of_itself(trained_platform: Platform) -> None:
+    result = trained_platform.run("deployment_job", {"endpoint": {"canary": "1"}})
+    assert sentence(result) == ("Version 1 cannot be the canary of itself; name another version.")
+
+
+@pytest.mark.slow
+def test_a_version_that_fails_its_smoke_test_leaves_all_as_it_was(
+    trained_platform: Platform, target: LocalEndpoint
+) -> None:
+    assert trained_platform.run("deployment_job").success
+    version = register_again(trained_platform)
+    spoil(trained_platform, version)
+    result = trained_platform.run("deployment_job", {"endpoint": {"version": version}})
+    assert "failed its smoke test (3 of 3 samples are not answered" in sentence(result)
+    assert not checks(result)["smoke_test"].passed
+    assert materialized(result) == set()
+    assert target.invoke([ROW])[0].model_version == "1"
+    assert trained_platform.registry().aliases("1") == ["champion"]
+    assert trained_platform.registry().aliases(version) == ["challenger"]
+
+
+@pytest.mark.slow
+def test_a_first_version_that_fails_its_smoke_test_does_not_serve(
+    trained_platform: Platform, target: LocalEndpoint
+) -> None:
+    spoil(trained_platform, "1")
+    result = trained_platform.run("deployment_job")
+    assert "failed its smoke test" in sentence(result)
+    assert target.status() is None
+    assert trained_platform.registry().aliases("1") == ["challenger"]
+
+
+@pytest.mark.slow
+def test_a_version_whose_files_are_damaged_leaves_all_as_it_was(
+    trained_platform: Platform, target: LocalEndpoint
+) -> None:
+    assert trained_platform.run("deployment_job").success
+    version = register_again(trained_platform)
+    folder = trained_platform.registry().fetch(version, trained_platform.home / "versions")
+    (folder / "compiled.npz").write_bytes(b"damaged")
+    result = trained_platform.run("deployment_job", {"endpoint": {"version": version}})
+    assert "is damaged" in sentence(result)
+    assert target.invoke([ROW])[0].model_version == "1"
+    assert trained_platform.registry().aliases("1") == ["champion"]
+
+
+def test_an_unknown_version_is_told_with_those_that_exist(trained_platform: Platform) -> None:
+    result = trained_platform.run("deployment_job", {"endpoint": {"version": "7"}})
+    assert sentence(result) == (
+        "Model penguins has no version '7'; choose among 1, challenger (version 1)."
+    )
+
+
+def test_a_deployment_before_any_training_says_what_to_run(platform: Platform) -> None:
+    result = platform.run("deployment_job")
+    assert "none is registered yet: run the training job" in sentence(result)
