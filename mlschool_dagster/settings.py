@@ -74,7 +74,7 @@ class Settings:
     endpoint_token: Secret
     """What a client must present to the endpoint, empty if nothing."""
     spill_bytes: int
-    """How much the endpoint keeps in its own folder while the capture store is away."""
+    """How much the endpoint keeps in its own folder while the capture store is unavailable."""
     files_url: str
     """Address under which `files` is served, empty if it is not."""
     hosts: tuple[str, ...]

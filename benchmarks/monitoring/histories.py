@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mlschool_dagster.capture.rows import CAPTURE_COLUMNS, number_of
+from mlschool_dagster.capture.records import CAPTURE_COLUMNS, number_of
 from mlschool_dagster.capture.store import open_store
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.dataset.spec import DataSpec, probability_column

@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from mlschool_dagster.capture.records import Capture, Label
-from mlschool_dagster.capture.rows import ANSWER_FIELDS, CAPTURE_FIELDS, SHADOW_FIELDS
+from mlschool_dagster.capture.records import (
+    ANSWER_FIELDS,
+    CAPTURE_FIELDS,
+    SHADOW_FIELDS,
+    Capture,
+    Label,
+)
 
 if TYPE_CHECKING:
     import pandas as pd

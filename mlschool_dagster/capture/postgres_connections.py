@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mlschool_dagster.capture.store import StoreAwayError
+from mlschool_dagster.capture.store import StoreUnavailableError
 from mlschool_dagster.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Connections:
         one, so it must do no harm twice.
 
         Raises:
-            StoreAwayError: the server cannot be reached, or does not do the work in time.
+            StoreUnavailableError: the server cannot be reached, or does not do the work in time.
         """
         with self._errors():
             idle = self._take()
@@ -137,7 +137,7 @@ class Connections:
         except ProgramLimitExceeded:
             raise
         except (OperationalError, InternalError, UndefinedTable) as error:
-            raise StoreAwayError(
+            raise StoreUnavailableError(
                 f"The capture store {self.name} cannot be used ({self._told(error)}); check that "
                 "the server is up, reachable and has room."
             ) from None

@@ -1,13 +1,36 @@
-"""The capture record and the label record."""
+"""The capture record and the label record, and their form as rows of an SQL database.
 
+In a row, times are whole microseconds since 1970 (UTC), so that a window is a range of integers;
+inputs and probabilities are JSON text, so that they are read exactly as they were written.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
+from typing import Any
 
+import orjson
+
+from mlschool_dagster.capture.windows import LENGTH, Window
 from mlschool_dagster.dataset.spec import InputValue
 
 SMOKE_TEST_PREFIX = "smoke-test-"
 """Event ids with this prefix are the platform's own probes: kept, but never counted as traffic."""
+
+CAPTURE_FIELDS = (
+    "event_id, captured_at, endpoint, model_version, inputs, prediction, confidence, "
+    "probabilities, role, sampling_share"
+)
+ANSWER_FIELDS = "event_id, captured_at, model_version, role, prediction, confidence"
+SHADOW_FIELDS = "model_version, prediction, confidence"
+CAPTURE_COLUMNS = f"{CAPTURE_FIELDS}, probe"
+LABEL_COLUMNS = "event_id, label, labelled_at, source"
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+WINDOW_MICROSECONDS = LENGTH // _MICROSECOND
 
 
 class Role(StrEnum):
@@ -54,3 +77,69 @@ class Label:
     label: str
     labelled_at: datetime
     source: str
+
+
+def capture_row(capture: Capture) -> tuple[Any, ...]:
+    """The values of a capture's row, in the order of `CAPTURE_COLUMNS`."""
+    return (
+        capture.event_id,
+        _microseconds(capture.captured_at),
+        capture.endpoint,
+        capture.model_version,
+        orjson.dumps(capture.inputs).decode(),
+        capture.prediction,
+        capture.confidence,
+        orjson.dumps(capture.probabilities).decode(),
+        str(capture.role),
+        capture.sampling_share,
+        int(capture.event_id.startswith(SMOKE_TEST_PREFIX)),
+    )
+
+
+def capture_of(row: Sequence[Any]) -> Capture:
+    """The capture in a row that begins with `CAPTURE_FIELDS`."""
+    return Capture(
+        event_id=row[0],
+        captured_at=instant_of(row[1]),
+        endpoint=row[2],
+        model_version=row[3],
+        inputs=orjson.loads(row[4]),
+        prediction=row[5],
+        confidence=row[6],
+        probabilities=orjson.loads(row[7]),
+        role=Role(row[8]),
+        sampling_share=row[9],
+    )
+
+
+def label_row(label: Label) -> tuple[Any, ...]:
+    """The values of a label's row, in the order of `LABEL_COLUMNS`."""
+    return (label.event_id, label.label, _microseconds(label.labelled_at), label.source)
+
+
+def label_of(row: Sequence[Any]) -> Label:
+    """The label in a row of `LABEL_COLUMNS`."""
+    return Label(row[0], row[1], instant_of(row[2]), row[3])
+
+
+def window_of(number: int) -> Window:
+    """The window that is `number` windows after 1970 began."""
+    return Window(_EPOCH + number * LENGTH)
+
+
+def number_of(window: Window) -> int:
+    """How many windows after 1970 began `window` is."""
+    return (window.start - _EPOCH) // LENGTH
+
+
+# The captures of a batch share their instant.
+@lru_cache(maxsize=16)
+def _microseconds(instant: datetime) -> int:
+    # Dividing by a timedelta would take several times as long, and each request pays for it.
+    since = instant - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def instant_of(microseconds: int) -> datetime:
+    """The instant so many microseconds after 1970 began."""
+    return _EPOCH + microseconds * _MICROSECOND

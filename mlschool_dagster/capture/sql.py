@@ -16,19 +16,13 @@ from mlschool_dagster.capture.frames import (
     labels_frame,
     rows_frame,
 )
-from mlschool_dagster.capture.queries import (
-    ANSWERS,
-    LABELS,
-    NEWEST_WINDOWS,
-    PAGE,
-    SHADOWS,
-    TRAFFIC,
-    WINDOW_NUMBER,
-    page_of,
-)
-from mlschool_dagster.capture.records import Capture, Label
-from mlschool_dagster.capture.rows import (
+from mlschool_dagster.capture.records import (
+    ANSWER_FIELDS,
     CAPTURE_FIELDS,
+    SHADOW_FIELDS,
+    WINDOW_MICROSECONDS,
+    Capture,
+    Label,
     capture_of,
     instant_of,
     label_of,
@@ -44,17 +38,67 @@ if TYPE_CHECKING:
 
 Row = Sequence[Any]
 
+PAGE = 1000
+"""Captures per query, and per transaction that deletes them.
+
+A query's snapshot keeps the database from letting go of what is old, so that one must be short
+however much is read: its pages are queries of their own. As captures never change and the last one
+to read is fixed at the start, they amount to one snapshot.
+"""
 LABEL_BATCH = 500
 """Labels per transaction: few enough that captures waiting for their turn get it within
 milliseconds."""
 CHUNK = 20 * PAGE
 """Captures per frame of a stream."""
-LOOK = 200_000
+SCAN_LIMIT = 200_000
 """Sequence numbers that are looked through at once for what has landed; the rest waits for the next
 time, so that a tick stays short even when a long history is new to it."""
 
 _MOST_WINDOWS = 10**9
 _ANSWER_OF_LABEL = "captures.event_id = labels.event_id AND role <> 'shadow'"
+TRAFFIC = "probe = 0 AND role <> 'shadow'"
+"""What counts as traffic. The index over it has this very condition."""
+SHADOWS = "probe = 0 AND role = 'shadow'"
+WINDOW_NUMBER = f"captured_at / {WINDOW_MICROSECONDS}"
+"""The window of a capture. The indices have this very expression."""
+
+
+def _page_of(fields: str, kind: str) -> str:
+    """A table of the next captures of a window."""
+    return (
+        f"(SELECT {fields}, sequence FROM captures "  # noqa: S608
+        f"WHERE {kind} AND {WINDOW_NUMBER} = :number "
+        f"AND sequence > :position AND sequence <= :last ORDER BY sequence LIMIT {PAGE}) AS page"
+    )
+
+
+def _of(table: str, fields: str) -> str:
+    return ", ".join(f"{table}.{field}" for field in fields.split(", "))
+
+
+_NEWEST_WINDOWS = (
+    # Each step is one look into the index, which neither database would do for a DISTINCT.
+    "WITH RECURSIVE newest (number) AS ("  # noqa: S608
+    f"SELECT MAX({WINDOW_NUMBER}) FROM captures WHERE {TRAFFIC} UNION ALL "
+    f"SELECT (SELECT MAX({WINDOW_NUMBER}) FROM captures "
+    f"WHERE {TRAFFIC} AND {WINDOW_NUMBER} < newest.number) "
+    "FROM newest WHERE number IS NOT NULL) "
+    "SELECT number FROM newest WHERE number IS NOT NULL LIMIT :count"
+)
+_LABELS = (
+    "SELECT labels.event_id, label, labelled_at, source, page.sequence "  # noqa: S608
+    f"FROM {_page_of('event_id', TRAFFIC)} "
+    "LEFT JOIN labels ON labels.event_id = page.event_id "
+    "ORDER BY page.sequence, labelled_at, labels.sequence"
+)
+_ANSWERS = (
+    f"SELECT {_of('page', ANSWER_FIELDS)}, {_of('beside', SHADOW_FIELDS)}, label, "  # noqa: S608
+    f"page.sequence FROM {_page_of(ANSWER_FIELDS, TRAFFIC)} "
+    "LEFT JOIN captures AS beside "
+    "ON beside.event_id = page.event_id AND beside.role = 'shadow' "
+    "LEFT JOIN labels ON labels.event_id = page.event_id "
+    "ORDER BY page.sequence, labelled_at, labels.sequence"
+)
 
 
 class SqlStore(ABC):
@@ -124,11 +168,11 @@ class SqlStore(ABC):
 
     def stream_answers(self, window: Window) -> "Iterator[pd.DataFrame]":
         """See `CaptureStore.stream_answers`."""
-        return map(answers_frame, _chunks(self._newest_of_each(ANSWERS, window)))
+        return map(answers_frame, _chunks(self._newest_of_each(_ANSWERS, window)))
 
     def stream_labels(self, window: Window) -> "Iterator[pd.DataFrame]":
         """See `CaptureStore.stream_labels`."""
-        for chunk in _chunks(self._newest_of_each(LABELS, window)):
+        for chunk in _chunks(self._newest_of_each(_LABELS, window)):
             yield labels_frame(map(label_of, chunk))
 
     def read_labels(self, window: Window) -> "pd.DataFrame":
@@ -163,7 +207,7 @@ class SqlStore(ABC):
     def newest_windows(self, count: int | None = None) -> list[Window]:
         """See `CaptureStore.newest_windows`."""
         rows = self._fetch(
-            NEWEST_WINDOWS,
+            _NEWEST_WINDOWS,
             {"count": _MOST_WINDOWS if count is None else count},
         )
         return [window_of(number) for (number,) in rows]
@@ -184,19 +228,19 @@ class SqlStore(ABC):
         )
         return None if last is None else instant_of(last)
 
-    def forget(self, window: Window) -> int:
-        """See `CaptureStore.forget`."""
+    def delete(self, window: Window) -> int:
+        """See `CaptureStore.delete`."""
         number = number_of(window)
         self._change(["DELETE FROM refusals WHERE window_number = :number"], {"number": number})
-        self._forget(window, SHADOWS)
-        return self._forget(window, TRAFFIC)
+        self._delete(window, SHADOWS)
+        return self._delete(window, TRAFFIC)
 
     def revision(self, window: Window) -> Revision:
         """See `CaptureStore.revision`."""
         identity = self._identity()
         query = (
             "SELECT COUNT(DISTINCT page.sequence), COUNT(DISTINCT labels.event_id), "  # noqa: S608
-            f"MAX(labels.sequence), MAX(page.sequence) FROM {page_of('event_id', TRAFFIC)} "
+            f"MAX(labels.sequence), MAX(page.sequence) FROM {_page_of('event_id', TRAFFIC)} "
             "LEFT JOIN labels ON labels.event_id = page.event_id"
         )
         captures = labels = last_label = last_capture = 0
@@ -228,9 +272,9 @@ class SqlStore(ABC):
             cursor, "labels", f"labels LEFT JOIN captures ON {_ANSWER_OF_LABEL}"
         )
 
-    def _forget(self, window: Window, kind: str) -> int:
-        page = f"(SELECT sequence FROM {page_of('event_id', kind)})"  # noqa: S608
-        events = f"(SELECT event_id FROM {page_of('event_id', kind)})"  # noqa: S608
+    def _delete(self, window: Window, kind: str) -> int:
+        page = f"(SELECT sequence FROM {_page_of('event_id', kind)})"  # noqa: S608
+        events = f"(SELECT event_id FROM {_page_of('event_id', kind)})"  # noqa: S608
         statements = [f"DELETE FROM captures WHERE sequence IN {page}"]  # noqa: S608
         if kind is TRAFFIC:
             statements.insert(0, f"DELETE FROM labels WHERE event_id IN {events}")  # noqa: S608
@@ -243,7 +287,7 @@ class SqlStore(ABC):
 
     def _frames(self, window: Window, kind: str) -> "Iterator[pd.DataFrame]":
         query = (
-            f"SELECT {CAPTURE_FIELDS}, sequence FROM {page_of(CAPTURE_FIELDS, kind)} "  # noqa: S608
+            f"SELECT {CAPTURE_FIELDS}, sequence FROM {_page_of(CAPTURE_FIELDS, kind)} "  # noqa: S608
             "ORDER BY sequence"
         )
         rows = chain.from_iterable(self._pages(query, window, kind))
@@ -258,7 +302,7 @@ class SqlStore(ABC):
             yield from {row[0]: row for row in page if row[0] is not None}.values()
 
     def _pages(self, query: str, window: Window, kind: str) -> Iterator[list[Row]]:
-        """The rows of `query`, which reads a `page_of` and ends each row with its `sequence`."""
+        """The rows of `query`, which reads a `_page_of` and ends each row with its `sequence`."""
         first, last = self._window_span(window, kind)
         position = first - 1
         while position < last:
@@ -290,7 +334,7 @@ class SqlStore(ABC):
         position = int(sequence) if known == identity else 0
         first, last = self._span(counted, "TRUE")
         start = max(position, first - 1)
-        until = max(min(start + LOOK, last), position)
+        until = max(min(start + SCAN_LIMIT, last), position)
         rows = self._fetch(
             # A probe, a shadow, or a label whose capture is not known moves the cursor alone.
             f"SELECT DISTINCT CASE WHEN {TRAFFIC} THEN {WINDOW_NUMBER} END "  # noqa: S608

@@ -19,20 +19,23 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from mlschool_dagster.capture.records import Capture, Role
-from mlschool_dagster.capture.repetition import NOTHING_KNOWN, EventKey, keys_concerned, settle
-from mlschool_dagster.capture.rows import CAPTURE_FIELDS, capture_of, capture_row
-from mlschool_dagster.capture.sql import Row, SqlStore
-from mlschool_dagster.capture.sqlite_format import (
-    ADD_REFUSALS,
-    CAPTURE_VALUES,
-    INSERT_LABEL,
-    SCHEMA_VERSION,
-    create_tables,
-    insert_captures,
-    migrate,
+from mlschool_dagster.capture.idempotency import (
+    NO_DUPLICATES,
+    EventKey,
+    affected_keys,
+    resolve_duplicates,
 )
-from mlschool_dagster.capture.store import Appended, StoreAwayError, StoreRefusedError
+from mlschool_dagster.capture.records import (
+    CAPTURE_COLUMNS,
+    CAPTURE_FIELDS,
+    LABEL_COLUMNS,
+    Capture,
+    Role,
+    capture_of,
+    capture_row,
+)
+from mlschool_dagster.capture.sql import SHADOWS, TRAFFIC, WINDOW_NUMBER, Row, SqlStore
+from mlschool_dagster.capture.store import Appended, InvalidCaptureError, StoreUnavailableError
 from mlschool_dagster.errors import UserError
 
 T = TypeVar("T")
@@ -51,7 +54,7 @@ last one has left, because SQLite itself begins it anew only when nobody reads."
 LOG_ENDING = "-wal"
 LOG_PATIENCE_MILLISECONDS = 20
 """How long beginning anew waits for readers, and is waited for by who writes meanwhile."""
-_REFUSALS = (
+_INVALID_VALUES = (
     sqlite3.IntegrityError,
     sqlite3.DataError,
     sqlite3.InterfaceError,
@@ -61,6 +64,55 @@ _REFUSALS = (
 """What is raised because of the values themselves, however often they are tried."""
 
 log = logging.getLogger(__name__)
+
+_SCHEMA_VERSION = 3
+_CAPTURE_VALUES = len(CAPTURE_COLUMNS.split(","))
+"""How many variables a capture takes in a statement."""
+
+_CAPTURES = """CREATE TABLE captures (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    event_id TEXT NOT NULL,
+    captured_at INTEGER NOT NULL,
+    endpoint TEXT NOT NULL,
+    model_version TEXT NOT NULL,
+    inputs TEXT NOT NULL,
+    prediction TEXT NOT NULL,
+    confidence REAL NOT NULL,
+    probabilities TEXT NOT NULL,
+    role TEXT NOT NULL,
+    sampling_share REAL NOT NULL,
+    probe INTEGER NOT NULL
+)"""
+_UNIQUE = (
+    "CREATE UNIQUE INDEX answers ON captures (event_id) WHERE role <> 'shadow'",
+    "CREATE UNIQUE INDEX shadows ON captures (event_id) WHERE role = 'shadow'",
+)
+# Every index of SQLite ends with the sequence, by which the captures of a window are in order.
+_BY_WINDOW = (
+    f"CREATE INDEX traffic_by_window ON captures ({WINDOW_NUMBER}) WHERE {TRAFFIC}",
+    f"CREATE INDEX shadows_by_window ON captures ({WINDOW_NUMBER}) WHERE {SHADOWS}",
+)
+_REFUSALS = """CREATE TABLE refusals (
+    window_number INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    requests INTEGER NOT NULL,
+    PRIMARY KEY (window_number, reason)
+) WITHOUT ROWID"""
+# The unique constraint makes writing the same label again harmless, and finds an event's labels.
+_LABELS = """CREATE TABLE labels (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    event_id TEXT NOT NULL,
+    label TEXT NOT NULL,
+    labelled_at INTEGER NOT NULL,
+    source TEXT NOT NULL,
+    UNIQUE (event_id, labelled_at, label, source)
+)"""
+
+_INSERT_LABEL = f"INSERT INTO labels ({LABEL_COLUMNS}) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"  # noqa: S608
+_ADD_REFUSALS = (
+    "INSERT INTO refusals (window_number, reason, requests) VALUES (?, ?, ?) "
+    "ON CONFLICT (window_number, reason) DO UPDATE SET requests = requests + excluded.requests"
+)
 
 
 class SqliteStore(SqlStore):
@@ -72,7 +124,7 @@ class SqliteStore(SqlStore):
     it is deleted (or moved to another disk, which deletes it), its log is set aside.
 
     Raises:
-        StoreAwayError: the file cannot be reached, written, or is locked for too long.
+        StoreUnavailableError: the file cannot be reached, written, or is locked for too long.
         UserError: it is no capture store, or a newer release wrote it.
     """
 
@@ -96,7 +148,7 @@ class SqliteStore(SqlStore):
         """See `CaptureStore.append`."""
         if not captures:
             self._look()
-            return NOTHING_KNOWN
+            return NO_DUPLICATES
         rows = list(map(capture_row, captures))
 
         def insert(connection: sqlite3.Connection) -> Appended:
@@ -106,12 +158,12 @@ class SqliteStore(SqlStore):
                 if error.sqlite_errorcode != sqlite3.SQLITE_CONSTRAINT_UNIQUE:
                     raise
                 return _insert_unknown(connection, captures)
-            return NOTHING_KNOWN
+            return NO_DUPLICATES
 
         try:
             return self._write(insert)
-        except _REFUSALS as error:
-            raise StoreRefusedError(
+        except _INVALID_VALUES as error:
+            raise InvalidCaptureError(
                 f"The capture store {self._path} does not take {len(rows)} captures ({error})."
             ) from error
 
@@ -125,7 +177,7 @@ class SqliteStore(SqlStore):
 
     def _insert_labels(self, rows: Sequence[Row]) -> int:
         return self._write_one_of_many(
-            lambda connection: _insert_many(connection, INSERT_LABEL, rows)
+            lambda connection: _insert_many(connection, _INSERT_LABEL, rows)
         )
 
     def _change(self, statements: Sequence[str], parameters: Mapping[str, Any]) -> int:
@@ -134,7 +186,7 @@ class SqliteStore(SqlStore):
         )
 
     def _add_refusals(self, rows: Sequence[Row]) -> None:
-        self._write(lambda connection: _insert_many(connection, ADD_REFUSALS, rows))
+        self._write(lambda connection: _insert_many(connection, _ADD_REFUSALS, rows))
 
     def _fetch(self, query: str, parameters: Mapping[str, Any]) -> list[Row]:
         if not self._path.exists():
@@ -219,13 +271,13 @@ class SqliteStore(SqlStore):
         with _transaction(self._connection) as connection:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version == 0:
-                create_tables(connection)
-            elif version < SCHEMA_VERSION:
-                migrate(connection, version)
-            elif version > SCHEMA_VERSION:
+                _create_tables(connection)
+            elif version < _SCHEMA_VERSION:
+                _migrate(connection, version)
+            elif version > _SCHEMA_VERSION:
                 raise UserError(
                     f"The capture store {self._path} has the format {version}, this release writes "
-                    f"{SCHEMA_VERSION}; use the release that wrote it or another file."
+                    f"{_SCHEMA_VERSION}; use the release that wrote it or another file."
                 )
 
     def _leave_file(self) -> bool:
@@ -272,19 +324,19 @@ class SqliteStore(SqlStore):
         try:
             yield
         except OSError as error:
-            raise StoreAwayError(
+            raise StoreUnavailableError(
                 f"The folder of the capture store {self._path} cannot be used ({error.strerror}); "
                 "choose another place or mend its permissions."
             ) from error
         except sqlite3.OperationalError as error:
-            raise StoreAwayError(
+            raise StoreUnavailableError(
                 f"The capture store {self._path} cannot be used ({error}); check that you may "
                 "write to it, that its disk has room, and that nothing holds it locked."
             ) from error
         except sqlite3.DatabaseError as error:
-            if isinstance(error, (sqlite3.ProgrammingError, *_REFUSALS)):
+            if isinstance(error, (sqlite3.ProgrammingError, *_INVALID_VALUES)):
                 raise
-            raise StoreAwayError(
+            raise StoreUnavailableError(
                 f"The capture store {self._path} cannot be used ({error}); stop the endpoint, move "
                 f"the file away together with the one called {self._path.name}{LOG_ENDING} beside "
                 "it, and put a copy in its place or let a new one begin."
@@ -356,11 +408,6 @@ def _nothing(connection: sqlite3.Connection) -> None:
         pass
 
 
-@cache
-def _statement(rows: int) -> str:
-    return insert_captures(rows)
-
-
 def _insert(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
     if not rows:
         return
@@ -381,23 +428,23 @@ def _insert_within(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
 def _statement_rows(connection: sqlite3.Connection) -> int:
     """How many captures fit into a statement: a library may be built to take few variables."""
     variables = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
-    return min(STATEMENT_ROWS, max(1, variables // CAPTURE_VALUES))
+    return min(STATEMENT_ROWS, max(1, variables // _CAPTURE_VALUES))
 
 
 def _insert_once(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
-    connection.execute(_statement(len(rows)), tuple(chain.from_iterable(rows)))
+    connection.execute(_insert_statement(len(rows)), tuple(chain.from_iterable(rows)))
 
 
 def _insert_unknown(connection: sqlite3.Connection, captures: Sequence[Capture]) -> Appended:
     with _transaction(connection):
-        appended, new = settle(captures, _known(connection, captures))
+        appended, new = resolve_duplicates(captures, _known(connection, captures))
         _insert_within(connection, list(map(capture_row, new)))
     return appended
 
 
 def _known(connection: sqlite3.Connection, captures: Sequence[Capture]) -> dict[EventKey, Capture]:
     known = {}
-    for key in keys_concerned(captures):
+    for key in affected_keys(captures):
         event_id, of_shadow = key
         row = connection.execute(
             f"SELECT {CAPTURE_FIELDS} FROM captures "  # noqa: S608
@@ -419,3 +466,49 @@ def _execute_all(
 ) -> int:
     with _transaction(connection):
         return [connection.execute(each, parameters).rowcount for each in statements][-1]
+
+
+@cache
+def _insert_statement(rows: int) -> str:
+    """The statement that inserts `rows` captures, all or none of them."""
+    row = f"({', '.join('?' * _CAPTURE_VALUES)})"
+    return f"INSERT INTO captures ({CAPTURE_COLUMNS}) VALUES {', '.join([row] * rows)}"  # noqa: S608
+
+
+def _create_tables(connection: sqlite3.Connection) -> None:
+    """Make the tables of an empty file; to be called within a transaction."""
+    connection.execute("CREATE TABLE store (identity TEXT NOT NULL)")
+    for statement in (_CAPTURES, *_UNIQUE, *_BY_WINDOW, _LABELS, _REFUSALS):
+        connection.execute(statement)
+    connection.execute("INSERT INTO store VALUES (?)", (uuid4().hex[:8],))
+    connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+
+
+def _migrate(connection: sqlite3.Connection, version: int) -> None:
+    """Bring a file of an earlier `version` to the present format; to be called in a transaction.
+
+    Sequence numbers stay, so that cursors and tokens do.
+    """
+    if version == 1:
+        _give_roles(connection)
+    else:
+        connection.execute("DROP INDEX traffic_by_time")
+        connection.execute("DROP INDEX shadows_by_time")
+    for statement in _BY_WINDOW:
+        connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+
+
+def _give_roles(connection: sqlite3.Connection) -> None:
+    """Version 1 knew no roles and no sampling: the primary answered, and all was captured."""
+    connection.execute("DROP INDEX traffic_by_time")
+    connection.execute("ALTER TABLE captures RENAME TO captures_1")
+    connection.execute(_CAPTURES)
+    before = CAPTURE_FIELDS.removesuffix(", role, sampling_share")
+    connection.execute(
+        f"INSERT INTO captures (sequence, {CAPTURE_COLUMNS}) "  # noqa: S608
+        f"SELECT sequence, {before}, 'primary', 1.0, probe FROM captures_1 ORDER BY sequence"
+    )
+    connection.execute("DROP TABLE captures_1")
+    for statement in (*_UNIQUE, _REFUSALS):
+        connection.execute(statement)

@@ -40,11 +40,11 @@ class Revision:
     labels_token: str
 
 
-class StoreAwayError(UserError):
+class StoreUnavailableError(UserError):
     """The store cannot be reached, is locked for too long or has no room; it may be back later."""
 
 
-class StoreRefusedError(Exception):
+class InvalidCaptureError(Exception):
     """The store is there and will never take these captures, because of what is in them."""
 
 
@@ -52,13 +52,13 @@ class StoreRefusedError(Exception):
 class Appended:
     """What became of appended captures whose event ids were known already.
 
-    ``repeated`` holds, by event id, what was kept before with the same inputs. ``refused`` are the
-    event ids of requests whose name belongs to one with other rows; if there is one, nothing was
-    kept.
+    ``duplicates`` holds, by event id, what was kept before with the same inputs. ``conflicts`` are
+    the event ids of requests whose id belongs to a request with other rows; if there is one,
+    nothing was kept.
     """
 
-    repeated: Mapping[str, Capture]
-    refused: frozenset[str]
+    duplicates: Mapping[str, Capture]
+    conflicts: frozenset[str]
 
 
 class CaptureStore(Protocol):
@@ -66,22 +66,24 @@ class CaptureStore(Protocol):
 
     Reading never blocks appending. Probes are kept but left out of everything that is read here;
     so are shadows, but for `read_shadow`. Cursors and tokens belong to one store: one that replaces
-    it is read from its beginning. Every method raises `StoreAwayError` while the store is away.
+    it is read from its beginning. Every method raises `StoreUnavailableError` while the store
+    cannot be used.
     """
 
     def append(self, captures: Sequence[Capture]) -> Appended:
         """Keep all of `captures` or none of them; durable on return.
 
-        A request (see `repetition`) that is known with exactly the same rows is a repetition and
-        changes nothing; with any others it is refused.
-        A shadow's capture has an event id of its own kind: it neither repeats nor refuses another
-        role's, and the first one counts.
+        A request (see `idempotency`) that is known with exactly the same rows is a duplicate and
+        changes nothing; with any others it is a conflict.
+        A shadow's capture has an event id of its own kind: it neither duplicates nor conflicts with
+        another role's, and the first one counts.
 
         None at all finds out whether the store can be written.
 
         Raises:
-            StoreAwayError: nothing is known to be kept. Appending the same again is harmless.
-            StoreRefusedError: nothing was kept, and never will be.
+            StoreUnavailableError: nothing is known to be kept. Appending the same again is
+                harmless.
+            InvalidCaptureError: nothing was kept, and never will be.
         """
 
     def count_refusals(self, window: Window, counts: Mapping[str, int]) -> None:
@@ -167,7 +169,7 @@ class CaptureStore(Protocol):
     def last_captured(self, window: Window) -> datetime | None:
         """When the last of the window's captures was made, None without any."""
 
-    def forget(self, window: Window) -> int:
+    def delete(self, window: Window) -> int:
         """Delete the window's captures with their labels and shadows, and its refusals.
 
         It goes in small batches, between which others write, the oldest captures first: if it ends
@@ -189,8 +191,8 @@ def open_store(uri: str) -> CaptureStore:
 
     Raises:
         UserError: no store is known for the URI's scheme, or it cannot be opened.
-        StoreAwayError: an embedded store is out of reach; one that is a server is first contacted
-            when it is used.
+        StoreUnavailableError: an embedded store is out of reach; one that is a server is first
+            contacted when it is used.
     """
     scheme, separator, location = uri.partition("://")
     if separator and scheme in ("postgresql", "postgres"):

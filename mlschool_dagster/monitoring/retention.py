@@ -68,7 +68,7 @@ def forget_captures(
     """
     old = [window for window in store.newest_windows() if window.end <= before]
     covered = [window for window in old if is_covered(window)]
-    count = store.count if dry_run else store.forget
+    count = store.count if dry_run else store.delete
     items = sum(count(window) for window in covered)
     kept = len(old) - len(covered)
     remark = "not everything in them is in every report yet" if kept else ""

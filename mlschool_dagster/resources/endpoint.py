@@ -28,7 +28,7 @@ class LocalEndpointResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     workers: int = Field(default=1, description="Processes of the server that answer.")
     spill_bytes: int = Field(
         default=256 * 1024**2,
-        description="Bytes of captures that the server keeps while the capture store is away.",
+        description="Bytes of captures that the server keeps while the store is unavailable.",
     )
     hosts: list[str] = Field(
         default=[],

@@ -25,7 +25,7 @@ log = logging.getLogger("mlschool_dagster.serving")
 def main() -> int:
     """Serve until told to stop by SIGTERM or SIGINT; returns the exit code."""
     # A worker imports this module too, to find its beginning: it must stay light.
-    from mlschool_dagster.capture.store import StoreAwayError, open_store
+    from mlschool_dagster.capture.store import StoreUnavailableError, open_store
     from mlschool_dagster.serving.access import require_token
     from mlschool_dagster.serving.logs import configure_logging
     from mlschool_dagster.serving.supervisor import serve
@@ -36,7 +36,7 @@ def main() -> int:
         require_token(config.host, config.token)
         try:
             open_store(config.store_uri).close()
-        except StoreAwayError as error:
+        except StoreUnavailableError as error:
             log.warning(str(error))
         return serve(config)
     except UserError as error:
@@ -63,7 +63,7 @@ def _config() -> ServerConfig:
         "--spill-megabytes",
         type=_count,
         default=256,
-        help="captures to keep in the home folder while the store is away",
+        help="captures to keep in the home folder while the store is unavailable",
     )
     parser.add_argument(
         "--hosts",

@@ -15,7 +15,7 @@ from queue import SimpleQueue
 import numpy as np
 
 from mlschool_dagster.capture.records import Capture, Role
-from mlschool_dagster.capture.store import Appended, StoreRefusedError
+from mlschool_dagster.capture.store import Appended, InvalidCaptureError
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.serving.metrics import Metrics
 from mlschool_dagster.serving.model_router import Version
@@ -57,7 +57,7 @@ class Batcher:
         self._working: asyncio.Task[None] | None = None
         self._told_of: set[str] = set()
         self.written = 0
-        """Captures made durable since the start, repetitions included."""
+        """Captures made durable since the start, duplicates included."""
 
     async def ask(self, question: Question) -> None:
         """Predict (unless that is done already) and capture; durable on return.
@@ -192,7 +192,7 @@ class Batcher:
     ) -> list[Outcome]:
         try:
             outcome = keep(questions)
-        except StoreRefusedError as error:
+        except InvalidCaptureError as error:
             if len(questions) > 1:
                 # One that can never be kept must not take the others with it.
                 return [self._settle([question], keep)[0] for question in questions]
@@ -203,11 +203,11 @@ class Batcher:
             if not isinstance(error, SpillFullError):
                 log.exception("captures could not be kept", extra={"requests": len(questions)})
             return [CaptureFailedError(str(error))] * len(questions)
-        if not outcome.refused:
-            return [outcome.repeated] * len(questions)
+        if not outcome.conflicts:
+            return [outcome.duplicates] * len(questions)
         if len(questions) == 1:
             return [ConflictError()]
-        clashing = [not outcome.refused.isdisjoint(question.event_ids) for question in questions]
+        clashing = [not outcome.conflicts.isdisjoint(question.event_ids) for question in questions]
         peaceful = [q for q, clashes in zip(questions, clashing, strict=True) if not clashes]
         together = iter(self._settle(peaceful, keep) if peaceful else [])
         return [

@@ -15,8 +15,8 @@ from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
+from mlschool_dagster.capture.idempotency import row_ids
 from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX, Role
-from mlschool_dagster.capture.repetition import row_ids
 from mlschool_dagster.serving.batching import (
     Batcher,
     CaptureFailedError,

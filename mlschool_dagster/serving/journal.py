@@ -28,8 +28,8 @@ from zlib import crc32
 import orjson
 
 from mlschool_dagster.atomic import sync_folder
+from mlschool_dagster.capture.idempotency import EventKey, affected_keys, key_of, resolve_duplicates
 from mlschool_dagster.capture.records import Capture, Role
-from mlschool_dagster.capture.repetition import EventKey, key_of, keys_concerned, settle
 from mlschool_dagster.capture.store import Appended
 
 SEGMENT_BYTES = 4 * 1024**2
@@ -193,13 +193,13 @@ class Journal:
             JournalFullError: the limit is reached.
             OSError: the disk failed.
         """
-        keys = keys_concerned(captures)
+        keys = affected_keys(captures)
         with self.exclusive():
             self._index.follow(self._paths())
             here = self._index.find(keys)
             known = {**answers.find(keys), **here} if answers is not None else here
-            appended, new = settle(captures, known)
-            if not appended.refused:
+            appended, new = resolve_duplicates(captures, known)
+            if not appended.conflicts:
                 first = {key_of(c): known.get(key_of(c), c) for c in captures}
                 fresh = {key_of(c) for c in new} | (known.keys() - here.keys())
                 lines = [capture for key, capture in first.items() if key in fresh]

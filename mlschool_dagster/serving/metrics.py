@@ -102,7 +102,7 @@ class Metrics(Collector):
         )
         self._captures = Counts(
             "mlschool_captures",
-            "Captures made durable, shadows and repetitions included.",
+            "Captures made durable, shadows and duplicates included.",
             (),
         )
         self._commit = Observations(

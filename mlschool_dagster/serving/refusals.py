@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections import Counter, defaultdict
 
-from mlschool_dagster.capture.store import StoreAwayError
+from mlschool_dagster.capture.store import StoreUnavailableError
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.serving.metrics import Metrics
@@ -29,11 +29,11 @@ class Refusals:
         self._metrics.refused(reason)
 
     async def hand_over(self, store: SpillingStore) -> None:
-        """Add the counts so far to the store's; while it is away they stay here."""
+        """Add the counts so far to the store's; while it is unavailable they stay here."""
         for window in list(self._counts):
             counts = self._counts.pop(window)
             try:
                 await asyncio.to_thread(store.count_refusals, window, counts)
-            except StoreAwayError as error:
+            except StoreUnavailableError as error:
                 self._counts[window].update(counts)
                 log.warning("refusals wait for the store", extra={"reason": str(error)})

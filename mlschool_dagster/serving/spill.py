@@ -14,19 +14,19 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from mlschool_dagster.capture.records import Capture, Role
-from mlschool_dagster.capture.repetition import (
-    kept_apart,
-    keys_concerned,
+from mlschool_dagster.capture.idempotency import (
+    affected_keys,
     requests_of,
+    resolve_duplicates,
     same_answer,
-    settle,
+    with_distinct_ids,
 )
+from mlschool_dagster.capture.records import Capture, Role
 from mlschool_dagster.capture.store import (
     Appended,
     CaptureStore,
-    StoreAwayError,
-    StoreRefusedError,
+    InvalidCaptureError,
+    StoreUnavailableError,
     open_store,
 )
 from mlschool_dagster.capture.windows import Window
@@ -53,8 +53,8 @@ ANSWERS_FOLDER = "answers"
 log = logging.getLogger(__name__)
 
 
-class SpillFullError(StoreAwayError):
-    """The store is away and the journal cannot take more; nothing was acknowledged."""
+class SpillFullError(StoreUnavailableError):
+    """The store is unavailable and the journal cannot take more; nothing was acknowledged."""
 
 
 def open_spilling(store_uri: str, folder: Path, limit_bytes: int) -> "SpillingStore":
@@ -94,7 +94,7 @@ class SpillingStore:
                 self._open_journal()
         try:
             self._store = connect()
-        except StoreAwayError as error:
+        except StoreUnavailableError as error:
             self.leave(str(error))
         self._thread = threading.Thread(target=self._follow, name="replay", daemon=True)
         self._thread.start()
@@ -109,19 +109,20 @@ class SpillingStore:
     ) -> Appended:
         """Keep `captures` as `CaptureStore.append` does, in the store or in the journal.
 
-        While the store is away the journal knows what is known already, and what was answered
-        lately: of `named` (all of them by default), the captures whose ids somebody else chose.
+        While the store is unavailable the journal knows what is known already, and what was
+        answered lately: of `named` (all of them by default), the captures whose ids somebody else
+        chose.
 
         Raises:
             SpillFullError: neither can keep them.
-            StoreRefusedError: the store will never keep them.
+            InvalidCaptureError: the store will never keep them.
         """
         if self._store is not None and self._may_use_store():
             this = threading.get_ident()
             self._inside.add(this)
             try:
                 outcome = self._store.append(captures)
-            except StoreAwayError as error:
+            except StoreUnavailableError as error:
                 self.leave(str(error))
             else:
                 self._note(captures if named is None else named, outcome)
@@ -141,22 +142,28 @@ class SpillingStore:
             # Without its turn the worst is that two workers answer the same id at once.
             with suppress(OSError):
                 stack.enter_context(self._open_journal().exclusive())
-            appended, new = settle(captures, self._answers.find(keys_concerned(captures)))
-            if not appended.refused:
+            appended, new = resolve_duplicates(
+                captures, self._answers.find(affected_keys(captures))
+            )
+            if not appended.conflicts:
                 self._answers.add(new)
             return appended
 
     def leave(self, reason: str) -> None:
         """Use the journal until the store has proved to be back; safe for threads."""
         if not self._away:
-            log.warning("the store is away; captures go to the journal", extra={"reason": reason})
+            log.warning(
+                "the store is unavailable; captures go to the journal", extra={"reason": reason}
+            )
         self._away = True
         self._awake.set()
 
     def count_refusals(self, window: Window, counts: Mapping[str, int]) -> None:
         """See `CaptureStore.count_refusals`; nothing is journalled."""
         if self._store is None or self._away:
-            raise StoreAwayError("The capture store is away; captures go to the journal.")
+            raise StoreUnavailableError(
+                "The capture store is unavailable; captures go to the journal."
+            )
         self._store.count_refusals(window, counts)
 
     def close(self) -> None:
@@ -192,11 +199,11 @@ class SpillingStore:
         self._answers.rest()
 
     def _note(self, named: Sequence[Capture], outcome: Appended) -> None:
-        if outcome.refused:
+        if outcome.conflicts:
             return
         self._answers.add(
             [
-                outcome.repeated.get(capture.event_id, capture)
+                outcome.duplicates.get(capture.event_id, capture)
                 for capture in named
                 if capture.role is not Role.SHADOW
             ]
@@ -212,8 +219,8 @@ class SpillingStore:
             return self._open_journal().append(captures, self._answers)
         except (JournalFullError, OSError) as error:
             raise SpillFullError(
-                f"The capture store is away and the journal in {self._folder} cannot take more "
-                f"({error}); bring the store back or make room."
+                f"The capture store is unavailable and the journal in {self._folder} cannot take "
+                f"more ({error}); bring the store back or make room."
             ) from error
 
     def _follow(self) -> None:
@@ -227,7 +234,7 @@ class SpillingStore:
                     self._reached().append([])
                     is_done = True
                 pause = LONGEST_PAUSE_SECONDS if is_done else FIRST_PAUSE_SECONDS
-            except StoreAwayError as error:
+            except StoreUnavailableError as error:
                 self.leave(str(error))
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             except Exception:
@@ -273,7 +280,7 @@ class SpillingStore:
 
     def _keep(self, captures: Sequence[Capture]) -> None:
         """Have `captures` of the journal in the store, as they were answered."""
-        with suppress(StoreRefusedError):
+        with suppress(InvalidCaptureError):
             if _is_as_answered(captures, self._reached().append(captures)):
                 return
         moved: dict[str, str] = {}
@@ -289,7 +296,7 @@ class SpillingStore:
             )
 
     def _keep_in_time(self, captures: Sequence[Capture]) -> None:
-        """Do as `_keep` does, or raise `StoreAwayError` if the store hangs."""
+        """Do as `_keep` does, or raise `StoreUnavailableError` if the store hangs."""
         done: Future[None] = Future()
 
         def keep() -> None:
@@ -304,17 +311,17 @@ class SpillingStore:
         try:
             done.result(HAND_OVER_SECONDS)
         except TimeoutError:
-            # What it still does there is a repetition: nothing of the journal was let go.
-            raise StoreAwayError("The capture store does not answer in time.") from None
+            # What it still does there is a duplicate: nothing of the journal was let go.
+            raise StoreUnavailableError("The capture store does not answer in time.") from None
 
     def _keep_request(self, request: Sequence[Capture]) -> dict[str, str]:
         """Have the rows of one request in the store; their other ids if it knows them otherwise."""
         try:
             if _is_as_answered(request, self._reached().append(request)):
                 return {}
-            moved = kept_apart(request)
+            moved = with_distinct_ids(request)
             self._reached().append(moved)
-        except StoreRefusedError as error:
+        except InvalidCaptureError as error:
             self._open_journal().set_aside(request, str(error))
             return {}
         log.warning(
@@ -328,8 +335,8 @@ class SpillingStore:
 
 def _is_as_answered(captures: Sequence[Capture], outcome: Appended) -> bool:
     """Whether the store keeps of `captures` what clients were told."""
-    return not outcome.refused and all(
-        same_answer(capture, outcome.repeated.get(capture.event_id, capture))
+    return not outcome.conflicts and all(
+        same_answer(capture, outcome.duplicates.get(capture.event_id, capture))
         for capture in captures
         if capture.role is not Role.SHADOW
     )

@@ -13,12 +13,12 @@ from dataclasses import replace
 import pytest
 
 from mlschool_dagster.capture import postgres as postgres_store
-from mlschool_dagster.capture.repetition import NOTHING_KNOWN
+from mlschool_dagster.capture.idempotency import NO_DUPLICATES
 from mlschool_dagster.capture.store import (
     CaptureStore,
+    InvalidCaptureError,
     Revision,
-    StoreAwayError,
-    StoreRefusedError,
+    StoreUnavailableError,
     open_store,
 )
 from mlschool_dagster.errors import UserError
@@ -51,7 +51,7 @@ def test_a_server_that_is_not_there_is_away_at_once() -> None:
         lambda: store.count_refusals(WINDOW, {"malformed": 1}),
         lambda: store.read(WINDOW),
     ):
-        with pytest.raises(StoreAwayError, match="nowhere at") as told:
+        with pytest.raises(StoreUnavailableError, match="nowhere at") as told:
             use()
         assert "secret" not in str(told.value)
     assert time.monotonic() - started < 2
@@ -59,7 +59,7 @@ def test_a_server_that_is_not_there_is_away_at_once() -> None:
 
 def test_a_wrong_password_is_told_but_no_password(postgres: PostgresServer) -> None:
     store = open_store(postgres.uri().replace("owner:", "owner:wrong"))
-    with pytest.raises(StoreAwayError, match="authentication failed") as told:
+    with pytest.raises(StoreUnavailableError, match="authentication failed") as told:
         store.windows()
     assert PASSWORD not in str(told.value)
     assert "wrong" not in str(told.value)
@@ -143,7 +143,7 @@ def test_tables_that_were_removed_are_made_anew(postgres: PostgresServer, uri: s
     schema = uri.rpartition("%3D")[2]
     postgres.execute(f"DROP SCHEMA {schema} CASCADE")
     postgres.execute(f"CREATE SCHEMA {schema}")
-    with pytest.raises(StoreAwayError):
+    with pytest.raises(StoreUnavailableError):
         store.append([capture("b")])
     store.append([capture("b")])
     assert store.captures_since(cursor).windows == {WINDOW}
@@ -155,9 +155,9 @@ def test_what_can_never_be_kept_is_no_absence_of_the_server(store: CaptureStore)
         replace(capture("b"), endpoint="zero\x00byte"),
         replace(capture("b"), prediction=None),  # type: ignore[arg-type]
     ):
-        with pytest.raises(StoreRefusedError, match="does not take"):
+        with pytest.raises(InvalidCaptureError, match="does not take"):
             store.append([capture("a"), odd])
-    assert store.append([capture("a")]) == NOTHING_KNOWN
+    assert store.append([capture("a")]) == NO_DUPLICATES
     assert list(store.read(WINDOW)["event_id"]) == ["a"]
 
 
@@ -169,7 +169,7 @@ def test_a_connection_that_died_unnoticed_is_replaced(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE application_name = 'mlschool capture store'"
     )
-    assert store.append([capture("b")]) == NOTHING_KNOWN
+    assert store.append([capture("b")]) == NO_DUPLICATES
     assert list(store.read(WINDOW)["event_id"]) == ["a", "b"]
 
 
@@ -215,7 +215,7 @@ def test_a_server_that_hangs_is_away(
     (pid,) = store._fetch("SELECT pg_backend_pid()", {})[0]  # type: ignore[attr-defined]
     os.kill(pid, signal.SIGSTOP)
     try:
-        with pytest.raises(StoreAwayError, match="no answer within"):
+        with pytest.raises(StoreUnavailableError, match="no answer within"):
             store.append([capture("b")])
         store.append([capture("c")])
         assert list(store.read(WINDOW)["event_id"]) == ["a", "c"]

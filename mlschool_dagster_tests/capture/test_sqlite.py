@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from mlschool_dagster.capture import sqlite
+from mlschool_dagster.capture.idempotency import NO_DUPLICATES
 from mlschool_dagster.capture.records import Capture, Role
-from mlschool_dagster.capture.repetition import NOTHING_KNOWN
-from mlschool_dagster.capture.store import StoreAwayError, StoreRefusedError, open_store
+from mlschool_dagster.capture.store import InvalidCaptureError, StoreUnavailableError, open_store
 from mlschool_dagster.errors import UserError
 from mlschool_dagster_tests.capture.samples import NOON, WINDOW, capture
 
@@ -286,7 +286,7 @@ def test_a_file_is_not_left_while_its_log_cannot_be_written_into_it(
         store.append([capture("b")])
         file.rename(moved)
         for _ in range(2):
-            with pytest.raises(StoreAwayError, match="cannot be used"):
+            with pytest.raises(StoreUnavailableError, match="cannot be used"):
                 store.append([capture("c")])
     store.append([capture("c")])
     store.close()
@@ -299,7 +299,7 @@ def test_an_idle_store_notices_that_its_file_was_moved(tmp_path: Path) -> None:
     store = open_store(f"sqlite:///{file}")
     store.append([capture("a")])
     file.rename(moved)
-    assert store.append([]) == NOTHING_KNOWN
+    assert store.append([]) == NO_DUPLICATES
     assert everything_in(moved) == ["a"]
     store.close()
 
@@ -347,9 +347,9 @@ def test_a_library_that_takes_few_variables_keeps_batches_of_any_size(
 @pytest.mark.parametrize("odd", [2**70, "\ud800"])
 def test_what_can_never_be_kept_is_no_absence_of_the_store(tmp_path: Path, odd: Any) -> None:
     store = open_store(f"sqlite:///{tmp_path}/captures.db")
-    with pytest.raises(StoreRefusedError, match="does not take"):
+    with pytest.raises(InvalidCaptureError, match="does not take"):
         store.append([capture("a"), replace(capture("b"), confidence=odd)])
-    assert store.append([capture("a")]) == NOTHING_KNOWN
+    assert store.append([capture("a")]) == NO_DUPLICATES
     assert list(store.read(WINDOW)["event_id"]) == ["a"]
     store.close()
 
@@ -360,7 +360,7 @@ def test_a_folder_that_cannot_be_used_is_away(tmp_path: Path) -> None:
     store.append([capture("a")])
     folder.rename(tmp_path / "elsewhere")
     folder.touch()
-    with pytest.raises(StoreAwayError, match="cannot be used"):
+    with pytest.raises(StoreUnavailableError, match="cannot be used"):
         store.append([capture("b")])
     folder.unlink()
     (tmp_path / "elsewhere").rename(folder)
@@ -374,11 +374,11 @@ def test_a_file_that_stays_locked_is_away(tmp_path: Path, monkeypatch: pytest.Mo
     store = open_store(f"sqlite:///{tmp_path}/captures.db")
     other = sqlite3.connect(tmp_path / "captures.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(StoreAwayError, match="locked"):
+    with pytest.raises(StoreUnavailableError, match="locked"):
         store.append([capture("a")])
     other.rollback()
     other.close()
-    assert store.append([capture("a")]) == NOTHING_KNOWN
+    assert store.append([capture("a")]) == NO_DUPLICATES
     store.close()
 
 
@@ -388,7 +388,7 @@ def test_a_full_disk_is_away_and_nothing_is_kept(tmp_path: Path) -> None:
     connection: sqlite3.Connection = store._connection  # type: ignore[attr-defined]
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     connection.execute(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(StoreAwayError, match="full"):
+    with pytest.raises(StoreUnavailableError, match="full"):
         store.append([capture(str(i)) for i in range(200)])
     connection.execute("PRAGMA max_page_count = 1000000")
     store.append([capture("b")])
@@ -443,8 +443,8 @@ def test_a_file_of_version_1_is_brought_up_to_date_in_place(tmp_path: Path) -> N
     assert len(frame) == len(store.read_labels(WINDOW)) == 1
     assert store.captures_since("0123abcd-7").windows == frozenset()
     assert store.captures_since("0123abcd-2").windows == {WINDOW}
-    assert store.append([capture("a")]).repeated == {"a": capture("a")}
-    assert store.append([capture("b"), capture("a", role=Role.SHADOW)]) == NOTHING_KNOWN
+    assert store.append([capture("a")]).duplicates == {"a": capture("a")}
+    assert store.append([capture("b"), capture("a", role=Role.SHADOW)]) == NO_DUPLICATES
     assert store.captures_since("0123abcd-7").cursor == "0123abcd-9"
     for each in stores:
         each.close()

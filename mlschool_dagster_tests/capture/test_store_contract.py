@@ -14,8 +14,13 @@ from hypothesis import strategies as st
 
 from mlschool_dagster.capture import sql
 from mlschool_dagster.capture.frames import captures_frame
+from mlschool_dagster.capture.idempotency import (
+    NO_DUPLICATES,
+    next_row_id,
+    row_ids,
+    with_distinct_ids,
+)
 from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX, Capture, Label, Role
-from mlschool_dagster.capture.repetition import NOTHING_KNOWN, following, kept_apart, row_ids
 from mlschool_dagster.capture.store import Appended, CaptureStore, open_store
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster_tests.capture.samples import (
@@ -32,7 +37,7 @@ NEXT_WINDOW = Window(WINDOW.end)
 
 def test_a_capture_is_read_as_it_was_appended(store: CaptureStore) -> None:
     written = capture("a", timedelta(minutes=59, microseconds=7))
-    assert store.append([written]) == NOTHING_KNOWN
+    assert store.append([written]) == NO_DUPLICATES
     frame = store.read(WINDOW)
     assert list(frame.columns) == [field.name for field in fields(Capture)]
     assert Capture(*next(frame.itertuples(index=False))) == written
@@ -89,7 +94,7 @@ def test_the_token_of_captures_is_that_of_the_revision(store: CaptureStore) -> N
 def test_a_long_history_is_told_in_several_looks(
     store: CaptureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sql, "LOOK", 4)
+    monkeypatch.setattr(sql, "SCAN_LIMIT", 4)
     store.append([capture(str(i), (i // 3) * HOUR) for i in range(9)])
     store.append_labels(label(str(i)) for i in range(9))
     for since in (store.captures_since, store.labels_since):
@@ -117,7 +122,7 @@ def test_an_empty_store_answers_everything(store: CaptureStore) -> None:
     assert list(store.unlabelled()) == []
     assert (store.revision(WINDOW).captures, store.revision(WINDOW).labels) == (0, 0)
     assert store.captures_since(None).windows == store.labels_since(None).windows == frozenset()
-    assert store.append([]) == NOTHING_KNOWN
+    assert store.append([]) == NO_DUPLICATES
     assert store.append_labels([]) == 0
 
 
@@ -133,10 +138,10 @@ def test_a_known_event_id_with_other_inputs_is_refused_with_its_whole_batch(
     store: CaptureStore,
 ) -> None:
     store.append([capture("a")])
-    assert store.append([capture("b"), capture("a", mass=None), capture("c")]).refused == {"a"}
-    assert store.append([capture("d"), capture("d", mass=1)]).refused == {"d"}
+    assert store.append([capture("b"), capture("a", mass=None), capture("c")]).conflicts == {"a"}
+    assert store.append([capture("d"), capture("d", mass=1)]).conflicts == {"d"}
     assert event_ids(store) == ["a"]
-    assert store.append([capture("b"), capture("d")]) == NOTHING_KNOWN
+    assert store.append([capture("b"), capture("d")]) == NO_DUPLICATES
 
 
 NAMES = st.sampled_from(["a", "a#", "a#1", "a#2", "a#1#", "a##", "a-1", "a~0123456789abcdef", "b"])
@@ -165,7 +170,7 @@ def test_a_name_belongs_to_one_request_with_exactly_its_rows(
             after = {**dict(reversed(batch)), **taken}
             fits = all(after[name] == rows for name, rows in batch)
             outcome = store.append([row for request in requests for row in request])
-            assert bool(outcome.refused) != fits
+            assert bool(outcome.conflicts) != fits
             taken = after if fits else taken
         kept = dict(zip(event_ids(store), store.read(WINDOW)["inputs"], strict=True))
         store.close()
@@ -179,11 +184,11 @@ def test_a_name_belongs_to_one_request_with_exactly_its_rows(
 @given(names=st.lists(st.text("a#1~0", min_size=1), min_size=2, max_size=2, unique=True))
 def test_no_two_names_share_an_event_id(names: list[str]) -> None:
     ids = [event_id for name in names for event_id in row_ids(name, 12)]
-    ids += [c.event_id for c in kept_apart([capture(event_id) for event_id in ids])]
+    ids += [c.event_id for c in with_distinct_ids([capture(event_id) for event_id in ids])]
     assert len(set(ids)) == len(ids)
     for name in names:
         first, *others = row_ids(name, 12)
-        assert list(map(following, [first, *others[:-1]])) == others
+        assert list(map(next_row_id, [first, *others[:-1]])) == others
 
 
 def test_labels_are_joined_by_event_and_the_newest_counts(store: CaptureStore) -> None:
@@ -251,7 +256,7 @@ def test_a_cursor_tells_only_what_landed_after_it(store: CaptureStore) -> None:
 def test_probes_are_kept_but_are_no_traffic(store: CaptureStore) -> None:
     probe = f"{SMOKE_TEST_PREFIX}1"
     store.append([capture(probe)])
-    assert store.append([capture(probe, mass=None)]).refused == {probe}
+    assert store.append([capture(probe, mass=None)]).conflicts == {probe}
     assert event_ids(store) == []
     assert store.windows() == {}
     assert list(store.unlabelled()) == []
@@ -342,8 +347,8 @@ def test_a_shadow_is_no_traffic(store: CaptureStore) -> None:
 
 def test_a_shadow_neither_repeats_nor_refuses(store: CaptureStore) -> None:
     store.append([capture("a", role=Role.SHADOW)])
-    assert store.append([capture("a", mass=1)]) == NOTHING_KNOWN
-    assert store.append([capture("a", mass=2, role=Role.SHADOW)]) == NOTHING_KNOWN
+    assert store.append([capture("a", mass=1)]) == NO_DUPLICATES
+    assert store.append([capture("a", mass=2, role=Role.SHADOW)]) == NO_DUPLICATES
     assert [inputs["body_mass_g"] for inputs in store.read_shadow(WINDOW)["inputs"]] == [5800]
 
 
@@ -359,10 +364,10 @@ def test_a_repetition_gets_what_was_answered_first(store: CaptureStore) -> None:
 @pytest.mark.parametrize("size", [1, 31, 32, 33, 100, 1000])
 def test_a_batch_of_any_size_is_kept_whole_or_not(store: CaptureStore, size: int) -> None:
     batch = [capture(str(number)) for number in range(size)]
-    assert store.append([*batch, capture("0", mass=1)]).refused == {"0"}
+    assert store.append([*batch, capture("0", mass=1)]).conflicts == {"0"}
     assert event_ids(store) == []
-    assert store.append(batch) == NOTHING_KNOWN
-    assert store.append(batch).repeated == {c.event_id: c for c in batch}
+    assert store.append(batch) == NO_DUPLICATES
+    assert store.append(batch).duplicates == {c.event_id: c for c in batch}
     assert event_ids(store) == [c.event_id for c in batch]
 
 
@@ -401,9 +406,9 @@ def test_a_window_is_forgotten_with_all_that_belongs_to_it(store: CaptureStore) 
     captures, labels = store.captures_since(None).cursor, store.labels_since(None).cursor
     kept = store.revision(NEXT_WINDOW)
     assert (store.count(WINDOW), store.count(NEXT_WINDOW)) == (2100, 1)
-    assert store.forget(WINDOW) == 2100
+    assert store.delete(WINDOW) == 2100
     assert store.newest_windows() == [NEXT_WINDOW]
-    assert (store.count(WINDOW), store.forget(WINDOW)) == (0, 0)
+    assert (store.count(WINDOW), store.delete(WINDOW)) == (0, 0)
     assert len(store.read_shadow(WINDOW)) == len(store.read_labels(WINDOW)) == 0
     assert (store.refusals(WINDOW), store.refusals(NEXT_WINDOW)) == ({}, {"malformed": 1})
     assert store.revision(NEXT_WINDOW) == kept
@@ -428,6 +433,6 @@ def test_a_window_that_is_half_forgotten_keeps_its_token(
 
     monkeypatch.setattr(type(store), "_change", dies)
     with pytest.raises(StopIteration):
-        store.forget(WINDOW)
+        store.delete(WINDOW)
     assert 0 < store.count(WINDOW) < 2100
     assert store.captures_token(WINDOW) == token

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlschool_dagster.capture.idempotency import NO_DUPLICATES
 from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX, Role
-from mlschool_dagster.capture.repetition import NOTHING_KNOWN
 from mlschool_dagster.capture.store import CaptureStore, Revision, open_store
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster_tests.capture.samples import (
@@ -80,8 +80,8 @@ def test_any_history_of_appends_and_labels_is_told_completely(
                     capture(event, hour * HOUR, mass, role) for event, hour, mass, role in rows
                 ]
                 outcome = store.append(written)
-                assert outcome.refused == conflicts
-                assert set(outcome.repeated) == (
+                assert outcome.conflicts == conflicts
+                assert set(outcome.duplicates) == (
                     set() if conflicts else _repeated([row[0] for row in answers], before)
                 )
             else:
@@ -181,7 +181,7 @@ def test_what_was_acknowledged_survives_a_killed_writer(uri: str, tmp_path: Path
     kept = event_ids(store)
     assert kept[: len(acknowledged)] == acknowledged
     assert len(kept) <= len(acknowledged) + 1
-    assert store.append([capture("after")]) == NOTHING_KNOWN
+    assert store.append([capture("after")]) == NO_DUPLICATES
     store.close()
 
 

@@ -70,12 +70,12 @@ def test_the_endpoints_role_suffices_for_its_store_and_deletes_nothing(
     store = open_store(endpoints)
     store.append([])
     store.append([capture("a"), capture("b")])
-    assert set(store.append([capture("b")]).repeated) == {"b"}
+    assert set(store.append([capture("b")]).duplicates) == {"b"}
     for _ in range(2):
         store.count_refusals(WINDOW, {"malformed": 2})
     assert store.refusals(WINDOW) == {"malformed": 4}
     with pytest.raises(UserError):
-        store.forget(WINDOW)
+        store.delete(WINDOW)
     with pytest.raises(UserError):
         store.append_labels([label("a")])
     store.close()
@@ -96,7 +96,7 @@ def test_the_endpoints_role_suffices_for_its_store_and_deletes_nothing(
     owner = open_store(owners)
     assert owner.count(WINDOW) == 2
     owner.append_labels([label("a")])
-    assert owner.forget(WINDOW) == 2
+    assert owner.delete(WINDOW) == 2
     owner.close()
 
 

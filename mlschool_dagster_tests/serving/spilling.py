@@ -5,7 +5,7 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
-from mlschool_dagster.capture.store import StoreAwayError, open_store
+from mlschool_dagster.capture.store import StoreUnavailableError, open_store
 from mlschool_dagster.serving.spill import SpillingStore, open_spilling
 from mlschool_dagster_tests.capture.samples import WINDOW, capture
 
@@ -64,7 +64,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
 def is_back(store: SpillingStore) -> bool:
     try:
         store.count_refusals(WINDOW, {})
-    except StoreAwayError:
+    except StoreUnavailableError:
         return False
     return store.spilled_bytes == 0
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mlschool_dagster.capture.records import Capture, Role
 from mlschool_dagster.capture.sqlite import SqliteStore
-from mlschool_dagster.capture.store import Appended, StoreRefusedError, open_store
+from mlschool_dagster.capture.store import Appended, InvalidCaptureError, open_store
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.serving import batching
@@ -229,7 +229,7 @@ def test_one_request_that_no_store_takes_fails_alone(
 
     def refuse(store: SqliteStore, captures: Sequence[Capture]) -> Appended:
         if any(c.event_id == "odd" for c in captures):
-            raise StoreRefusedError("too odd")
+            raise InvalidCaptureError("too odd")
         return append(store, captures)
 
     monkeypatch.setattr(SqliteStore, "append", refuse)

@@ -101,11 +101,11 @@ def test_workers_write_in_turn_and_each_knows_what_the_others_answered(
     journals: list[Journal],
 ) -> None:
     for number in range(30):
-        assert not journals[number % 3].append([capture(str(number))]).repeated
+        assert not journals[number % 3].append([capture(str(number))]).duplicates
     for number in range(30):
         again = journals[(number + 1) % 3].append([capture(str(number), timedelta(minutes=1))])
-        assert again.repeated == {str(number): capture(str(number))}
-        assert journals[(number + 2) % 3].append([capture(str(number), mass=1)]).refused
+        assert again.duplicates == {str(number): capture(str(number))}
+        assert journals[(number + 2) % 3].append([capture(str(number), mass=1)]).conflicts
     assert [c.event_id for c in journals[0].oldest(100)] == [str(i) for i in range(30)]
 
 
@@ -193,7 +193,7 @@ def test_what_workers_of_an_earlier_release_left_is_read_first(tmp_path: Path) -
         filled(tmp_path, "e")
         assert [p.name for p in tmp_path.glob("*.journal") if "empty" in p.name] == []
         journal = Journal(tmp_path, PLENTY)
-        assert journal.append([capture("a")]).repeated == {"a": capture("a")}
+        assert journal.append([capture("a")]).duplicates == {"a": capture("a")}
         with journal.replaying():
             assert [c.event_id for c in journal.oldest(10)] == ["a", "b", "e"]
             with journal.exclusive():

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlschool_dagster.capture.idempotency import NO_DUPLICATES
 from mlschool_dagster.capture.records import Capture, Role
-from mlschool_dagster.capture.repetition import NOTHING_KNOWN
 from mlschool_dagster.capture.sqlite import SqliteStore
-from mlschool_dagster.capture.store import Appended, StoreAwayError, open_store
+from mlschool_dagster.capture.store import Appended, StoreUnavailableError, open_store
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.serving import spill
 from mlschool_dagster.serving.journal import Journal, captures_of, size_of_all
@@ -54,10 +54,10 @@ def test_the_order_of_captures_outlives_an_absence(place: Place) -> None:
     store = place.open()
     store.append([capture("0")])
     place.take_away()
-    assert store.append([capture("1"), capture("2")]) == NOTHING_KNOWN
-    assert store.append([capture("3")]) == NOTHING_KNOWN
+    assert store.append([capture("1"), capture("2")]) == NO_DUPLICATES
+    assert store.append([capture("3")]) == NO_DUPLICATES
     assert store.spilled_bytes > 0
-    with pytest.raises(StoreAwayError):
+    with pytest.raises(StoreUnavailableError):
         store.count_refusals(WINDOW, {"malformed": 1})
     place.bring_back()
     number = 4
@@ -90,8 +90,8 @@ def test_repetitions_are_known_while_the_store_is_away(place: Place) -> None:
     place.take_away()
     store.append([capture("a")])
     again = store.append([capture("a", timedelta(minutes=1))])
-    assert again.repeated == {"a": capture("a")}
-    assert store.append([capture("b"), capture("a", mass=1)]).refused == {"a"}
+    assert again.duplicates == {"a": capture("a")}
+    assert store.append([capture("b"), capture("a", mass=1)]).conflicts == {"a"}
     place.bring_back()
     wait_until(lambda: is_back(store))
     store.close()
@@ -186,13 +186,13 @@ def test_what_the_server_has_answered_it_answers_again_while_the_store_is_away(
         workers = [place.open() for _ in range(3)]
     later = [replace(c, model_version="4", prediction="Adelie") for c in (*rows, capture("late"))]
     for worker in workers:
-        assert worker.append(later).repeated == {c.event_id: c for c in (*rows, capture("late"))}
-        assert worker.append([capture("job")]).refused == {"job"}
-        assert worker.append([capture("late", mass=1)]).refused == {"late"}
+        assert worker.append(later).duplicates == {c.event_id: c for c in (*rows, capture("late"))}
+        assert worker.append([capture("job")]).conflicts == {"job"}
+        assert worker.append([capture("late", mass=1)]).conflicts == {"late"}
     place.bring_back()
     wait_until(lambda: all(map(is_back, workers)))
     for worker in workers:
-        assert worker.append(later).repeated.keys() == {"job", "job#1", "late"}
+        assert worker.append(later).duplicates.keys() == {"job", "job#1", "late"}
         worker.close()
     assert sorted(place.events()) == ["job", "job#1", "late", "unnamed"]
 
@@ -207,18 +207,18 @@ def test_what_the_journal_has_answered_is_known_when_the_store_is_away_again(
     wait_until(lambda: is_back(one) and is_back(other))
     place.take_away()
     again = other.append([replace(capture("a"), model_version="4")])
-    assert again.repeated == {"a": capture("a")}
+    assert again.duplicates == {"a": capture("a")}
     one.close()
     other.close()
 
 
 def test_a_request_outside_the_sample_is_answered_again_and_kept_nowhere(place: Place) -> None:
     workers = [place.open() for _ in range(2)]
-    assert workers[0].remember([capture("a"), capture("a#1")]) == NOTHING_KNOWN
+    assert workers[0].remember([capture("a"), capture("a#1")]) == NO_DUPLICATES
     later = [replace(c, model_version="4") for c in (capture("a"), capture("a#1"))]
     for worker in workers:
-        assert worker.remember(later).repeated == {"a": capture("a"), "a#1": capture("a#1")}
-        assert worker.remember([capture("a")]).refused == {"a"}
+        assert worker.remember(later).duplicates == {"a": capture("a"), "a#1": capture("a#1")}
+        assert worker.remember([capture("a")]).conflicts == {"a"}
         worker.close()
     assert place.events() == []
 
@@ -231,7 +231,7 @@ def test_a_worker_whose_store_is_there_waits_for_what_others_have_in_the_journal
     with one._open_journal().replaying() as nobody_takes_out:
         assert nobody_takes_out
         one.append([capture("a")])
-        assert other.append([replace(capture("a"), model_version="4")]).repeated == {
+        assert other.append([replace(capture("a"), model_version="4")]).duplicates == {
             "a": capture("a")
         }
         other.append([capture("b")])
@@ -317,7 +317,7 @@ def test_any_history_is_in_the_store_once(steps: list[str | list[tuple[str, int]
                 store = place.open()
             else:
                 assert not isinstance(step, str)
-                if not store.append([capture(event, mass=mass) for event, mass in step]).refused:
+                if not store.append([capture(event, mass=mass) for event, mass in step]).conflicts:
                     acknowledged |= set(step)
         place.bring_back()
         wait_until(lambda: is_back(store) and is_back(other))

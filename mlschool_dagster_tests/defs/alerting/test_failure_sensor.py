@@ -271,9 +271,9 @@ class Watched:
 
 def test_a_sensor_that_fails_is_told_once_until_it_works_again(ticks: Ticks) -> None:
     sensor = Watched(ticks.platform.instance, "new_captures_sensor")
-    sensor.tick(TickStatus.FAILURE, "The store is away.\n")
-    assert ticks.news() == "Sensor new_captures_sensor fails: The store is away."
-    sensor.tick(TickStatus.FAILURE, "The store is away.\n")
+    sensor.tick(TickStatus.FAILURE, "The store is unavailable.\n")
+    assert ticks.news() == "Sensor new_captures_sensor fails: The store is unavailable."
+    sensor.tick(TickStatus.FAILURE, "The store is unavailable.\n")
     sensor.tick(TickStatus.STARTED)
     assert ticks.news() == NOTHING
     sensor.tick(TickStatus.SKIPPED)
@@ -309,7 +309,7 @@ def test_what_kept_a_run_from_beginning_is_told(ticks: Ticks) -> None:
 
 def test_a_sensor_that_is_turned_off_fails_no_more(ticks: Ticks) -> None:
     sensor = Watched(ticks.platform.instance, "new_captures_sensor")
-    sensor.tick(TickStatus.FAILURE, "The store is away.")
+    sensor.tick(TickStatus.FAILURE, "The store is unavailable.")
     ticks.news()
     sensor.turn_off()
     assert ticks.news() == "Sensor new_captures_sensor was turned off."
@@ -319,7 +319,7 @@ def test_a_sensor_that_is_loaded_from_elsewhere_since_is_the_one_that_counts(tic
     newer = Watched(ticks.platform.instance, "new_captures_sensor", "here")
     newer.tick(TickStatus.SKIPPED, time=2000.0)
     older = Watched(ticks.platform.instance, "new_captures_sensor", "elsewhere")
-    older.tick(TickStatus.FAILURE, "The store is away.")
+    older.tick(TickStatus.FAILURE, "The store is unavailable.")
     assert ticks.news() == NOTHING
 
 

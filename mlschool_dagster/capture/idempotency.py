@@ -16,7 +16,7 @@ import orjson
 from mlschool_dagster.capture.records import Capture, Role
 from mlschool_dagster.capture.store import Appended
 
-NOTHING_KNOWN = Appended({}, frozenset())
+NO_DUPLICATES = Appended({}, frozenset())
 
 EventKey = tuple[str, bool]
 """An event id, and whether it is a shadow's: of each kind an event has one capture."""
@@ -32,7 +32,7 @@ def row_ids(name: str, rows: int) -> list[str]:
     return [first, *(f"{name}{_ROW}{row}" for row in range(1, rows))]
 
 
-def following(event_id: str) -> str:
+def next_row_id(event_id: str) -> str:
     """The event id of the next row of the request that `event_id` belongs to, if it has one."""
     name, separator, row = event_id.rpartition(_ROW)
     if separator and row.isdecimal():
@@ -45,13 +45,13 @@ def key_of(capture: Capture) -> EventKey:
     return capture.event_id, capture.role is Role.SHADOW
 
 
-def keys_concerned(captures: Iterable[Capture]) -> set[EventKey]:
-    """The keys that `settle` wants to know of."""
+def affected_keys(captures: Iterable[Capture]) -> set[EventKey]:
+    """The keys that `resolve_duplicates` wants to know of."""
     keys: set[EventKey] = set()
     for request in requests_of(captures):
         keys.update(map(key_of, request))
         if request[0].role is not Role.SHADOW:
-            keys.add((following(request[-1].event_id), False))
+            keys.add((next_row_id(request[-1].event_id), False))
     return keys
 
 
@@ -63,38 +63,38 @@ def requests_of(captures: Iterable[Capture]) -> list[list[Capture]]:
         if key_of(capture) != expected:
             requests.append([])
         requests[-1].append(capture)
-        expected = following(capture.event_id), capture.role is Role.SHADOW
+        expected = next_row_id(capture.event_id), capture.role is Role.SHADOW
     return requests
 
 
-def settle(
+def resolve_duplicates(
     captures: Sequence[Capture], known: Mapping[EventKey, Capture]
 ) -> tuple[Appended, list[Capture]]:
     """What `CaptureStore.append` answers to `captures`, and which of them are to be kept.
 
-    ``known`` are those already kept under the `keys_concerned`.
+    ``known`` are those already kept under the `affected_keys`.
     """
     kept = dict(known)
     new: list[Capture] = []
-    repeated: dict[str, Capture] = {}
-    refused: set[str] = set()
+    duplicates: dict[str, Capture] = {}
+    conflicts: set[str] = set()
     for request in requests_of(captures):
         found = [kept.get(key_of(capture)) for capture in request]
         if request[0].role is Role.SHADOW:
             fresh = [capture for capture, first in zip(request, found, strict=True) if not first]
-        elif (following(request[-1].event_id), False) in kept or not _agree(request, found):
-            refused |= {capture.event_id for capture in request}
+        elif (next_row_id(request[-1].event_id), False) in kept or not _agree(request, found):
+            conflicts |= {capture.event_id for capture in request}
             continue
         elif found[0] is None:
             fresh = request
         else:
             fresh = []
-            repeated |= {first.event_id: first for first in found if first is not None}
+            duplicates |= {first.event_id: first for first in found if first is not None}
         new += fresh
         kept |= {key_of(capture): capture for capture in fresh}
-    if refused:
-        return Appended({}, frozenset(refused)), []
-    return Appended(repeated, frozenset()), new
+    if conflicts:
+        return Appended({}, frozenset(conflicts)), []
+    return Appended(duplicates, frozenset()), new
 
 
 def _agree(request: Sequence[Capture], found: Sequence[Capture | None]) -> bool:
@@ -110,7 +110,7 @@ def same_answer(one: Capture, other: Capture) -> bool:
     return _answer(one) == _answer(other)
 
 
-def kept_apart(captures: Sequence[Capture]) -> list[Capture]:
+def with_distinct_ids(captures: Sequence[Capture]) -> list[Capture]:
     """`captures` of one request under ids made of their own and of what they say.
 
     Those ids are the same each time, and nobody else's.
