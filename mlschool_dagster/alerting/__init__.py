@@ -1,5 +1,6 @@
-"""Telling people what is wrong, once, and that it is well again.
+"""Alerting: incidents, the transactional outbox of their notifications, and the channels.
 
-Belongs here: what an alert is, what becomes of a trouble that is seen again or gone, and the
-channels on which it is told. Does not belong here: what counts as trouble, and how it is found out.
+Belongs here: the state machine of an incident, which notifications it causes, and how channels
+deliver them. Does not belong here: what makes an incident fire (`alert_sources` turns asset checks,
+runs, sensors and rollouts into signals).
 """

@@ -1,4 +1,4 @@
-"""Notices as plain e-mails."""
+"""Notifications as plain e-mails."""
 
 import smtplib
 import ssl
@@ -8,8 +8,8 @@ from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from mlschool_dagster.alerting.alert import Notice
 from mlschool_dagster.alerting.channels import ANSWER_SECONDS, DeliveryError
+from mlschool_dagster.alerting.incidents import Notification
 from mlschool_dagster.credentials import Secret
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -69,11 +69,11 @@ class EmailChannel:
         """See `Channel.name`."""
         return f"e-mail to {self._recipient}"
 
-    def send(self, notices: Sequence[Notice]) -> None:
+    def send(self, notifications: Sequence[Notification]) -> None:
         """See `Channel.send`."""
         try:
             with self._connected() as connection:
-                connection.send_message(self._message(notices))
+                connection.send_message(self._message(notifications))
         except smtplib.SMTPRecipientsRefused as error:
             ((code, _),) = error.recipients.values()
             raise DeliveryError(f"the mail server refused the recipient with {code}") from None
@@ -107,18 +107,22 @@ class EmailChannel:
             raise
         return connection
 
-    def _message(self, notices: Sequence[Notice]) -> EmailMessage:
+    def _message(self, notifications: Sequence[Notification]) -> EmailMessage:
         message = EmailMessage()
-        more = f" (and {len(notices) - 1} more)" if len(notices) > 1 else ""
-        message["Subject"] = f"[mlschool] {notices[0].text}{more}"
+        more = f" (and {len(notifications) - 1} more)" if len(notifications) > 1 else ""
+        message["Subject"] = f"[mlschool] {notifications[0].text}{more}"
         message["From"] = self._server.sender or self._recipient
         message["To"] = self._recipient
         message["Date"] = formatdate()
         message["Message-ID"] = make_msgid(domain="mlschool.invalid")
-        message.set_content("\n\n".join(map(_paragraph, notices)))
+        message.set_content("\n\n".join(map(_paragraph, notifications)))
         return message
 
 
-def _paragraph(notice: Notice) -> str:
-    lines = (f"{notice.at:%Y-%m-%d %H:%M:%S} UTC, {notice.kind}", notice.text, notice.link)
+def _paragraph(notification: Notification) -> str:
+    lines = (
+        f"{notification.at:%Y-%m-%d %H:%M:%S} UTC, {notification.kind}",
+        notification.text,
+        notification.link,
+    )
     return "\n".join(line for line in lines if line)

@@ -1,4 +1,4 @@
-"""Notices in Slack's format, for the incoming webhook of Slack or of anything that takes it.
+"""Notifications in Slack's format, for the incoming webhook of Slack or of anything that takes it.
 
 https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks
 """
@@ -11,11 +11,14 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from mlschool_dagster.alerting.alert import Kind, Notice
 from mlschool_dagster.alerting.channels import ANSWER_SECONDS, DeliveryError
+from mlschool_dagster.alerting.incidents import Notification, NotificationKind
 from mlschool_dagster.credentials import Secret
 
-_SIGNS = {Kind.RECOVERY: ":large_green_circle:", Kind.EVENT: ":large_blue_circle:"}
+_SIGNS = {
+    NotificationKind.RESOLVED: ":large_green_circle:",
+    NotificationKind.EVENT: ":large_blue_circle:",
+}
 _SEVERE, _WARNING = ":red_circle:", ":large_yellow_circle:"
 
 
@@ -27,12 +30,12 @@ class WebhookChannel:
     def __init__(self, url: str) -> None:
         self._url = Secret(url)
 
-    def send(self, notices: Sequence[Notice]) -> None:
+    def send(self, notifications: Sequence[Notification]) -> None:
         """See `Channel.send`."""
         # Not httpx, which logs the address of every request.
         request = Request(  # noqa: S310 - the settings let nothing but HTTP through
             self._url.reveal(),
-            data=json.dumps(message(notices)).encode(),
+            data=json.dumps(message(notifications)).encode(),
             headers={"Content-Type": "application/json"},
         )
         try:
@@ -52,19 +55,20 @@ class WebhookChannel:
             raise DeliveryError(f"the server cannot be reached ({name})") from None
 
 
-def message(notices: Sequence[Notice]) -> dict[str, Any]:
-    """`notices` as the JSON document that Slack takes."""
-    more = f" (and {len(notices) - 1} more)" if len(notices) > 1 else ""
+def message(notifications: Sequence[Notification]) -> dict[str, Any]:
+    """`notifications` as the JSON document that Slack takes."""
+    more = f" (and {len(notifications) - 1} more)" if len(notifications) > 1 else ""
     blocks = [
-        {"type": "section", "text": {"type": "mrkdwn", "text": _line(notice)}} for notice in notices
+        {"type": "section", "text": {"type": "mrkdwn", "text": _line(notification)}}
+        for notification in notifications
     ]
-    return {"text": f"{_escaped(notices[0].text)}{more}", "blocks": blocks}
+    return {"text": f"{_escaped(notifications[0].text)}{more}", "blocks": blocks}
 
 
-def _line(notice: Notice) -> str:
-    sign = _SIGNS.get(notice.kind, _SEVERE if notice.severe else _WARNING)
-    link = f" <{_escaped(notice.link)}|Look>" if notice.link else ""
-    return f"{sign} {_escaped(notice.text)}{link}"
+def _line(notification: Notification) -> str:
+    sign = _SIGNS.get(notification.kind, _SEVERE if notification.severe else _WARNING)
+    link = f" <{_escaped(notification.link)}|Look>" if notification.link else ""
+    return f"{sign} {_escaped(notification.text)}{link}"
 
 
 def _escaped(text: str) -> str:

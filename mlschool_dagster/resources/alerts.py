@@ -9,8 +9,8 @@ import dagster as dg
 from pydantic import Field
 
 if TYPE_CHECKING:
-    from mlschool_dagster.alerting.book import Book
     from mlschool_dagster.alerting.channels import Channel
+    from mlschool_dagster.alerting.outbox import AlertOutbox
 
 
 class Alerts(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -56,19 +56,19 @@ class Alerts(dg.ConfigurableResource):  # type: ignore[type-arg]
         return channels
 
     @contextmanager
-    def book(self, channels: "list[Channel]") -> "Iterator[Book]":
+    def outbox(self, channels: "list[Channel]") -> "Iterator[AlertOutbox]":
         """The book of what `channels` are told, closed with the block.
 
         Raises:
             UserError: the database cannot be used.
         """
-        from mlschool_dagster.alerting.book import Book
+        from mlschool_dagster.alerting.outbox import AlertOutbox
 
-        book = Book(self.uri, [channel.name for channel in channels])
+        outbox = AlertOutbox(self.uri, [channel.name for channel in channels])
         try:
-            yield book
+            yield outbox
         finally:
-            book.close()
+            outbox.close()
 
     def run_link(self, run_id: str) -> str:
         """The address of a run in Dagster's UI, empty if that is not known."""

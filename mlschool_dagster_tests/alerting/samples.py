@@ -1,31 +1,33 @@
-"""Observations and notices for tests."""
+"""Signals and notifications for tests."""
 
 from datetime import UTC, datetime, timedelta
 
-from mlschool_dagster.alerting.alert import Condition, Kind, Notice, Observation
+from mlschool_dagster.alerting.incidents import Condition, Notification, NotificationKind, Signal
 
 NOW = datetime(2026, 11, 21, 8, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
 
 
-def seen(
+def make_signal(
     condition: Condition, order: float, key: str = "check", window: str = "", severe: bool = False
-) -> Observation:
+) -> Signal:
     text = f"{key} {window} {condition}".replace("  ", " ")
-    return Observation(key, order, condition, text, severe=severe, window=window)
+    return Signal(key, order, condition, text, severe=severe, window=window)
 
 
-def trouble(order: float, key: str = "check", window: str = "") -> Observation:
-    return seen(Condition.TROUBLE, order, key, window)
+def firing(order: float, key: str = "check", window: str = "") -> Signal:
+    return make_signal(Condition.FIRING, order, key, window)
 
 
-def fine(order: float, key: str = "check", window: str = "") -> Observation:
-    return seen(Condition.FINE, order, key, window)
+def ok(order: float, key: str = "check", window: str = "") -> Signal:
+    return make_signal(Condition.OK, order, key, window)
 
 
-def unknown(order: float, key: str = "check", window: str = "") -> Observation:
-    return seen(Condition.UNKNOWN, order, key, window)
+def undecided(order: float, key: str = "check", window: str = "") -> Signal:
+    return make_signal(Condition.UNDECIDED, order, key, window)
 
 
-def notice(text: str = "Something broke.", kind: Kind = Kind.TROUBLE, link: str = "") -> Notice:
-    return Notice("key", kind, text, severe=True, link=link, at=NOW)
+def notification(
+    text: str = "Something broke.", kind: NotificationKind = NotificationKind.FIRING, link: str = ""
+) -> Notification:
+    return Notification("key", kind, text, severe=True, link=link, at=NOW)

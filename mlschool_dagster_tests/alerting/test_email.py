@@ -16,7 +16,7 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from mlschool_dagster.alerting.channels import DeliveryError
 from mlschool_dagster.alerting.email import EmailChannel, MailServer
 from mlschool_dagster.credentials import Secret
-from mlschool_dagster_tests.alerting.samples import notice
+from mlschool_dagster_tests.alerting.samples import notification
 from mlschool_dagster_tests.serving.server import free_port
 
 USER, PASSWORD = "user@example.org", "p@ss/word"
@@ -76,7 +76,10 @@ def channel(uri: str, recipient: str = RECIPIENT) -> EmailChannel:
 def test_all_notices_are_one_plain_message() -> None:
     with mail_server() as (mailbox, port):
         channel(f"smtp://127.0.0.1:{port}").send(
-            [notice("Größe fehlt: <b>", link="http://127.0.0.1:3000/runs/1"), notice("And more.")]
+            [
+                notification("Größe fehlt: <b>", link="http://127.0.0.1:3000/runs/1"),
+                notification("And more."),
+            ]
         )
     (message,) = mailbox.messages
     subject = str(make_header(decode_header(message["Subject"])))
@@ -85,8 +88,8 @@ def test_all_notices_are_one_plain_message() -> None:
     assert message.get_content_type() == "text/plain"
     body = message.get_payload(decode=True).decode()
     assert body.replace("\r\n", "\n") == (
-        "2026-11-21 08:00:00 UTC, trouble\nGröße fehlt: <b>\nhttp://127.0.0.1:3000/runs/1\n\n"
-        "2026-11-21 08:00:00 UTC, trouble\nAnd more.\n"
+        "2026-11-21 08:00:00 UTC, firing\nGröße fehlt: <b>\nhttp://127.0.0.1:3000/runs/1\n\n"
+        "2026-11-21 08:00:00 UTC, firing\nAnd more.\n"
     )
 
 
@@ -104,10 +107,10 @@ def test_a_login_is_told_over_tls(
         "auth_required": True,
     }
     with mail_server(**options, auth_require_tls=scheme == "smtp") as (mailbox, port):
-        channel(f"{scheme}://{LOGIN}@127.0.0.1:{port}").send([notice()])
+        channel(f"{scheme}://{LOGIN}@127.0.0.1:{port}").send([notification()])
         with pytest.raises(DeliveryError, match="answered 535") as failure:
             channel(f"{scheme}://{USER.replace('@', '%40')}:wrong@127.0.0.1:{port}").send(
-                [notice()]
+                [notification()]
             )
     assert mailbox.messages[0]["From"] == USER
     assert "wrong" not in str(failure.value)
@@ -120,7 +123,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(certificate: Path) -> 
         mail_server(tls_context=tls(certificate)) as (mailbox, port),
         pytest.raises(DeliveryError, match="SSLCertVerificationError"),
     ):
-        channel(f"smtp://127.0.0.1:{port}").send([notice()])
+        channel(f"smtp://127.0.0.1:{port}").send([notification()])
     assert mailbox.messages == []
 
 
@@ -129,7 +132,7 @@ def test_no_password_is_told_in_the_clear_beyond_loopback() -> None:
         mail_server("127.0.0.2", authenticator=authenticate, auth_require_tls=False) as (_, port),
         pytest.raises(DeliveryError, match="offers no TLS"),
     ):
-        channel(f"smtp://{LOGIN}@127.0.0.2:{port}").send([notice()])
+        channel(f"smtp://{LOGIN}@127.0.0.2:{port}").send([notification()])
 
 
 def test_a_recipient_who_is_refused_and_a_server_that_is_not_there_are_told() -> None:
@@ -137,9 +140,9 @@ def test_a_recipient_who_is_refused_and_a_server_that_is_not_there_are_told() ->
         mail_server() as (_, port),
         pytest.raises(DeliveryError, match="refused the recipient with 550"),
     ):
-        channel(f"smtp://127.0.0.1:{port}", "nobody@example.org").send([notice()])
+        channel(f"smtp://127.0.0.1:{port}", "nobody@example.org").send([notification()])
     with pytest.raises(DeliveryError, match="ConnectionRefusedError"):
-        channel(f"smtp://127.0.0.1:{port}").send([notice()])
+        channel(f"smtp://127.0.0.1:{port}").send([notification()])
 
 
 def test_the_address_of_a_server_says_all_there_is_to_know() -> None:

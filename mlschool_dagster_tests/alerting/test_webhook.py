@@ -6,10 +6,10 @@ from datetime import timedelta
 import pytest
 
 from mlschool_dagster.alerting import webhook as room
-from mlschool_dagster.alerting.alert import Kind
 from mlschool_dagster.alerting.channels import DeliveryError
+from mlschool_dagster.alerting.incidents import NotificationKind
 from mlschool_dagster.alerting.webhook import WebhookChannel
-from mlschool_dagster_tests.alerting.samples import notice
+from mlschool_dagster_tests.alerting.samples import notification
 from mlschool_dagster_tests.alerting.servers import SECRET, Webhook, webhook
 
 
@@ -20,8 +20,9 @@ def server() -> Iterator[Webhook]:
 
 
 def test_all_notices_are_one_message_that_nothing_in_them_can_disturb(server: Webhook) -> None:
-    hostile = notice("<!channel> a & b > c", link="http://127.0.0.1:3000/runs/1?a=1&b=2")
-    WebhookChannel(server.url).send([hostile, notice("All is well.", Kind.RECOVERY)])
+    well = notification("All is well.", NotificationKind.RESOLVED)
+    hostile = notification("<!channel> a & b > c", link="http://127.0.0.1:3000/runs/1?a=1&b=2")
+    WebhookChannel(server.url).send([hostile, well])
     (message,) = server.bodies
     assert message["text"] == "&lt;!channel&gt; a &amp; b &gt; c (and 1 more)"
     assert server.texts() == [
@@ -47,7 +48,7 @@ def test_an_answer_that_is_no_yes_is_told_without_the_secret(
 ) -> None:
     server.status, server.headers = status, headers
     with pytest.raises(DeliveryError) as failure:
-        WebhookChannel(server.url).send([notice()])
+        WebhookChannel(server.url).send([notification()])
     assert str(failure.value) == f"the server answered {status}"
     assert failure.value.retry_after == wait
 
@@ -62,7 +63,7 @@ def test_an_answer_that_is_no_yes_is_told_without_the_secret(
 )
 def test_a_server_that_is_not_there_is_told_without_the_secret(url: str) -> None:
     with pytest.raises(DeliveryError, match="cannot be reached") as failure:
-        WebhookChannel(url).send([notice()])
+        WebhookChannel(url).send([notification()])
     assert SECRET not in str(failure.value)
     assert failure.value.__suppress_context__
 
@@ -73,4 +74,4 @@ def test_a_server_that_hangs_is_left_alone(
     monkeypatch.setattr(room, "ANSWER_SECONDS", 0.2)
     server.hangs = True
     with pytest.raises(DeliveryError, match="cannot be reached"):
-        WebhookChannel(server.url).send([notice()])
+        WebhookChannel(server.url).send([notification()])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mlschool_dagster.alerting.alert import Kind
+from mlschool_dagster.alerting.incidents import NotificationKind
 from mlschool_dagster.alerting.webhook import WebhookChannel
 from mlschool_dagster.capture.records import Capture
 from mlschool_dagster.capture.store import open_store
@@ -34,7 +34,7 @@ from mlschool_dagster.monitoring.metrics import MetricName
 from mlschool_dagster.monitoring.traffic import look
 from mlschool_dagster.monitoring.volume import VolumeConfig
 from mlschool_dagster.promotion.episode import Step
-from mlschool_dagster_tests.alerting.samples import notice
+from mlschool_dagster_tests.alerting.samples import notification
 from mlschool_dagster_tests.platform import foreign_environment
 
 STORY = Story(
@@ -111,9 +111,12 @@ def test_what_is_told_must_be_told_in_time_and_not_before_the_change(
 
 
 def test_the_inbox_holds_what_people_read() -> None:
-    hostile = notice("Check <a> & b did not pass.", link="http://127.0.0.1:3000/runs/1?a=1&b=2")
+    well = notification("All is well.", NotificationKind.RESOLVED)
+    hostile = notification(
+        "Check <a> & b did not pass.", link="http://127.0.0.1:3000/runs/1?a=1&b=2"
+    )
     with inbox() as alerts:
-        WebhookChannel(alerts.url).send([hostile, notice("All is well.", Kind.RECOVERY)])
+        WebhookChannel(alerts.url).send([hostile, well])
         assert alerts.take() == ["Check <a> & b did not pass.", "All is well."]
         assert alerts.take() == []
 

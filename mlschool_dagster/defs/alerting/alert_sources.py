@@ -15,7 +15,7 @@ from dagster._core.events import EngineEventData, JobFailureData
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick, TickStatus
 from dagster_shared.error import SerializableErrorInfo
 
-from mlschool_dagster.alerting.alert import Condition, Observation
+from mlschool_dagster.alerting.incidents import Condition, Signal
 from mlschool_dagster.defs.check_results import UNDECIDED
 from mlschool_dagster.defs.monitoring.arrival_sensors import PARTITION_TAG, RUNS_LOOKED_AT
 from mlschool_dagster.promotion.episode import Entry, Step
@@ -68,7 +68,7 @@ def endings_after(instance: dg.DagsterInstance, number: int, limit: int) -> list
 
 def of_run(
     instance: dg.DagsterInstance, ending: dg.EventLogRecord, link: RunLink
-) -> Iterator[Observation]:
+) -> Iterator[Signal]:
     """How a run that has ended found its checks, and how it fared itself."""
     run = instance.get_run_by_id(ending.run_id)
     if run is None:
@@ -83,7 +83,7 @@ def of_run(
 
 def of_instigators(
     instance: dg.DagsterInstance, names: Iterable[str], dagster_url: str
-) -> Iterable[Observation]:
+) -> Iterable[Signal]:
     """How the newest ticks of the sensors and schedules `names` fared.
 
     The others that Dagster remembers are of another place, or are no more.
@@ -101,15 +101,15 @@ def of_instigators(
     return {each.key: each for each in sorted(seen, key=attrgetter("order"))}.values()
 
 
-def of_promotion(entry: Entry) -> Observation:
+def of_promotion(entry: Entry) -> Signal:
     """What a step of a promotion means to those who watch."""
     subject = f"version {entry.version}" if entry.version else "a challenger"
     told = f"Promotion of {subject} (episode {entry.episode}): {entry.step.value}, {entry.reason}"
     if entry.step is Step.APPROVAL_AWAITED:
-        condition = Condition.TROUBLE
+        condition = Condition.FIRING
     else:
-        condition = Condition.EVENT if entry.step in _MISHAPS else Condition.FINE
-    return Observation(
+        condition = Condition.EVENT if entry.step in _MISHAPS else Condition.OK
+    return Signal(
         key=f"promotion {entry.episode}",
         order=entry.number,
         condition=condition,
@@ -118,9 +118,7 @@ def of_promotion(entry: Entry) -> Observation:
     )
 
 
-def _of_check(
-    run: dg.DagsterRun, entry: dg.EventLogEntry, order: float, link: RunLink
-) -> Observation:
+def _of_check(run: dg.DagsterRun, entry: dg.EventLogEntry, order: float, link: RunLink) -> Signal:
     check = entry.get_dagster_event().asset_check_evaluation_data
     # A check of a window is not partitioned itself.
     window = _window(run)
@@ -128,7 +126,7 @@ def _of_check(
     of_window = f" of {window}" if window else ""
     told = check.description or "see its metadata"
     outcome = "passes again" if check.passed else "did not pass"
-    return Observation(
+    return Signal(
         key=subject,
         order=order,
         condition=_condition(check),
@@ -141,26 +139,26 @@ def _of_check(
 
 def _condition(check: AssetCheckEvaluation) -> Condition:
     if UNDECIDED in check.metadata:
-        return Condition.UNKNOWN
-    return Condition.FINE if check.passed else Condition.TROUBLE
+        return Condition.UNDECIDED
+    return Condition.OK if check.passed else Condition.FIRING
 
 
 def _of_work(
     instance: dg.DagsterInstance, run: dg.DagsterRun, ending: dg.EventLogEntry, link: RunLink
-) -> Iterator[Observation]:
+) -> Iterator[Signal]:
     key, cause = _work(run), ""
     match ending.get_dagster_event().event_type:
         case dg.DagsterEventType.RUN_FAILURE:
             told = _cause(instance, ending)
-            condition, text = Condition.TROUBLE, f"{key} failed in run {run.run_id}: {told}"
+            condition, text = Condition.FIRING, f"{key} failed in run {run.run_id}: {told}"
             cause = f"{run.job_name}: {_PARTICULAR.sub('#', told)}"
         case dg.DagsterEventType.RUN_SUCCESS if _is_made_up_for(instance, run):
-            condition, text = Condition.FINE, f"{key} succeeds again, in run {run.run_id}."
+            condition, text = Condition.OK, f"{key} succeeds again, in run {run.run_id}."
         case _:
             # Whoever cancelled it knows, and a success of other assets says nothing.
             return
     address = link(run.run_id)
-    yield Observation(key, ending.timestamp, condition, text, True, address, cause=cause)
+    yield Signal(key, ending.timestamp, condition, text, True, address, cause=cause)
 
 
 def _work(run: dg.DagsterRun) -> str:
@@ -231,7 +229,7 @@ def _mishap(instance: dg.DagsterInstance, run_id: str) -> SerializableErrorInfo 
     return errors[-1] if errors else None
 
 
-def _of_tick(state: InstigatorState, tick: InstigatorTick, dagster_url: str) -> Observation:
+def _of_tick(state: InstigatorState, tick: InstigatorTick, dagster_url: str) -> Signal:
     kind = state.instigator_type.value.lower()
     subject = f"{kind.capitalize()} {state.name}"
     failed = state.is_running and tick.status is TickStatus.FAILURE
@@ -242,10 +240,10 @@ def _of_tick(state: InstigatorState, tick: InstigatorTick, dagster_url: str) -> 
         text = f"{subject} fails: {cause}"
     else:
         text = f"{subject} {'works again' if state.is_running else 'was turned off'}."
-    return Observation(
+    return Signal(
         key=subject,
         order=order,
-        condition=Condition.TROUBLE if failed else Condition.FINE,
+        condition=Condition.FIRING if failed else Condition.OK,
         text=text,
         severe=True,
         link=f"{dagster_url.rstrip('/')}/automation" if dagster_url else "",

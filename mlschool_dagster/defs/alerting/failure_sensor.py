@@ -1,4 +1,4 @@
-"""The sensor that tells people what is wrong, once, and that it is well again.
+"""The sensor that turns signals into incidents and delivers their notifications.
 
 A failed asset check does not fail its run, so a run-failure sensor alone would never see it.
 """
@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from mlschool_dagster.alerting.delivery import deliver
+from mlschool_dagster.alerting.outbox import deliver
 from mlschool_dagster.clock import utc_now
-from mlschool_dagster.defs.alerting import alert_sources as sources
+from mlschool_dagster.defs.alerting import alert_sources
 from mlschool_dagster.resources.alerts import Alerts
 from mlschool_dagster.resources.history import History
 
 if TYPE_CHECKING:
-    from mlschool_dagster.alerting.alert import Observation
-    from mlschool_dagster.alerting.book import Ailing
+    from mlschool_dagster.alerting.incidents import Signal
+    from mlschool_dagster.alerting.outbox import ChannelFailure
     from mlschool_dagster.promotion.episode import Entry
 
 INTERVAL_SECONDS = 15
@@ -28,7 +28,7 @@ RUNS_PER_TICK = 50
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far the sensor has read: the number of the last event, and how many promotion steps."""
+    """Cursor of the sensor: the last run-ending event read, and how many promotion entries."""
 
     ending: int
     promotion: int
@@ -41,58 +41,59 @@ def alert_sensor() -> dg.SensorDefinition:
         name="failure_sensor",
         minimum_interval_seconds=INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Tells what goes wrong, once, and when it is well again: asset checks, runs, "
-        "sensors, schedules and promotions; in the log, and by webhook and e-mail if they are "
-        "configured. Only its own failure it can tell no sooner than it works again.",
+        description="Notifies people when an asset check, run, sensor, schedule or promotion goes "
+        "wrong, once, and when it is well again: in the log, and by webhook and e-mail if they are "
+        "configured. Its own failures can be reported only once it works again.",
     )
     def failures(
         context: dg.SensorEvaluationContext, alerts: Alerts, history: History
     ) -> dg.SensorResult:
         channels = alerts.channels(context.log)
-        seen, position = _look(context, alerts, history)
+        signals, position = _read_signals(context, alerts, history)
         now = utc_now()
-        with alerts.book(channels) as book:
-            news = book.note(seen, now, timedelta(hours=alerts.reminder_hours))
-            deliver(book, channels, now)
-            ailing = book.ailing()
-        untold = [_untold(channel) for channel in ailing]
-        for sentence in untold:
+        with alerts.outbox(channels) as outbox:
+            caused = outbox.record(signals, now, timedelta(hours=alerts.reminder_hours))
+            deliver(outbox, channels, now)
+            undelivered = [_sentence(failure) for failure in outbox.failures()]
+        for sentence in undelivered:
             context.log.warning(sentence)
-        told = [notice.text for notice in news] or ["Nothing went wrong."]
+        texts = [notification.text for notification in caused] or ["Nothing went wrong."]
         return dg.SensorResult(
-            skip_reason=dg.SkipReason(" ".join([*told, *untold])),
+            skip_reason=dg.SkipReason(" ".join([*texts, *undelivered])),
             cursor=json.dumps(asdict(position)),
         )
 
     return failures
 
 
-def _look(
+def _read_signals(
     context: dg.SensorEvaluationContext, alerts: Alerts, history: History
-) -> "tuple[list[Observation], Position]":
-    """What has happened since the last look, and how things are now."""
+) -> "tuple[list[Signal], Position]":
+    """The signals since the cursor, and the next cursor."""
     with history.promotions() as ledger:
-        steps = ledger.entries()
-    since = _position(context, steps)
-    endings = sources.endings_after(context.instance, since.ending, RUNS_PER_TICK)
-    seen = [
-        observation
+        entries = ledger.entries()
+    since = _position(context, entries)
+    endings = alert_sources.endings_after(context.instance, since.ending, RUNS_PER_TICK)
+    signals = [
+        signal
         for ending in endings
-        for observation in sources.of_run(context.instance, ending, alerts.run_link)
+        for signal in alert_sources.of_run(context.instance, ending, alerts.run_link)
     ]
-    seen += sources.of_instigators(context.instance, _instigators(context), alerts.dagster_url)
-    seen += map(sources.of_promotion, steps[since.promotion :])
-    return seen, Position(endings[-1].storage_id if endings else since.ending, len(steps))
+    signals += alert_sources.of_instigators(
+        context.instance, _instigators(context), alerts.dagster_url
+    )
+    signals += map(alert_sources.of_promotion, entries[since.promotion :])
+    return signals, Position(endings[-1].storage_id if endings else since.ending, len(entries))
 
 
-def _position(context: dg.SensorEvaluationContext, steps: "Sequence[Entry]") -> Position:
-    known = json.loads(context.cursor or "{}")
-    if known.keys() != {field.name for field in fields(Position)}:
-        # What ended before this sensor first ran, in this release, is history, not news.
-        return Position(sources.newest_ending(context.instance), len(steps))
-    position = Position(**known)
+def _position(context: dg.SensorEvaluationContext, entries: "Sequence[Entry]") -> Position:
+    stored = json.loads(context.cursor or "{}")
+    if stored.keys() != {field.name for field in fields(Position)}:
+        # What ended before the sensor's first evaluation, in this release, is not reported.
+        return Position(alert_sources.newest_ending(context.instance), len(entries))
+    position = Position(**stored)
     # A ledger that has become shorter is another one.
-    return position if position.promotion <= len(steps) else replace(position, promotion=0)
+    return position if position.promotion <= len(entries) else replace(position, promotion=0)
 
 
 def _instigators(context: dg.SensorEvaluationContext) -> Iterator[str]:
@@ -102,8 +103,8 @@ def _instigators(context: dg.SensorEvaluationContext) -> Iterator[str]:
         yield from (schedule.name for schedule in repository.schedule_defs)
 
 
-def _untold(ailing: "Ailing") -> str:
+def _sentence(failure: "ChannelFailure") -> str:
     return (
-        f"Not yet told by {ailing.channel}: {ailing.waiting} ({ailing.why}, attempt "
-        f"{ailing.attempts}); it is tried again after {ailing.not_before:%Y-%m-%d %H:%M:%S} UTC."
+        f"Not yet delivered to {failure.channel}: {failure.queued} ({failure.why}, attempt "
+        f"{failure.attempts}); next attempt after {failure.not_before:%Y-%m-%d %H:%M:%S} UTC."
     )

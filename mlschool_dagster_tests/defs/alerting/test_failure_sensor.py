@@ -231,9 +231,9 @@ def test_a_channel_that_does_not_answer_is_told_without_its_address(ticks: Ticks
     run = ticks.declare_failed("Its machine is gone.")
     news = ticks.news()
     assert f"failed in run {run}" in news
-    assert "Not yet told by webhook: 1 (the server cannot be reached" in news
+    assert "Not yet delivered to webhook: 1 (the server cannot be reached" in news
     assert SECRET not in news
-    assert "Not yet told by webhook: 1" in ticks.news()
+    assert "Not yet delivered to webhook: 1" in ticks.news()
 
 
 class Watched:
