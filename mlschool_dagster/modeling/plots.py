@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlschool_dagster.dataset.spec import DataSpec, NumericColumn
-from mlschool_dagster.modeling.evaluation import Evaluation
+from mlschool_dagster.modeling.evaluation import Counts, Evaluation
 from mlschool_dagster.modeling.figures import COLOURS, bin_edges, new_figure, shown, to_png
-from mlschool_dagster.modeling.scores import Counts
 from mlschool_dagster.modeling.training import TrainingResult
 
 if TYPE_CHECKING:

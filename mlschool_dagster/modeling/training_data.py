@@ -7,29 +7,172 @@ this training has not seen, and no later one either. Where inputs recur, as with
 each capture is an individual of its own: captures are added, none replaces another row, and the
 hash is one of the event id.
 
-Where the truth has changed, what was known before is wrong: neither the base data nor the windows
-before the change are trained on then.
+Sources of labels (people, systems) are judged by each other, with the predictions that were served
+as a common yardstick. A source that contradicts them far more often than the other sources did in
+the same hours is not trusted. That holds while the model is wrong too, because it is then wrong for
+all of them. The median source is the measure: a wrong minority is found, however consistent it is,
+a majority that agrees on a wrong truth is not. Of two sources that differ, the one nearer to the
+served model is trusted.
+
+Where trusted sources contradict the base data more often than mistakes and noise explain (which is
+how often its rows with equal inputs differ in their truth), either the
+truth has changed or the labels are poisoned. One source alone cannot tell these apart; a second one
+that saw the same can. Where the truth has changed, neither the base data nor the windows before the
+change are trained on.
 """
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from mlschool_dagster.dataset.contract import rows_in_breach
 from mlschool_dagster.dataset.spec import PREDICTION, DataSpec
 from mlschool_dagster.modeling.features import input_frame, new_transformer
-from mlschool_dagster.modeling.label_trust import (
-    LabelSource,
-    Truth,
-    judge_sources,
-    new_truth_since,
-    trusted_rows,
-    truth_told,
-)
 
 if TYPE_CHECKING:
     import pandas as pd
+
+MINIMUM_LABELS = 20
+"""Sources with fewer labels are judged together, as `SMALL_SOURCES`."""
+SMALL_SOURCES = "small sources"
+ALPHA = 0.01
+"""Chance of distrusting some honest source, over all of them; and of seeing a change in noise."""
+MINIMUM_EXCESS = 0.2
+"""How much more often than the median source one must contradict the predictions."""
+MAXIMUM_CONTRADICTED = 0.3
+"""Share of labels against the base data's truth that mistakes of labellers may explain."""
+
+
+class TruthStatus(StrEnum):
+    """What the labels say of the base data's truth."""
+
+    HOLDS = "holds"
+    CHANGED = "changed"
+    DOUBTFUL = "doubtful"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceVerdict:
+    """A source of labels: how often it contradicts what was predicted, and the base data.
+
+    ``excess`` is the share of predictions contradicted beyond the median source's in the hours that
+    both labelled, None without such hours; ``repeated`` counts labels, in the newest window that it
+    labelled, for inputs that the base data has as well; ``contradicted`` those of them with another
+    truth, and ``noise`` is the share of them that would have another if the truth held and nobody
+    made mistakes.
+    """
+
+    name: str
+    labels: int
+    wrong_predictions: int
+    excess: float | None
+    trusted: bool
+    repeated: int
+    contradicted: int
+    noise: float = 0.0
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether it contradicts the base data more often than mistakes and noise explain."""
+        from scipy.stats import binomtest
+
+        if not self.repeated:
+            return False
+        test = binomtest(self.contradicted, self.repeated, explained(self.noise), "greater")
+        return bool(test.pvalue < ALPHA)
+
+
+def explained(noise: float) -> float:
+    """The share of labels against the base data's truth that mistakes and `noise` explain."""
+    return 1 - (1 - MAXIMUM_CONTRADICTED) * (1 - noise)
+
+
+def judge_sources(labelled: "pd.DataFrame", noise: float = 0.0) -> list[SourceVerdict]:
+    """Each source of `labelled`, in order of name; `noise` is that of the base data.
+
+    Columns used: ``source``, ``window``, ``wrong`` (the label is not what was predicted),
+    ``repeated`` (the base data has these inputs) and ``contradicted`` (with another truth).
+    """
+    if labelled.empty:
+        return []
+    counts = labelled["source"].value_counts()
+    small = labelled["source"].map(counts) < MINIMUM_LABELS
+    names = labelled["source"].mask(small, SMALL_SOURCES)
+    shares = labelled["wrong"].groupby(names).mean().sort_values(kind="stable")
+    median = str(shares.index[(len(shares) - 1) // 2])
+    return [
+        _judged(str(name), rows, labelled[names == median], len(shares), str(name) == median, noise)
+        for name, rows in labelled.groupby(names)
+    ]
+
+
+def trusted_rows(labelled: "pd.DataFrame", sources: Sequence[SourceVerdict]) -> "pd.Series[bool]":
+    """Which rows of `labelled` come from a source that is believed."""
+    trust = {source.name: source.trusted for source in sources}
+    together = trust.get(SMALL_SOURCES, True)
+    return labelled["source"].map(lambda name: trust.get(name, together)).astype(bool)
+
+
+def truth_status(sources: Sequence[SourceVerdict]) -> TruthStatus:
+    """Whether the base data's truth still holds, by the sources that are believed.
+
+    It has changed if two of them see it; a single witness leaves it in doubt.
+    """
+    witnesses = sum(source.contradicts for source in sources if source.trusted)
+    if not witnesses:
+        return TruthStatus.HOLDS
+    return TruthStatus.CHANGED if witnesses > 1 else TruthStatus.DOUBTFUL
+
+
+def new_truth_since(compared: "pd.DataFrame", noise: float = 0.0) -> str:
+    """The first window of those, up to the newest, whose labels contradict the base data.
+
+    Columns used: those of `judge_sources`, of at least one row.
+    """
+    repeated = compared[compared["repeated"].astype(bool)]
+    shares = repeated.groupby("window")["contradicted"].mean().sort_index(ascending=False)
+    since = str(compared["window"].max())
+    for window, share in shares.items():
+        if share <= explained(noise):
+            break
+        since = str(window)
+    return since
+
+
+def _judged(
+    name: str,
+    rows: "pd.DataFrame",
+    measure: "pd.DataFrame",
+    sources: int,
+    is_measure: bool,
+    noise: float,
+) -> SourceVerdict:
+    from scipy.stats import fisher_exact
+
+    # Sources that labelled other hours have seen another world: only common hours compare.
+    own = rows.loc[rows["window"].isin(measure["window"]), "wrong"]
+    others = measure.loc[measure["window"].isin(rows["window"]), "wrong"]
+    excess, trusted = None, True
+    if not is_measure and len(own) and len(others):
+        excess = float(own.mean() - others.mean())
+        table = [[part.sum(), len(part) - part.sum()] for part in (own, others)]
+        p_value = fisher_exact(table, alternative="greater")[1]
+        trusted = not (excess >= MINIMUM_EXCESS and p_value < ALPHA / (sources - 1))
+    newest = rows[rows["window"] == rows["window"].max()]
+    return SourceVerdict(
+        name=name,
+        labels=len(rows),
+        wrong_predictions=int(rows["wrong"].sum()),
+        excess=excess,
+        trusted=bool(trusted),
+        repeated=int(newest["repeated"].sum()),
+        contradicted=int(newest["contradicted"].sum()),
+        noise=noise,
+    )
+
 
 HELD_OUT_SHARE = 0.3
 """Share of the captured inputs that is put aside."""
@@ -73,8 +216,8 @@ class TrainingData:
     breaches: int
     distrusted: int
     outdated: int
-    sources: tuple[LabelSource, ...]
-    truth: Truth
+    sources: tuple[SourceVerdict, ...]
+    truth: TruthStatus
 
 
 def training_data(
@@ -89,7 +232,7 @@ def training_data(
 
     Columns of `labelled`: ``event_id``, ``window``, ``captured_at``, ``labelled_at``, ``source``,
     the spec's inputs and target (the label), and ``prediction``. If a single source contradicts
-    `base`, the truth is `Truth.DOUBTFUL` and nobody should train on the result, unless
+    `base`, the truth is `TruthStatus.DOUBTFUL` and nobody should train on the result, unless
     `accept_new_truth` says that somebody has verified the labels.
     """
     import pandas as pd
@@ -102,12 +245,12 @@ def training_data(
     noise = truth_noise(base, base_keys, spec) if compared["repeated"].any() else 0.0
     sources = judge_sources(compared, noise)
     believed = trusted_rows(kept, sources)
-    truth = truth_told(sources)
-    if truth is Truth.DOUBTFUL and accept_new_truth:
-        truth = Truth.CHANGED
+    truth = truth_status(sources)
+    if truth is TruthStatus.DOUBTFUL and accept_new_truth:
+        truth = TruthStatus.CHANGED
     individuals = kept.index.to_series().map(_digest) if recurring else keys
     captures, known, known_keys = kept[believed].assign(key=individuals[believed]), base, base_keys
-    if truth is Truth.CHANGED:
+    if truth is TruthStatus.CHANGED:
         since = new_truth_since(compared[believed], noise)
         captures, known, known_keys = captures[captures["window"] >= since], base[:0], base_keys[:0]
     captures = captures.sort_values(["labelled_at", "captured_at"], kind="stable")

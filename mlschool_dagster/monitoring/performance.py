@@ -12,7 +12,7 @@ import numpy as np
 
 from mlschool_dagster.dataset.spec import MODEL_VERSION, DataSpec
 from mlschool_dagster.modeling.calibration import IDENTITY_CALIBRATION, ConfidenceCalibration
-from mlschool_dagster.modeling.scores import ClassScores, class_scores
+from mlschool_dagster.modeling.evaluation import ClassScores, class_scores
 from mlschool_dagster.monitoring.accuracies import Accuracies, Accuracy
 from mlschool_dagster.monitoring.config import DEFAULT_ACCURACY_THRESHOLD, TOLERATED_DIFFERENCE
 from mlschool_dagster.monitoring.fairness import FairnessReport, fairness

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from mlschool_dagster.dataset.spec import PREDICTION, DataSpec
 from mlschool_dagster.dataset.tables import content_digest
-from mlschool_dagster.modeling.label_trust import SMALL_SOURCES, Truth
 from mlschool_dagster.modeling.training_data import (
+    SMALL_SOURCES,
     TrainingData,
+    TruthStatus,
     input_keys,
     is_held_out,
     training_data,
@@ -59,7 +60,7 @@ def test_without_captures_the_base_data_is_what_is_trained_on(
     found = joined(penguins, spec, labelled(penguins, spec)[:0])
     assert content_digest(found.training) == content_digest(penguins)
     assert found.held_out.empty
-    assert found.truth is Truth.HOLDS
+    assert found.truth is TruthStatus.HOLDS
 
 
 @given(picks=st.lists(st.integers(0, 343), min_size=1, max_size=120), lies=st.booleans())
@@ -118,7 +119,7 @@ def test_one_liar_among_three_sources_is_not_believed(
     found = joined(penguins, spec, *parts)
     assert [source.name for source in found.sources if not source.trusted] == ["source 2"]
     assert found.distrusted == len(parts[2])
-    assert found.truth is Truth.HOLDS
+    assert found.truth is TruthStatus.HOLDS
 
 
 def test_many_small_liars_are_judged_together(penguins: pd.DataFrame, spec: DataSpec) -> None:
@@ -137,7 +138,7 @@ def test_who_labelled_another_hour_is_not_blamed_for_it(
     after = labelled(penguins, spec, source="after", window="2026-11-20-01:00", lies=True)
     found = joined(penguins, spec, before, after)
     assert all(source.trusted for source in found.sources)
-    assert found.truth is Truth.DOUBTFUL
+    assert found.truth is TruthStatus.DOUBTFUL
 
 
 def test_a_new_truth_needs_two_witnesses_or_somebody_who_verified_it(
@@ -146,12 +147,12 @@ def test_a_new_truth_needs_two_witnesses_or_somebody_who_verified_it(
     before = labelled(penguins, spec)
     window = "2026-11-20-01:00"
     alone = labelled(penguins, spec, window=window, lies=True, start=1000)
-    assert joined(penguins, spec, before, alone).truth is Truth.DOUBTFUL
+    assert joined(penguins, spec, before, alone).truth is TruthStatus.DOUBTFUL
     accepted = joined(penguins, spec, before, alone, accept_new_truth=True)
     second = labelled(penguins, spec, window=window, source="other", lies=True, start=1000)
     confirmed = joined(penguins, spec, before, alone[::2], second[1::2])
     for found in (accepted, confirmed):
-        assert found.truth is Truth.CHANGED
+        assert found.truth is TruthStatus.CHANGED
         assert found.base_rows == 0
         assert found.outdated == len(before)
         old = dict(zip(input_keys(penguins, spec), penguins["species"], strict=True))
@@ -168,7 +169,7 @@ def test_ordinary_mistakes_are_no_new_truth(
         labelled(penguins[:wrong], spec, lies=True),
         labelled(penguins[wrong:], spec, start=1000),
     ]
-    assert joined(penguins, spec, *captures).truth is Truth.HOLDS
+    assert joined(penguins, spec, *captures).truth is TruthStatus.HOLDS
 
 
 def drawn(rows: pd.DataFrame, spec: DataSpec, noise: float, seed: int) -> pd.DataFrame:
@@ -191,7 +192,7 @@ def test_where_inputs_recur_captures_are_added_and_replace_nothing(
     base = drawn(many, spec, noise, 1)
     captures = labelled(drawn(many, spec, noise, 2), spec)
     found = joined(base, spec, captures)
-    assert found.truth is Truth.HOLDS
+    assert found.truth is TruthStatus.HOLDS
     assert found.recurring
     assert (found.replaced, found.repeated) == (0, 0)
     assert found.captured_rows + len(found.held_out) == len(captures)
@@ -204,7 +205,7 @@ def test_where_inputs_recur_captures_are_added_and_replace_nothing(
 def test_honest_noise_is_no_new_truth(penguins: pd.DataFrame, spec: DataSpec, noise: float) -> None:
     base = drawn(penguins, spec, noise, 1)
     found = joined(base, spec, labelled(drawn(penguins, spec, noise, 2), spec))
-    assert found.truth is Truth.HOLDS
+    assert found.truth is TruthStatus.HOLDS
     assert not found.recurring
 
 
@@ -216,9 +217,9 @@ def test_a_new_truth_is_seen_where_inputs_recur_and_truth_is_noisy(
     base = drawn(many, spec, noise, 1)
     changed = drawn(many, spec, noise, 2)
     lies = [labelled(changed, spec, source=name, lies=True) for name in ("one", "two")]
-    assert joined(base, spec, lies[0]).truth is Truth.DOUBTFUL
+    assert joined(base, spec, lies[0]).truth is TruthStatus.DOUBTFUL
     found = joined(base, spec, lies[0][::2], lies[1][1::2])
-    assert found.truth is Truth.CHANGED
+    assert found.truth is TruthStatus.CHANGED
     assert found.base_rows == 0
 
 

@@ -25,8 +25,7 @@ from mlflow.pyfunc.scoring_server.client import ScoringServerClient
 from starlette.testclient import TestClient
 
 from mlschool_dagster.modeling import packaging
-from mlschool_dagster.modeling.standalone import copy_modules
-from mlschool_dagster.modeling.version_folder import CODE, CODE_FOLDER, VERSION_FOLDER
+from mlschool_dagster.modeling.version_folder import CODE, CODE_FOLDER, VERSION_FOLDER, copy_modules
 from mlschool_dagster_tests.serving.mlflow_differences import (
     ANSWERS,
     DIFFERENCES,

@@ -215,22 +215,22 @@ def _joined(
 
 
 def _truth_check(found: "TrainingData") -> dg.AssetCheckResult:
-    from mlschool_dagster.modeling.label_trust import Truth
+    from mlschool_dagster.modeling.training_data import TruthStatus
 
     witnesses = [source.name for source in found.sources if source.trusted and source.contradicts]
     distrusted = [source.name for source in found.sources if not source.trusted]
     aside = f" Labels of {', '.join(distrusted)} are left out: not believed." if distrusted else ""
     told = {
-        Truth.HOLDS: "No believed source of labels contradicts the base data beyond mistakes.",
-        Truth.CHANGED: f"The truth has changed, say {', '.join(witnesses)}: neither the base data "
-        "nor labels from before are trained on.",
-        Truth.DOUBTFUL: f"Labels of {', '.join(witnesses)} contradict the base data and no second "
-        "source confirms them: either the truth has changed or they are wrong; have a second "
-        "source label the same hours, or verify them and set accept_new_truth.",
+        TruthStatus.HOLDS: "No trusted source of labels contradicts the base data beyond mistakes.",
+        TruthStatus.CHANGED: f"The truth has changed, say {', '.join(witnesses)}: neither the "
+        "base data nor labels from before are trained on.",
+        TruthStatus.DOUBTFUL: f"Labels of {', '.join(witnesses)} contradict the base data and "
+        "no second source confirms them: either the truth has changed or they are wrong; have a "
+        "second source label the same hours, or verify them and set accept_new_truth.",
     }
     return dg.AssetCheckResult(
         check_name="ground_truth",
-        passed=found.truth is not Truth.DOUBTFUL,
+        passed=found.truth is not TruthStatus.DOUBTFUL,
         description=told[found.truth] + aside,
         metadata={"sources": table(asdict(source) for source in found.sources)},
     )

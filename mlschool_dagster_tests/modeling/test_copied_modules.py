@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mlschool_dagster.modeling.standalone import copy_modules
-from mlschool_dagster.modeling.version_folder import CODE
+from mlschool_dagster.modeling.version_folder import CODE, copy_modules
 from mlschool_dagster_tests.serving.tiny_model import tiny_model
 
 
