@@ -14,7 +14,7 @@ from playwright.sync_api import FloatRect, Page, ViewportSize, sync_playwright
 
 from mlschool_dagster.monitoring.dashboard.board import Board
 from mlschool_dagster.monitoring.dashboard.page import write_dashboard
-from mlschool_dagster_tests.monitoring import month
+from mlschool_dagster_tests.monitoring import traffic_month
 from mlschool_dagster_tests.monitoring.samples import START
 
 IMAGES = Path(__file__).parent / "images"
@@ -47,10 +47,10 @@ def month_page() -> str:
     shown = Board(
         "penguins",
         START + timedelta(hours=1),
-        month.all_metrics(MONTH),
-        month.terms(MONTH),
-        month.changes(MONTH),
-        month.promotions(MONTH),
+        traffic_month.all_metrics(MONTH),
+        traffic_month.terms(MONTH),
+        traffic_month.changes(MONTH),
+        traffic_month.promotions(MONTH),
     )
     path = Path(mkdtemp()) / "dashboard.html"
     write_dashboard(path, shown)

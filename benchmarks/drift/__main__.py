@@ -30,10 +30,10 @@ from datasets import DATA_SETS, DataSet
 from worlds import DRIFTS, POPULATION, World, quiet, reference
 
 from mlschool_dagster.dataset.spec import PREDICTION
-from mlschool_dagster.monitoring.baseline import Baseline
 from mlschool_dagster.monitoring.config import DriftConfig
 from mlschool_dagster.monitoring.drift import DriftReport, DriftVerdict, drift_from
-from mlschool_dagster.monitoring.sequential import HORIZON, Region, evidence
+from mlschool_dagster.monitoring.e_values import HORIZON, CompositeNull, evidence
+from mlschool_dagster.monitoring.reference_profile import ReferenceProfile
 from mlschool_dagster.monitoring.statistics import wilson_interval
 from mlschool_dagster_tests.monitoring.samples import SPEC
 
@@ -65,10 +65,10 @@ def share(hits: int, of: int) -> Figures:
 
 def false_alarms() -> Figures:
     """Quiet windows that are flagged, with one reference and with another for each window."""
-    one = Baseline(POPULATION, SPEC)
+    one = ReferenceProfile(POPULATION, SPEC)
 
     def flagged(rows: int, seed: int, fixed: bool) -> bool:
-        baseline = one if fixed else Baseline(reference(seed), SPEC)
+        baseline = one if fixed else ReferenceProfile(reference(seed), SPEC)
         report = drift_from(baseline, baseline.summary([quiet(rows, seed)]), CONFIG)
         return report.verdict is DriftVerdict.DRIFTED
 
@@ -87,7 +87,7 @@ def power(rows: int) -> Figures:
     for name, (world, column) in DRIFTS.items():
         flagged = named = others = 0
         for seed in range(DRIFT_WINDOWS):
-            baseline = Baseline(reference(seed), SPEC)
+            baseline = ReferenceProfile(reference(seed), SPEC)
             report = drift_from(baseline, baseline.summary([world(rows, seed)]), CONFIG)
             flagged += report.verdict is DriftVerdict.DRIFTED
             named += column in report.drifted_columns
@@ -111,7 +111,7 @@ def other_data_sets() -> Figures:
         data = make()
 
         def judged(rows: pd.DataFrame, seed: int, data: DataSet = data) -> DriftReport:
-            baseline = Baseline(data.reference(seed), data.spec)
+            baseline = ReferenceProfile(data.reference(seed), data.spec)
             return drift_from(baseline, baseline.summary([rows]), CONFIG)
 
         quiet_windows = (data.window((200, 1_000)[seed % 2], seed) for seed in range(OTHER_QUIET))
@@ -134,11 +134,11 @@ def windows_until_confirmed() -> Figures:
     for name, (world, _) in DRIFTS.items():
         found = []
         for seed in range(DRIFT_WINDOWS // 5):
-            baseline = Baseline(reference(seed), SPEC)
-            region, told = Region(baseline, CONFIG), []
+            baseline = ReferenceProfile(reference(seed), SPEC)
+            null, told = CompositeNull(baseline, CONFIG), []
             for window in range(MOST_WINDOWS):
                 rows = world(HISTORY_ROWS, 1_000 * seed + window)
-                told.append(region.e_values(baseline.summary([rows])))
+                told.append(null.e_values(baseline.summary([rows])))
                 if evidence(told, CONFIG.alpha).confirmed:
                     found.append(window + 1)
                     break
@@ -156,23 +156,23 @@ def alarms_over_windows() -> Figures:
     """
     alarms = 0
     for seed in range(HISTORIES):
-        baseline = Baseline(reference(seed), SPEC)
-        region = Region(baseline, CONFIG)
+        baseline = ReferenceProfile(reference(seed), SPEC)
+        null = CompositeNull(baseline, CONFIG)
         rows = [
-            region.logarithms(baseline.summary([POPULATION.iloc[[row]]]))
+            null.logarithms(baseline.summary([POPULATION.iloc[[row]]]))
             for row in range(len(POPULATION))
         ]
         drawn = np.random.default_rng(seed).multinomial(
             HISTORY_ROWS, np.full(len(rows), 1 / len(rows)), size=HORIZON
         )
-        capital = region.capital(
+        wealth = null.wealth(
             {
                 name: np.tensordot(drawn, np.stack([row[name] for row in rows]), axes=1)
                 for name in rows[0]
             }
         )
         told = [
-            {name: float(values[window]) for name, values in capital.items()}
+            {name: float(values[window]) for name, values in wealth.items()}
             for window in range(HORIZON)
         ]
         totals = evidence(told, CONFIG.alpha).totals

@@ -26,7 +26,7 @@ import pandas as pd
 from worlds import SPEC, WINDOWS, WORLDS, Answered, Trained, trainings
 
 from mlschool_dagster.modeling.calibration import BINS, confidence_bins, fit_calibration
-from mlschool_dagster.monitoring.estimation import expectation
+from mlschool_dagster.monitoring.cbpe import expected_correct
 
 RESULTS = Path(__file__).parents[1] / "results" / "estimation.json"
 
@@ -52,7 +52,7 @@ def estimates(trained: Trained) -> Estimates:
     for window in trained.windows:
         bins = confidence_bins(window.confidence)
         counts = np.bincount(bins, minlength=BINS)[None]
-        estimate = expectation(counts, calibration).estimate(0)
+        estimate = expected_correct(counts, calibration).estimate(0)
         if estimate is not None:
             found[HERE].append((estimate.accuracy, estimate.low, estimate.high))
         found[RAW].append((float(window.confidence.mean()),) * 3)

@@ -28,8 +28,8 @@ from mlschool_dagster.defs.monitoring.captures import REPORTS
 from mlschool_dagster.defs.monitoring.windows import (
     CAPTURES_TOKEN,
     LABELS_FILE,
-    frozen_table,
     monitored_window,
+    window_snapshot,
 )
 from mlschool_dagster.modeling.registry import Registry
 from mlschool_dagster.settings import Settings
@@ -64,11 +64,11 @@ class Run:
     def statistics(self, window: Window) -> None:
         """What the three reports count and test, without the pages that they draw of it."""
         from mlschool_dagster.modeling.calibration import load_calibration
-        from mlschool_dagster.monitoring import performance, quality, tally
-        from mlschool_dagster.monitoring.baseline import Baseline
+        from mlschool_dagster.monitoring import confusion, performance, quality
         from mlschool_dagster.monitoring.config import DriftConfig
         from mlschool_dagster.monitoring.drift import drift_from
-        from mlschool_dagster.monitoring.sequential import Region
+        from mlschool_dagster.monitoring.e_values import CompositeNull
+        from mlschool_dagster.monitoring.reference_profile import ReferenceProfile
 
         resources = self.definitions.resources
         files = resources["files"]
@@ -76,15 +76,15 @@ class Run:
         quality.quality(
             seen.table.chunks(quality.columns_read(SPEC)), seen.reference, SPEC, seen.refusals
         )
-        baseline = Baseline(seen.reference, SPEC)
+        baseline = ReferenceProfile(seen.reference, SPEC)
         summary = baseline.summary(seen.table.chunks([*SPEC.input_names, PREDICTION, CONFIDENCE]))
         drift_from(baseline, summary, DriftConfig())
-        Region(baseline, DriftConfig()).e_values(summary)
+        CompositeNull(baseline, DriftConfig()).e_values(summary)
         version = seen.subject.model_version
-        labels = frozen_table(files, window, LABELS_FILE)
+        labels = window_snapshot(files, window, LABELS_FILE)
         performance.performance(
-            seen.table.chunks(tally.columns_read(SPEC)),
-            labels.chunks(tally.LABELS_READ),
+            seen.table.chunks(confusion.columns_read(SPEC)),
+            labels.chunks(confusion.LABELS_READ),
             SPEC,
             {version: load_calibration(files.versions / version)},
         )

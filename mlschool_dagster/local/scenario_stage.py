@@ -27,7 +27,7 @@ from mlschool_dagster.local.jobs import run_config, run_job
 from mlschool_dagster.local.platform import Say, local_endpoint
 from mlschool_dagster.local.scenario_inbox import Inbox
 from mlschool_dagster.local.scenario_story import Hour, Outcome, Story
-from mlschool_dagster.monitoring.history import open_history
+from mlschool_dagster.monitoring.metrics import open_history
 from mlschool_dagster.promotion.ledger import open_ledger
 from mlschool_dagster.serving.probes import probe_key
 from mlschool_dagster.settings import Settings

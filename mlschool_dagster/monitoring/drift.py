@@ -6,18 +6,19 @@ together for their relations. A test is evidence only if it is both significant,
 for the number of tests, and large enough to matter.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlschool_dagster.dataset.spec import TOGETHER, DataSpec
-from mlschool_dagster.monitoring.baseline import Baseline, Summary
-from mlschool_dagster.monitoring.comparisons import Comparison, comparisons
+from mlschool_dagster.dataset.spec import ROLE, TOGETHER, DataSpec
 from mlschool_dagster.monitoring.config import DriftConfig
 from mlschool_dagster.monitoring.metrics import ALL
+from mlschool_dagster.monitoring.reference_profile import ReferenceProfile, WindowSummary
 from mlschool_dagster.monitoring.statistics import benjamini_hochberg
+from mlschool_dagster.monitoring.univariate import UncorrectedTest, uncorrected_tests
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,11 +133,13 @@ def drift(
     Raises:
         UserError: the reference lacks a column that the spec names.
     """
-    baseline = Baseline(reference, spec)
+    baseline = ReferenceProfile(reference, spec)
     return drift_from(baseline, baseline.summary([current]), config or DriftConfig())
 
 
-def drift_from(baseline: Baseline, window: Summary, config: DriftConfig) -> DriftReport:
+def drift_from(
+    baseline: ReferenceProfile, window: WindowSummary, config: DriftConfig
+) -> DriftReport:
     """Compares a window with the reference of the version that served it.
 
     Numeric columns: Anderson-Darling, and the mean given the other columns. Categorical columns and
@@ -149,7 +152,7 @@ def drift_from(baseline: Baseline, window: Summary, config: DriftConfig) -> Drif
 
     The effects are shares of rows, or, for quantities, standard deviations of the reference.
     """
-    compared = list(comparisons(baseline, window, config))
+    compared = list(uncorrected_tests(baseline, window, config))
     tested = [c.result.p_value for c in compared if c.result is not None]
     adjusted = iter(benjamini_hochberg(np.array(tested)))
     tests = tuple(
@@ -158,16 +161,16 @@ def drift_from(baseline: Baseline, window: Summary, config: DriftConfig) -> Drif
     return DriftReport(window.profile.rows, baseline.own.profile.rows, tests)
 
 
-def _judged(comparison: Comparison, adjusted: float | None, config: DriftConfig) -> DriftTest:
-    verdict, why = _verdict(comparison, adjusted, config)
-    method, result = comparison.method, comparison.result
+def _judged(test: UncorrectedTest, adjusted: float | None, config: DriftConfig) -> DriftTest:
+    verdict, why = _verdict(test, adjusted, config)
+    method, result = test.method, test.result
     return DriftTest(
-        column=comparison.column,
+        column=test.column,
         aspect=method.aspect,
         test=method.test,
         effect_name=method.effect_name,
-        n_current=comparison.n_current,
-        n_reference=comparison.n_reference,
+        n_current=test.n_current,
+        n_reference=test.n_reference,
         alpha=config.alpha,
         minimum_effect=config.minimum_effect,
         statistic=result.statistic if result else None,
@@ -180,20 +183,92 @@ def _judged(comparison: Comparison, adjusted: float | None, config: DriftConfig)
 
 
 def _verdict(
-    comparison: Comparison, adjusted: float | None, config: DriftConfig
+    test: UncorrectedTest, adjusted: float | None, config: DriftConfig
 ) -> tuple[DriftVerdict, str]:
-    if comparison.result is None or adjusted is None:
+    if test.result is None or adjusted is None:
         return DriftVerdict.NOT_ENOUGH_DATA, (
-            f"{comparison.n_current} values in the window and {comparison.n_reference} in the "
+            f"{test.n_current} values in the window and {test.n_reference} in the "
             f"reference; a verdict needs {config.minimum_rows} in each"
         )
-    effect = comparison.result.effect
+    effect = test.result.effect
     significant, large = adjusted <= config.alpha, effect >= config.minimum_effect
     reasons = [
         f"adjusted p {adjusted:.2g} is {'at most' if significant else 'above'} {config.alpha:g}",
-        f"{comparison.method.effect_name} {effect:.2g} is "
+        f"{test.method.effect_name} {effect:.2g} is "
         f"{'at least' if large else 'below'} {config.minimum_effect:g}",
-        comparison.remark,
+        test.remark,
     ]
     verdict = DriftVerdict.DRIFTED if significant and large else DriftVerdict.STABLE
     return verdict, "; ".join(filter(None, reasons))
+
+
+SEGMENT_ROWS = 20_000
+"""Rows of a window to be compared by segment: more would only find what is too small to matter."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentDrift:
+    """What the tests of a segment found; ``columns`` names those that drifted."""
+
+    segment: str
+    rows: int
+    reference_rows: int
+    verdict: str
+    columns: str
+    why: str
+
+    def row(self) -> dict[str, Any]:
+        """One flat mapping, for a table."""
+        return asdict(self)
+
+
+def drift_by_segment(
+    current: "pd.DataFrame",
+    reference: "pd.DataFrame",
+    spec: DataSpec,
+    config: DriftConfig | None = None,
+) -> list[SegmentDrift]:
+    """Compares each segment of `current` (`frames.current_frame`) with the same of `reference`.
+
+    A role is compared with the whole reference. Segments with fewer rows than a verdict needs, in
+    either, are left out. The chance that a window without drift has any segment flagged is at most
+    `alpha` of `config`: each has an equal part of it (Bonferroni).
+    """
+    config = config or DriftConfig()
+    compared = [
+        (name, now, then)
+        for name, now, then in _segments(current, reference, spec)
+        if min(len(now), len(then)) >= config.minimum_rows
+    ]
+    strict = replace(config, alpha=config.alpha / max(1, len(compared)))
+    return [_compared(name, now, then, spec, strict) for name, now, then in compared]
+
+
+def _segments(
+    current: "pd.DataFrame", reference: "pd.DataFrame", spec: DataSpec
+) -> "Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]":
+    for column in spec.categorical:
+        for value in column.categories:
+            now = current[current[column.name] == value]
+            yield f"{column.name}={value}", now, reference[reference[column.name] == value]
+    if current[ROLE].nunique() > 1:
+        for role, now in current.groupby(ROLE):
+            yield f"{ROLE}={role}", now, reference
+
+
+def _compared(
+    name: str,
+    current: "pd.DataFrame",
+    reference: "pd.DataFrame",
+    spec: DataSpec,
+    config: DriftConfig,
+) -> SegmentDrift:
+    found = drift(current, reference, spec, config)
+    return SegmentDrift(
+        name,
+        len(current),
+        len(reference),
+        str(found.verdict),
+        ", ".join(column or "all together" for column in found.drifted_columns),
+        found.summary,
+    )

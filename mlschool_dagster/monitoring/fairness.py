@@ -12,9 +12,8 @@ from itertools import combinations
 from typing import Any
 
 from mlschool_dagster.monitoring.config import TOLERATED_DIFFERENCE
-from mlschool_dagster.monitoring.intervals import corrected_z, difference_interval
 from mlschool_dagster.monitoring.segments import MISSING, SMALL, Group
-from mlschool_dagster.monitoring.statistics import wilson_interval
+from mlschool_dagster.monitoring.statistics import corrected_z, difference_interval, wilson_interval
 
 
 class FairnessVerdict(StrEnum):

@@ -13,15 +13,99 @@ import numpy as np
 from mlschool_dagster.dataset.spec import MODEL_VERSION, DataSpec
 from mlschool_dagster.modeling.calibration import IDENTITY_CALIBRATION, ConfidenceCalibration
 from mlschool_dagster.modeling.evaluation import ClassScores, class_scores
-from mlschool_dagster.monitoring.accuracies import Accuracies, Accuracy
+from mlschool_dagster.monitoring.cbpe import Estimate, ExpectedCorrect, expected_correct, summed
 from mlschool_dagster.monitoring.config import DEFAULT_ACCURACY_THRESHOLD, TOLERATED_DIFFERENCE
+from mlschool_dagster.monitoring.confusion import ConfusionCounts, LabelSource
 from mlschool_dagster.monitoring.fairness import FairnessReport, fairness
 from mlschool_dagster.monitoring.quality import LONGEST_VALUE
-from mlschool_dagster.monitoring.segments import Worst, worst_segment
-from mlschool_dagster.monitoring.tally import Tally, Truth
+from mlschool_dagster.monitoring.segments import Group, Worst, worst_segment
+from mlschool_dagster.monitoring.statistics import wilson_interval
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """The accuracy of some rows.
+
+    ``estimate`` is that of all of them, ``estimate_of_labelled`` what the labelled ones alone let
+    expect, each None without rows; ``measured`` and its 95 % interval rest on the labelled rows,
+    None without any.
+    """
+
+    rows: int
+    labelled: int
+    correct: int
+    estimate: Estimate | None
+    estimate_of_labelled: Estimate | None
+    measured: float | None
+    interval: tuple[float, float] | None
+
+    @property
+    def coverage(self) -> float:
+        """The labelled share of the rows; 0 without rows."""
+        return self.labelled / self.rows if self.rows else 0.0
+
+    @property
+    def estimated(self) -> float | None:
+        """The estimated accuracy of all rows; None without rows."""
+        return self.estimate.accuracy if self.estimate else None
+
+
+class Accuracies:
+    """Counts with small segments pooled, and the accuracy that their confidences let expect."""
+
+    def __init__(
+        self, counts: ConfusionCounts, calibrations: Mapping[str, ConfidenceCalibration]
+    ) -> None:
+        self._names, size = counts.segments.names, len(counts.segments)
+        rows = sum(
+            (part.rows.sum(axis=1) for part in counts.versions.values()), np.zeros(size, int)
+        )
+        places = counts.segments.pooled(rows)
+        self._versions = {
+            version: part.pooled(places) for version, part in sorted(counts.versions.items())
+        }
+        self._expected = {
+            version: expected_correct(
+                np.vstack([part.rows, part.labelled]),
+                calibrations.get(version, IDENTITY_CALIBRATION),
+            )
+            for version, part in self._versions.items()
+        }
+        self._all = summed(self._expected.values(), 2 * size)
+        self._correct = sum((part.correct for part in self._versions.values()), np.zeros(size, int))
+        self.present = {
+            column: [place for place in segments if self._all.rows[place]]
+            for column, segments in counts.segments.columns()
+        }
+
+    def accuracy(self, place: int) -> Accuracy:
+        """That of the segment at `place`, whichever version answered."""
+        return _accuracy(self._all, place, int(self._correct[place]))
+
+    def versions(self) -> dict[str, Accuracy]:
+        """That of each version, over all segments."""
+        return {
+            version: _accuracy(self._expected[version], 0, int(part.correct[0]))
+            for version, part in self._versions.items()
+        }
+
+    def columns(self) -> dict[str, list[Group]]:
+        """The segments with rows by column, the versions as one more column."""
+        columns = {
+            column: [
+                _group(self._names[place], self._all, place, int(self._correct[place]))
+                for place in places
+            ]
+            for column, places in self.present.items()
+        }
+        columns[MODEL_VERSION] = [
+            _group(f"{MODEL_VERSION}={version}", self._expected[version], 0, int(part.correct[0]))
+            for version, part in self._versions.items()
+        ]
+        return columns
 
 
 LABELS_NAMED = 5
@@ -178,38 +262,39 @@ def performance(
     """Judges a window's predictions by its labels.
 
     The window comes as `chunks` of its rows (`frames.current_frame`), each of which is seen once,
-    with at least `tally.columns_read`; the labels as chunks of what a store reads, at least one,
-    with at least `tally.LABELS_READ`. `calibrations` are those of the versions that answered, by
-    version: the accuracy is estimated from them (see `estimation`) over every row, labelled or not.
+    with at least `confusion.columns_read`; the labels as chunks of what a store reads, at least
+    one, with at least `confusion.LABELS_READ`. `calibrations` are those of the versions that
+    answered, by version: the accuracy is estimated from them (see `cbpe`) over every row, labelled
+    or not.
     The interval of the measured accuracy is Wilson's.
     """
-    tally = Tally(spec, Truth(labels, spec.target.classes))
+    counts = ConfusionCounts(spec, LabelSource(labels, spec.target.classes))
     for chunk in chunks:
-        tally.add(chunk)
-    judged = Accuracies(tally, calibrations)
+        counts.add(chunk)
+    judged = Accuracies(counts, calibrations)
     columns = judged.columns()
-    delays = tally.delays
+    delays = counts.delays
     return PerformanceReport(
         classes=spec.target.classes,
         accuracy_threshold=accuracy_threshold,
         overall=judged.accuracy(0),
         versions=judged.versions(),
         segments={
-            tally.segments.names[place]: judged.accuracy(place)
+            counts.segments.names[place]: judged.accuracy(place)
             for places in judged.present.values()
             for place in places
         },
         worst=worst_segment(columns),
         fairness=fairness(columns, spec.protected, tolerated_difference),
-        confusion=tuple(tuple(int(count) for count in row) for row in tally.confusion),
-        scores=class_scores(tally.confusion, spec.target.classes),
-        unknown_labels=dict(tally.unknown_labels.most_common()),
+        confusion=tuple(tuple(int(count) for count in row) for row in counts.confusion),
+        scores=class_scores(counts.confusion, spec.target.classes),
+        unknown_labels=dict(counts.unknown_labels.most_common()),
         label_delay=LabelDelay(float(np.median(delays)), float(delays.max()))
         if delays.size
         else None,
         uncalibrated=tuple(
             version
-            for version in sorted(tally.versions)
+            for version in sorted(counts.versions)
             if not calibrations.get(version, IDENTITY_CALIBRATION).is_learnt
         ),
     )
@@ -228,3 +313,22 @@ def _row(accuracy: Accuracy) -> dict[str, Any]:
         "interval_low": low,
         "interval_high": high,
     }
+
+
+def _accuracy(expected: ExpectedCorrect, place: int, correct: int) -> Accuracy:
+    labelled_place = place + len(expected.rows) // 2
+    labelled = int(expected.rows[labelled_place])
+    return Accuracy(
+        rows=int(expected.rows[place]),
+        labelled=labelled,
+        correct=correct,
+        estimate=expected.estimate(place),
+        estimate_of_labelled=expected.estimate(labelled_place),
+        measured=correct / labelled if labelled else None,
+        interval=wilson_interval(correct, labelled) if labelled else None,
+    )
+
+
+def _group(name: str, expected: ExpectedCorrect, place: int, correct: int) -> Group:
+    labelled = int(expected.rows[place + len(expected.rows) // 2])
+    return Group(name, int(expected.rows[place]), labelled, correct, expected.drawn[:, place])

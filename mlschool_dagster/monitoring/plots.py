@@ -4,10 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mlschool_dagster.dataset.spec import CONFIDENCE, PREDICTION, DataSpec, NumericColumn
+from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.dataset.spec import CONFIDENCE, PREDICTION, TOGETHER, DataSpec, NumericColumn
 from mlschool_dagster.modeling.figures import COLOURS, bin_edges, new_figure, shown, to_png
+from mlschool_dagster.monitoring.cbpe_backtest import BacktestReport
 from mlschool_dagster.monitoring.drift import DriftReport, DriftVerdict
-from mlschool_dagster.monitoring.estimates import EstimatesReport
+from mlschool_dagster.monitoring.e_values import Evidence
 from mlschool_dagster.monitoring.metrics import Metric
 from mlschool_dagster.monitoring.performance import PerformanceReport
 from mlschool_dagster.monitoring.quality import QualityReport
@@ -115,7 +117,7 @@ def accuracy(report: PerformanceReport) -> bytes:
     return to_png(figure)
 
 
-def estimates(report: EstimatesReport) -> bytes:
+def estimates(report: BacktestReport) -> bytes:
     """Estimated and realised accuracy of the labelled rows over windows, with their intervals."""
     figure = new_figure(9.0, 4.0)
     axes = figure.subplots()
@@ -209,3 +211,71 @@ def _bars(axes: "Axes", names: list[str], now: list[float], then: list[float]) -
 
 def _unit(column: NumericColumn | None) -> str:
     return column.unit if column else ""
+
+
+SHOWN = 168
+"""The newest windows, a week of hours."""
+COLUMNS = 4
+"""The columns with the most evidence, which have lines of their own."""
+LEAST = 1e-4
+"""What lies below is drawn there: it says the same, that there is no evidence."""
+
+
+def evidence_plot(windows: Sequence[Window], evidence: Evidence) -> bytes:
+    """The evidence after each of the newest `windows`, which end where that of `evidence` does."""
+    newest = list(windows)[-SHOWN:]
+    figure = new_figure(9.0, 4.0)
+    axes = figure.subplots()
+    positions = range(len(newest))
+    lines = {"all evidence": evidence.totals}
+    for name in list(evidence.parts)[:COLUMNS]:
+        lines[name or TOGETHER] = list(evidence.paths[name])
+    for (name, path), colour in zip(lines.items(), ["black", *COLOURS], strict=False):
+        drawn = [max(LEAST, value) for value in path[-len(newest) :]]
+        axes.plot(positions, drawn, ".-", color=colour, label=shown(name))
+    axes.axhline(evidence.threshold, color="black", linestyle="--", label="confirms drift")
+    ticks = range(0, len(newest), max(1, len(newest) // 6))
+    axes.set_xticks(ticks, [newest[position].key for position in ticks], rotation=15, fontsize=8)
+    axes.set(title="Evidence for drift, over windows", yscale="log", ylabel="evidence")
+    axes.yaxis.set_major_formatter("{x:g}")
+    figure.legend(loc="outside lower center", ncols=COLUMNS + 2, frameon=False, fontsize=8)
+    return to_png(figure)
+
+
+USUAL_COLOUR, UNUSUAL_COLOUR = COLOURS[0], COLOURS[1]
+
+
+def volume_picture(rows: Sequence[Metric]) -> bytes:
+    """Rows per window in order of time, in the band of what was to be expected."""
+    import numpy as np
+
+    figure = new_figure(8.0, 3.2)
+    axes = figure.subplots()
+    judged = [metric for metric in rows if metric.lower is not None]
+    if judged:
+        axes.fill_between(
+            _moments(judged),
+            np.array([metric.lower for metric in judged], float),
+            np.array([metric.upper for metric in judged], float),
+            step="mid",
+            alpha=0.2,
+            color=USUAL_COLOUR,
+            label="usual",
+        )
+    axes.step(_moments(rows), [metric.rows for metric in rows], where="mid", color=USUAL_COLOUR)
+    unusual = [metric for metric in rows if metric.finding]
+    if unusual:
+        counts = [metric.rows for metric in unusual]
+        axes.plot(_moments(unusual), counts, "o", color=UNUSUAL_COLOUR, label="unusual")
+    axes.set(title="Captured rows per hour", ylabel="rows", xlabel="UTC")
+    axes.set_ylim(bottom=0)
+    axes.tick_params(axis="x", rotation=25)
+    if judged or unusual:
+        axes.legend(frameon=False)
+    return to_png(figure)
+
+
+def _moments(rows: Sequence[Metric]) -> Any:
+    import numpy as np
+
+    return np.array([metric.window.start.replace(tzinfo=None) for metric in rows], "datetime64[s]")

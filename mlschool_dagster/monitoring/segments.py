@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from mlschool_dagster.capture.records import Role
 from mlschool_dagster.dataset.spec import ROLE, DataSpec
-from mlschool_dagster.monitoring.estimation import interval
-from mlschool_dagster.monitoring.intervals import corrected_z, difference_interval
+from mlschool_dagster.monitoring.cbpe import central_interval
 from mlschool_dagster.monitoring.metrics import ALL
 from mlschool_dagster.monitoring.profiles import codes
+from mlschool_dagster.monitoring.statistics import corrected_z, difference_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -184,6 +184,6 @@ def _by_labels(group: Group, rest: Group, z: float, compared: int) -> Worst:
 def _by_estimate(group: Group, rest: Group, compared: int) -> Worst:
     accuracies = group.drawn / group.rows
     differences = accuracies - rest.drawn / rest.rows
-    low, high = interval(differences, 0.05 / compared)
+    low, high = central_interval(differences, 0.05 / compared)
     means = float(accuracies.mean()), float(differences.mean())
     return Worst(group.segment, "estimate", *means, low, high, compared)

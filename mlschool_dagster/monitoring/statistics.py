@@ -7,6 +7,7 @@ their effect sizes.
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -253,3 +254,29 @@ def wilson_interval(successes: int, trials: int, z: float = Z_95) -> tuple[float
     half = math.sqrt(share * (1 - share) * weight + weight**2 / 4) / (1 + weight)
     # Rounding must not leave the share itself outside, where it is 0 or 1.
     return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
+
+
+def corrected_z(comparisons: int, alpha: float = 0.05) -> float:
+    """The normal quantile with which `comparisons` intervals hold together but for `alpha`.
+
+    Bonferroni's correction: each of them gets an equal part of `alpha`.
+    """
+    return NormalDist().inv_cdf(1 - alpha / (2 * max(1, comparisons)))
+
+
+def difference_interval(
+    successes: int, trials: int, other_successes: int, other_trials: int, z: float
+) -> tuple[float, float]:
+    """The interval of a share less an independent other one (Newcombe 1998, method 10).
+
+    It is put together from Wilson's intervals of both, and keeps their coverage near 0 and 1.
+    Neither may be without trials.
+    """
+    share, other = successes / trials, other_successes / other_trials
+    low, high = wilson_interval(successes, trials, z)
+    other_low, other_high = wilson_interval(other_successes, other_trials, z)
+    difference = share - other
+    return (
+        difference - math.hypot(share - low, other_high - other),
+        difference + math.hypot(high - share, other - other_low),
+    )

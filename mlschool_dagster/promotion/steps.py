@@ -12,8 +12,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from mlschool_dagster.monitoring.following import RunStatus
 from mlschool_dagster.monitoring.metrics import Metric
+from mlschool_dagster.monitoring.reconciler import RunStatus
 from mlschool_dagster.promotion.canary import judge_canary
 from mlschool_dagster.promotion.config import PromotionConfig
 from mlschool_dagster.promotion.episode import GATES, Entry, Episode, Step, episodes

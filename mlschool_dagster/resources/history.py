@@ -27,7 +27,7 @@ class History(dg.ConfigurableResource):  # type: ignore[type-arg]
         Raises:
             UserError: the database cannot be used.
         """
-        from mlschool_dagster.monitoring.history import open_history
+        from mlschool_dagster.monitoring.metrics import open_history
 
         with closing(open_history(self.uri)) as history:
             yield history

@@ -14,12 +14,12 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from mlschool_dagster.monitoring.history import open_history
+from mlschool_dagster.monitoring.metrics import open_history
 from mlschool_dagster.promotion.episode import Entry, Step
 from mlschool_dagster.promotion.ledger import open_ledger
 from mlschool_dagster.serving.metrics import Metrics
 from mlschool_dagster.settings import ROOT
-from mlschool_dagster_tests.monitoring import month
+from mlschool_dagster_tests.monitoring import traffic_month
 from mlschool_dagster_tests.monitoring.samples import START
 from mlschool_dagster_tests.postgres import PostgresServer
 
@@ -173,7 +173,7 @@ def history() -> Iterator[PostgresServer]:
         )
         uri = address(server, "history")
         metrics = open_history(uri)
-        month.fill(metrics, WINDOWS)
+        traffic_month.fill(metrics, WINDOWS)
         metrics.close()
         ledger = open_ledger(uri)
         for step in (Step.REQUESTED, Step.COMPARED, Step.CANARY):
@@ -194,7 +194,7 @@ def address(server: PostgresServer, user: str) -> str:
 def test_every_statement_finds_what_the_reports_recorded(
     statement: str, shape: str, history: PostgresServer
 ) -> None:
-    shown = month.windows(WINDOWS)[5:]
+    shown = traffic_month.windows(WINDOWS)[5:]
     asked = statement.replace("$__timeFrom()", f"'{shown[0].start:%Y-%m-%dT%H:%M:%SZ}'")
     asked = asked.replace("$__timeTo()", f"'{shown[-1].end:%Y-%m-%dT%H:%M:%SZ}'")
     assert "$" not in asked

@@ -29,10 +29,8 @@ from mlschool_dagster.local.scenario_story import (
     Story,
     judge,
 )
-from mlschool_dagster.monitoring.history import open_history
-from mlschool_dagster.monitoring.metrics import MetricName
-from mlschool_dagster.monitoring.traffic import look
-from mlschool_dagster.monitoring.volume import VolumeConfig
+from mlschool_dagster.monitoring.metrics import MetricName, open_history
+from mlschool_dagster.monitoring.traffic import VolumeConfig, check_traffic
 from mlschool_dagster.promotion.episode import Step
 from mlschool_dagster_tests.alerting.samples import notification
 from mlschool_dagster_tests.platform import foreign_environment
@@ -148,7 +146,7 @@ def test_the_hour_without_traffic_and_no_other_is_an_outage(tmp_path: Path) -> N
             ids = [f"{number}-{row}" for row in range(hour.rows)]
             moment = window.start + MARGIN
             store.append([Capture(i, moment, "model", "1", {}, "yes", 0.9, {}) for i in ids])
-            seen = look(store, history, tokens, window.end, VolumeConfig())
+            seen = check_traffic(store, history, tokens, window.end, VolumeConfig())
             tokens = seen.tokens
             unusual += [number] * bool(seen.findings)
             stale += [number] * (not seen.is_fresh)

@@ -21,17 +21,25 @@ from mlschool_dagster.dataset.spec import (
     probability_column,
 )
 from mlschool_dagster.monitoring import plots
-from mlschool_dagster.monitoring.baseline import Baseline
 from mlschool_dagster.monitoring.config import DriftConfig
-from mlschool_dagster.monitoring.drift import DriftReport, DriftVerdict, drift, drift_from
-from mlschool_dagster.monitoring.drift_history import drift_metrics
+from mlschool_dagster.monitoring.drift import (
+    DriftReport,
+    DriftVerdict,
+    drift,
+    drift_by_segment,
+    drift_from,
+)
+from mlschool_dagster.monitoring.e_values import CompositeNull, evidence
 from mlschool_dagster.monitoring.html import drift_html, performance_html, quality_html
+from mlschool_dagster.monitoring.metric_records import (
+    drift_metrics,
+    performance_metrics,
+    quality_metrics,
+)
 from mlschool_dagster.monitoring.page import Subject
 from mlschool_dagster.monitoring.performance import performance
 from mlschool_dagster.monitoring.quality import quality
-from mlschool_dagster.monitoring.recorded import performance_metrics, quality_metrics
-from mlschool_dagster.monitoring.segment_drift import drift_by_segment
-from mlschool_dagster.monitoring.sequential import Region, evidence
+from mlschool_dagster.monitoring.reference_profile import ReferenceProfile
 from mlschool_dagster_tests.monitoring.samples import START, as_window
 
 Generator = np.random.Generator
@@ -114,10 +122,10 @@ def labels_of(window: pd.DataFrame) -> pd.DataFrame:
 
 def reported(window: pd.DataFrame, reference: pd.DataFrame, spec: DataSpec) -> DriftReport:
     """All numbers of all three reports, which are JSON."""
-    baseline = Baseline(reference, spec)
+    baseline = ReferenceProfile(reference, spec)
     summary = baseline.summary([window])
     found = drift_from(baseline, summary, DriftConfig())
-    e_values = Region(baseline, DriftConfig()).e_values(summary)
+    e_values = CompositeNull(baseline, DriftConfig()).e_values(summary)
     gathered = evidence([e_values], 0.05)
     judged = quality([window], reference, spec, {"malformed": 1})
     fared = performance([window], [labels_of(window)], spec, {})

@@ -19,7 +19,7 @@ from mlschool_dagster.monitoring.dashboard.board import Board, Event, Term
 from mlschool_dagster.monitoring.dashboard.page import EVENTS_LISTED, dashboard_page
 from mlschool_dagster.monitoring.dashboard.segments import comparisons, worst_first
 from mlschool_dagster.monitoring.metrics import Metric, MetricName
-from mlschool_dagster_tests.monitoring import month
+from mlschool_dagster_tests.monitoring import traffic_month
 from mlschool_dagster_tests.monitoring.samples import START
 
 HOUR = Window(START)
@@ -29,18 +29,18 @@ PLOTS = 8
 
 def board(count: int, until: int | None = None) -> Board:
     """A month of `count` windows as of its window number `until`, by default its last."""
-    last = month.windows(count)[(until or count) - 1]
+    last = traffic_month.windows(count)[(until or count) - 1]
     return Board(
         "penguins",
         last.end,
-        [metric for metric in month.all_metrics(count) if metric.window <= last],
+        [metric for metric in traffic_month.all_metrics(count) if metric.window <= last],
         [
             replace(term, until=term.until if term.until and term.until <= last.end else None)
-            for term in month.terms(count)
+            for term in traffic_month.terms(count)
             if term.since <= last.end
         ],
-        [event for event in month.changes(count) if event.at <= last.end],
-        [event for event in month.promotions(count) if event.at <= last.end],
+        [event for event in traffic_month.changes(count) if event.at <= last.end],
+        [event for event in traffic_month.promotions(count) if event.at <= last.end],
     )
 
 
@@ -96,7 +96,7 @@ def test_confirmed_drift_names_its_columns_and_its_beginning() -> None:
     drifting = board(100, until=70)
     told = answer(drifting, "drift")
     assert told.state is State.FINDING
-    assert told.headline.startswith(month.DRIFTING)
+    assert told.headline.startswith(traffic_month.DRIFTING)
     series = drifting.series(MetricName.DRIFT_EVIDENCE)
     began = next(m for m in series if all(n.finding for n in series if n.window >= m.window))
     assert f"confirmed since {began.window.key}" in told.text

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from mlschool_dagster.monitoring.dashboard.board import Board
 from mlschool_dagster.monitoring.dashboard.page import write_dashboard
-from mlschool_dagster_tests.monitoring import month
+from mlschool_dagster_tests.monitoring import traffic_month
 from mlschool_dagster_tests.monitoring.samples import START
 
 CHROMIUM = shutil.which("chromium")
@@ -39,10 +39,10 @@ def board(count: int) -> Board:
     return Board(
         "penguins",
         START + timedelta(hours=1),
-        month.all_metrics(count),
-        month.terms(count),
-        month.changes(count),
-        month.promotions(count),
+        traffic_month.all_metrics(count),
+        traffic_month.terms(count),
+        traffic_month.changes(count),
+        traffic_month.promotions(count),
     )
 
 

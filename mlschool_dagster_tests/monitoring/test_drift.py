@@ -10,10 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.monitoring.baseline import Baseline
 from mlschool_dagster.monitoring.config import DriftConfig
-from mlschool_dagster.monitoring.drift import DriftReport, DriftVerdict, drift, drift_from
-from mlschool_dagster.monitoring.sequential import Region
+from mlschool_dagster.monitoring.drift import (
+    DriftReport,
+    DriftVerdict,
+    drift,
+    drift_by_segment,
+    drift_from,
+)
+from mlschool_dagster.monitoring.e_values import CompositeNull
+from mlschool_dagster.monitoring.reference_profile import ReferenceProfile
 from mlschool_dagster_tests.monitoring.samples import (
     SPEC,
     population,
@@ -109,11 +115,11 @@ def test_senseless_settings_are_refused(setting: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("values", [np.nan, 4_000.1, [3_000.0] + [np.nan] * 343])
 def test_odd_references_are_compared_as_far_as_they_go(values: Any) -> None:
-    baseline = Baseline(REFERENCE.assign(body_mass_g=values), SPEC)
+    baseline = ReferenceProfile(REFERENCE.assign(body_mass_g=values), SPEC)
     summary = baseline.summary([window(200)])
     report = drift_from(baseline, summary, DriftConfig())
     json.dumps(report.to_dict(), allow_nan=False)
-    told = Region(baseline, DriftConfig()).e_values(summary)
+    told = CompositeNull(baseline, DriftConfig()).e_values(summary)
     assert all(np.isfinite(e_value) for e_value in told.values())
 
 
@@ -161,7 +167,7 @@ def test_a_wider_spread_is_found_where_the_mean_stays() -> None:
 
 def test_a_window_in_chunks_is_the_same_window() -> None:
     current = shifted(window(500), "body_mass_g")
-    baseline = Baseline(REFERENCE, SPEC)
+    baseline = ReferenceProfile(REFERENCE, SPEC)
     chunks = [current.iloc[start : start + 70] for start in range(0, 500, 70)]
     report = drift_from(baseline, baseline.summary(chunks), DriftConfig())
     for pieces, whole in zip(report.tests, judged(current).tests, strict=True):
@@ -185,3 +191,43 @@ def test_false_alarms_stay_within_their_rate(rows: int, fixed: bool) -> None:
         for seed in range(200)
     )
     assert alarms <= 16
+
+
+REFERENCE = population()
+
+
+def test_the_segment_that_changed_is_named_with_its_column() -> None:
+    current = window(600)
+    there = current["island"] == "Dream"
+    changed = shifted(current, "body_mass_g")
+    current["body_mass_g"] = current["body_mass_g"].mask(there, changed["body_mass_g"])
+    found = {one.segment: one for one in drift_by_segment(current, REFERENCE, SPEC)}
+    assert found["island=Dream"].verdict == DriftVerdict.DRIFTED
+    assert "body_mass_g" in found["island=Dream"].columns
+    assert found["island=Biscoe"].verdict != DriftVerdict.DRIFTED
+
+
+def test_small_segments_are_left_out() -> None:
+    current = window(200).assign(island="Dream")
+    current.loc[:9, "island"] = "Biscoe"
+    found = {one.segment: one.rows for one in drift_by_segment(current, REFERENCE, SPEC)}
+    assert found["island=Dream"] == 190
+    assert not {"island=Biscoe", "island=Torgersen", "role=primary"} & found.keys()
+
+
+def test_roles_are_compared_with_the_whole_reference() -> None:
+    current = window(200).assign(role=["primary"] * 120 + ["canary"] * 80)
+    found = {one.segment: one for one in drift_by_segment(current, REFERENCE, SPEC)}
+    assert (found["role=canary"].rows, found["role=canary"].reference_rows) == (80, 344)
+
+
+@pytest.mark.slow
+def test_without_drift_hardly_any_window_has_a_segment_flagged() -> None:
+    flagged = sum(
+        any(
+            one.verdict == DriftVerdict.DRIFTED
+            for one in drift_by_segment(window(200, seed), REFERENCE, SPEC)
+        )
+        for seed in range(20)
+    )
+    assert flagged <= 4

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from mlschool_dagster.monitoring.baseline import Baseline
 from mlschool_dagster.monitoring.multivariate import (
     JOINT_ROWS,
     joint_test,
     shifts_given_others,
 )
+from mlschool_dagster.monitoring.reference_profile import ReferenceProfile
 from mlschool_dagster_tests.monitoring.samples import SPEC, population, resampled
 
 REFERENCE = population()
-BASELINE = Baseline(REFERENCE, SPEC)
+BASELINE = ReferenceProfile(REFERENCE, SPEC)
 NUMERIC = [column.name for column in SPEC.numeric]
 
 
@@ -42,7 +42,7 @@ def test_residuals_of_the_reference_are_those_of_new_rows() -> None:
     """Left-out residuals are wider than those of the fit, by about as much as new rows' are."""
     spreads = []
     for seed in range(20):
-        fitted = Baseline(resampled(REFERENCE, 60, seed), SPEC)
+        fitted = ReferenceProfile(resampled(REFERENCE, 60, seed), SPEC)
         relations = fitted.design.relations()
         own = fitted.design.variables.tolist().index("body_mass_g")
         left_out = relations.left_out_residuals(fitted.design.matrix)[:, own]

@@ -7,9 +7,9 @@ import pytest
 
 from mlschool_dagster.capture.frames import labels_frame
 from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.monitoring.metric_records import performance_metrics
 from mlschool_dagster.monitoring.metrics import MetricName
 from mlschool_dagster.monitoring.performance import PerformanceVerdict, performance
-from mlschool_dagster.monitoring.recorded import performance_metrics
 from mlschool_dagster_tests.monitoring.samples import SPEC, START, window
 
 NO_LABELS = labels_frame([])

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.monitoring.metric_records import quality_metrics
 from mlschool_dagster.monitoring.quality import quality
-from mlschool_dagster.monitoring.recorded import quality_metrics
 from mlschool_dagster_tests.monitoring.samples import SPEC, START, population, window
 
 REFERENCE = population()

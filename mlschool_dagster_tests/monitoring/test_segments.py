@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlschool_dagster.monitoring.intervals import corrected_z, difference_interval
 from mlschool_dagster.monitoring.performance import PerformanceReport, performance
 from mlschool_dagster.monitoring.segments import Segments
+from mlschool_dagster.monitoring.statistics import corrected_z, difference_interval
 from mlschool_dagster_tests.monitoring.samples import SPEC, as_window, population, window
 from mlschool_dagster_tests.monitoring.test_performance import NO_LABELS, labels
 

@@ -1,18 +1,34 @@
 """Following the traffic: each window is compared with its like, sampled or not, and judged once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlschool_dagster.capture.records import Capture
 from mlschool_dagster.capture.store import CaptureStore, open_store
 from mlschool_dagster.capture.windows import LENGTH, Window
-from mlschool_dagster.monitoring.history import open_history
-from mlschool_dagster.monitoring.metrics import Metric, MetricName, MetricsHistory
-from mlschool_dagster.monitoring.traffic import REPORT, SPAN, Look, Volume, look, volume
-from mlschool_dagster.monitoring.volume import VolumeConfig
+from mlschool_dagster.monitoring.metrics import Metric, MetricName, MetricsHistory, open_history
+from mlschool_dagster.monitoring.traffic import (
+    REPORT,
+    SPAN,
+    TrafficCheck,
+    Volume,
+    VolumeConfig,
+    check_traffic,
+    forecast,
+    longest_pause,
+    traffic_rate,
+    usual_silence,
+    volume,
+)
 
 NOW = datetime(2026, 11, 20, 12, 20, tzinfo=UTC)
 CONFIG = VolumeConfig()
@@ -64,7 +80,7 @@ def was(history: MetricsHistory, window: Window, rows: int) -> None:
     )
 
 
-def verdicts(seen: Look) -> list[Volume]:
+def verdicts(seen: TrafficCheck) -> list[Volume]:
     return [volume(found[MetricName.ROWS]) for found in seen.windows.values()]
 
 
@@ -76,7 +92,7 @@ def test_a_window_is_compared_with_its_own_hour_of_the_week(
     for week in range(1, 5):
         was(history, back(1 + week * 24 * 7), 100 + week)
     comes(store, back(1), 102)
-    seen = look(store, history, {}, NOW, CONFIG)
+    seen = check_traffic(store, history, {}, NOW, CONFIG)
     newest = seen.windows[back(1)][MetricName.ROWS]
     assert volume(newest) is Volume.USUAL
     assert newest.upper is not None
@@ -87,7 +103,7 @@ def test_sampling_makes_no_less_traffic(store: CaptureStore, history: MetricsHis
     for hour in range(2, 40):
         comes(store, back(hour), 40)
     comes(store, back(1), 5, share=0.125)
-    seen = look(store, history, {}, NOW, CONFIG)
+    seen = check_traffic(store, history, {}, NOW, CONFIG)
     newest = seen.windows[back(1)]
     assert newest[MetricName.ROW_RATE].value == 40.0
     assert (newest[MetricName.ROWS].value, newest[MetricName.ROWS].upper) == (
@@ -102,11 +118,11 @@ def test_a_flood_and_a_trickle_are_found(store: CaptureStore, history: MetricsHi
         comes(store, back(hour), 40)
     comes(store, back(2), 400)
     comes(store, back(1), 4)
-    seen = look(store, history, {}, NOW, CONFIG)
+    seen = check_traffic(store, history, {}, NOW, CONFIG)
     assert verdicts(seen)[-2:] == [Volume.MORE, Volume.LESS]
     assert [metric.window for metric in seen.findings] == [back(2), back(1)]
-    again = look(store, history, seen.tokens, NOW, CONFIG)
-    assert again.news == ()
+    again = check_traffic(store, history, seen.tokens, NOW, CONFIG)
+    assert again.changed_windows == ()
     assert [metric.window for metric in again.findings] == [back(1)]
 
 
@@ -115,11 +131,11 @@ def test_a_clock_that_jumps_leaves_no_window_unjudged(
 ) -> None:
     for hour in range(40, 10, -1):
         comes(store, back(hour), 40)
-    before = look(store, history, {}, back(10).start, CONFIG)
+    before = check_traffic(store, history, {}, back(10).start, CONFIG)
     assert verdicts(before) == [Volume.UNKNOWN] * 24 + [Volume.USUAL] * 6
-    seen = look(store, history, before.tokens, NOW, CONFIG)
+    seen = check_traffic(store, history, before.tokens, NOW, CONFIG)
     assert verdicts(seen)[-10:] == [Volume.OUTAGE] * 10
-    assert len(seen.news) == 10
+    assert len(seen.changed_windows) == 10
     assert not seen.is_fresh
     assert seen.silence is not None
     assert timedelta(hours=10) < seen.silence < timedelta(hours=10.5)
@@ -128,7 +144,7 @@ def test_a_clock_that_jumps_leaves_no_window_unjudged(
 def test_an_outage_teaches_nothing(store: CaptureStore, history: MetricsHistory) -> None:
     for hour in (*range(47, 10, -1), 3):
         comes(store, back(hour), 40)
-    assert verdicts(look(store, history, {}, NOW, CONFIG))[-10:] == [
+    assert verdicts(check_traffic(store, history, {}, NOW, CONFIG))[-10:] == [
         *[Volume.OUTAGE] * 7,
         Volume.USUAL,
         *[Volume.OUTAGE] * 2,
@@ -141,7 +157,7 @@ def test_what_is_refused_is_told_of_windows_without_any_capture(
     store.count_refusals(back(2), {"no_such_column": 2})
     store.count_refusals(back(1), {"no_such_column": 2})
     comes(store, back(1), 1)
-    seen = look(store, history, {}, NOW, CONFIG)
+    seen = check_traffic(store, history, {}, NOW, CONFIG)
     assert {window: volume(found[MetricName.ROWS]) for window, found in seen.windows.items()} == {
         back(2): Volume.ALL_REFUSED,
         back(1): Volume.UNKNOWN,
@@ -154,6 +170,151 @@ def test_captures_of_a_wrong_clock_are_no_sign_of_life_and_no_beginning(
     ahead, unset = Window.of(NOW + timedelta(hours=3)), Window.of(datetime(1970, 1, 1, tzinfo=UTC))
     for window in (ahead, unset, back(5)):
         comes(store, window, 1)
-    seen = look(store, history, {}, NOW, CONFIG)
+    seen = check_traffic(store, history, {}, NOW, CONFIG)
     assert min(seen.windows) == back(5)
     assert seen.silence == NOW - back(5).start - LENGTH / 2
+
+
+CONFIG = VolumeConfig()
+WEEK = 24 * 7
+BEGIN = datetime(2026, 1, 5, tzinfo=UTC)
+"""A Monday."""
+
+
+def window(hour: int) -> Window:
+    return Window(BEGIN + hour * LENGTH)
+
+
+@dataclass(frozen=True)
+class World:
+    """Traffic of `level` rows an hour, that varies over day and week by `season`."""
+
+    level: float
+    dispersion: float
+    season: float
+
+    def rows(self, hours: int, seed: int) -> list[float]:
+        hour = np.arange(hours)
+        mean = self.level * (1 + self.season * np.sin(2 * np.pi * (hour % 24) / 24))
+        mean = mean * np.where((hour // 24) % 7 >= 5, 1 - 0.6 * self.season, 1)
+        random = np.random.default_rng(seed)
+        if self.dispersion == 1:
+            return [float(rows) for rows in random.poisson(mean)]
+        size = mean / (self.dispersion - 1)
+        return [float(rows) for rows in random.negative_binomial(size, 1 / self.dispersion)]
+
+
+WORLDS = [
+    World(20, 1, 0),
+    World(20, 5, 0.8),
+    World(200, 1, 0.8),
+    World(200, 50, 0),
+    World(5000, 5, 0.8),
+    World(5000, 50, 0),
+]
+
+
+def before(rows: Sequence[float], hour: int) -> Mapping[Window, float]:
+    return {window(other): rows[other] for other in range(hour)}
+
+
+def test_a_quiet_world_is_hardly_ever_accused() -> None:
+    judged = accused = 0
+    for seed, world in enumerate(WORLDS):
+        rows = world.rows(6 * WEEK, seed)
+        for hour in [*range(30, WEEK, 7), *range(WEEK, 6 * WEEK, 17)]:
+            expected = forecast(window(hour), before(rows, hour), CONFIG)
+            if expected is not None:
+                judged += 1
+                accused += not expected.lower <= rows[hour] <= expected.upper
+    assert judged > 300
+    assert accused / judged < 0.01
+
+
+@pytest.mark.parametrize("world", [World(200, 5, 0), World(5000, 5, 0.8)])
+@pytest.mark.parametrize("day", [4, 5])
+def test_after_a_month_an_outage_and_a_third_or_thrice_the_traffic_are_seen_at_any_hour(
+    world: World, day: int
+) -> None:
+    rows = world.rows(5 * WEEK, seed=3)
+    for hour in range(4 * WEEK + day * 24, 4 * WEEK + (day + 1) * 24, 3):
+        expected = forecast(window(hour), before(rows, hour), CONFIG)
+        assert expected is not None
+        assert expected.basis == "same hour of the week"
+        assert expected.lower > 0
+        assert rows[hour] * 0.3 < expected.lower
+        assert expected.upper < rows[hour] * 3
+
+
+def test_what_is_compared_grows_with_what_is_known() -> None:
+    rows = World(200, 1, 0).rows(5 * WEEK, seed=1)
+    known = {
+        hour: forecast(window(hour), before(rows, hour), CONFIG)
+        for hour in (23, 24, WEEK, 4 * WEEK)
+    }
+    assert known[23] is None
+    found = [(each.basis, each.windows) for each in known.values() if each is not None]
+    assert found == [
+        ("most recent windows", 24),
+        ("same hour of the day", 7),
+        ("same hour of the week", 4),
+    ]
+
+
+def test_irregular_traffic_is_not_expected() -> None:
+    bursts = [200.0 if hour % 5 == 0 else 0.0 for hour in range(100)]
+    assert forecast(window(100), before(bursts, 100), CONFIG) is None
+
+
+def test_only_windows_before_count() -> None:
+    rows = World(200, 1, 0).rows(200, seed=1)
+    everything = {window(hour): rows[hour] for hour in range(200)}
+    assert forecast(window(60), everything, CONFIG) == forecast(
+        window(60), before(rows, 60), CONFIG
+    )
+
+
+@given(st.lists(st.integers(0, 10**7), min_size=24, max_size=60))
+def test_bounds_are_bounds_and_hold_all_that_was_seen(counts: list[int]) -> None:
+    rows = [float(count) for count in counts]
+    expected = forecast(window(len(rows)), before(rows, len(rows)), CONFIG)
+    if expected is not None:
+        recent = rows[-48:]
+        assert 0 <= expected.lower <= min(recent)
+        assert max(recent) <= expected.upper < float("inf")
+
+
+def frames(moments: Sequence[datetime], share: float) -> Iterator[pd.DataFrame]:
+    """Captures at `moments`, as a store streams them."""
+    for start in range(0, len(moments), 3):
+        yield pd.DataFrame(
+            {
+                "captured_at": pd.to_datetime(list(moments[start : start + 3]), utc=True),
+                "sampling_share": share,
+            }
+        )
+
+
+@given(st.lists(st.integers(0, 3_600_000_000 - 1), max_size=10), st.sampled_from([1.0, 0.5, 0.125]))
+def test_the_pace_is_that_of_all_captures_in_any_order(offsets: list[int], share: float) -> None:
+    moments = [window(0).start + timedelta(microseconds=offset) for offset in offsets]
+    seen = traffic_rate(window(0), frames(moments, share))
+    edges = [window(0).start, *sorted(moments), window(0).end]
+    assert seen.rows == len(moments)
+    assert seen.rate == len(moments) / share
+    assert seen.silence == max(b - a for a, b in pairwise(edges))
+
+
+def test_the_usual_silence_spans_windows_without_any_capture() -> None:
+    silences = {window(hour): timedelta(minutes=10) for hour in range(40)}
+    now = window(40).start + LENGTH / 2
+    assert usual_silence(silences, now, CONFIG) == timedelta(minutes=10)
+    silences |= {window(hour): LENGTH for hour in (20, 21, 22)}
+    assert usual_silence(silences, now, CONFIG) == 3 * LENGTH
+    assert longest_pause(3 * LENGTH, CONFIG) == 6 * LENGTH
+    assert longest_pause(timedelta(), CONFIG) == CONFIG.shortest_pause
+
+
+def test_of_few_windows_no_silence_is_usual() -> None:
+    silences = {window(hour): timedelta(minutes=10) for hour in range(23)}
+    assert usual_silence(silences, window(24).start, CONFIG) is None

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlschool_dagster.capture.windows import Window
-from mlschool_dagster.monitoring.following import RunStatus
 from mlschool_dagster.monitoring.metrics import Metric, MetricName
+from mlschool_dagster.monitoring.reconciler import RunStatus
 from mlschool_dagster.promotion.config import PromotionConfig
 from mlschool_dagster.promotion.episode import Entry, Episode, Gate, Step, episodes
 from mlschool_dagster.promotion.evidence import Health, PairedEvidence

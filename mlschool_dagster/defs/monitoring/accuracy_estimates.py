@@ -49,14 +49,14 @@ def accuracy_estimates() -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, config: EstimatesConfig, history: History
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         from mlschool_dagster.monitoring import plots
-        from mlschool_dagster.monitoring.estimates import (
+        from mlschool_dagster.monitoring.cbpe_backtest import (
             COMPARED,
-            EstimatesVerdict,
-            compare_estimates,
+            BacktestVerdict,
+            backtest,
         )
 
         with plain_errors(), history.metrics() as metrics:
-            found = compare_estimates(metrics.read(COMPARED, newest=config.windows))
+            found = backtest(metrics.read(COMPARED, newest=config.windows))
         context.log.info(found.summary)
         measured = {
             "mean_absolute_error": found.mean_absolute_error,
@@ -76,12 +76,12 @@ def accuracy_estimates() -> dg.AssetsDefinition:
             check_results=[
                 dg.AssetCheckResult(
                     check_name="estimates_hold",
-                    passed=found.verdict is EstimatesVerdict.HOLD,
+                    passed=found.verdict is BacktestVerdict.HOLD,
                     severity=dg.AssetCheckSeverity.WARN,
                     description=found.summary,
                     metadata={
                         **known,
-                        **undecided(found.verdict is EstimatesVerdict.NOT_ENOUGH_DATA),
+                        **undecided(found.verdict is BacktestVerdict.NOT_ENOUGH_DATA),
                     },
                 )
             ],

@@ -14,7 +14,7 @@ from mlschool_dagster.defs.jobs import MONITORED, MONITORING_SECONDS
 from mlschool_dagster.defs.monitoring.accuracy_estimates import NAME as ACCURACY_ESTIMATES
 from mlschool_dagster.defs.monitoring.captures import REPORTS
 from mlschool_dagster.defs.monitoring.windows import CAPTURES_TOKEN, LABELS_TOKEN, covered_token
-from mlschool_dagster.monitoring.following import FollowingConfig, Run, RunStatus, Tick, follow
+from mlschool_dagster.monitoring.reconciler import ReconcilerConfig, Run, RunStatus, Tick, reconcile
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.files import PlatformFiles
 
@@ -30,7 +30,7 @@ just those is every other time a moment too early, and looks at its store every 
 RUNS_LOOKED_AT = 25
 """How many runs of the same work are looked back at, the newest."""
 
-FOLLOWING = FollowingConfig(
+FOLLOWING = ReconcilerConfig(
     backoff=timedelta(seconds=30), stale_after=timedelta(seconds=MONITORING_SECONDS)
 )
 
@@ -140,7 +140,7 @@ def _idle(stream: Stream, tick: Tick) -> str:
 
 
 def arrival_sensor(
-    stream: Stream, job: "AssetJob", config: FollowingConfig = FOLLOWING
+    stream: Stream, job: "AssetJob", config: ReconcilerConfig = FOLLOWING
 ) -> dg.SensorDefinition:
     """The sensor ``new_<stream>_sensor``: one run of `job` per window touched."""
 
@@ -158,7 +158,7 @@ def arrival_sensor(
         now = datetime.now(UTC) + behind()
         with captures.open() as store:
             followed = FollowedStream(stream, store, context.instance)
-            tick = follow(context.cursor, followed, now, config)
+            tick = reconcile(context.cursor, followed, now, config)
         for message in tick.messages:
             context.log.warning(message)
         if tick.requests:

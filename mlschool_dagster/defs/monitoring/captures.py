@@ -30,7 +30,7 @@ from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.history import History
 
 if TYPE_CHECKING:
-    from mlschool_dagster.monitoring.frozen import FrozenTable
+    from mlschool_dagster.monitoring.snapshot import ParquetSnapshot
 
 LIVE_TRAFFIC = "live_traffic"
 REPORTS = ("data_quality_report", "drift_report", "performance_report")
@@ -74,7 +74,7 @@ def captured_traffic(spec: DataSpec, windows: dg.PartitionsDefinition[str]) -> d
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         from mlschool_dagster.capture.frames import captures_frame
         from mlschool_dagster.monitoring.frames import current_frame
-        from mlschool_dagster.monitoring.frozen import FrozenTable, freeze
+        from mlschool_dagster.monitoring.snapshot import ParquetSnapshot, write_snapshot
 
         with plain_errors():
             window = chosen_window(context, captures)
@@ -85,17 +85,17 @@ def captured_traffic(spec: DataSpec, windows: dg.PartitionsDefinition[str]) -> d
                 refusals = store.refusals(window)
                 frames = chain([captures_frame([])], store.stream(window))
                 current = (current_frame(frame, spec) for frame in frames)
-                freeze(current, path, **{TOKEN: token, REFUSALS: refusals})
-            frozen = FrozenTable(path)
+                write_snapshot(current, path, **{TOKEN: token, REFUSALS: refusals})
+            snapshot = ParquetSnapshot(path)
             refused = sum(refusals.values())
-            context.log.info(f"{frozen.rows} captures in window {window.key}, {refused} refusals")
+            context.log.info(f"{snapshot.rows} captures in window {window.key}, {refused} refusals")
             return dg.MaterializeResult(
                 metadata={
-                    "dagster/row_count": frozen.rows,
+                    "dagster/row_count": snapshot.rows,
                     "window": window.key,
-                    "model_versions": table(_by_version(frozen)),
+                    "model_versions": table(_by_version(snapshot)),
                     "refused": float(refused),
-                    "preview": table(frozen.tail(PREVIEW_ROWS).to_dict("records")),
+                    "preview": table(snapshot.tail(PREVIEW_ROWS).to_dict("records")),
                     "path": dg.MetadataValue.path(path),
                     CAPTURES_TOKEN: token,
                 },
@@ -131,8 +131,8 @@ def labels(spec: DataSpec, windows: dg.PartitionsDefinition[str]) -> dg.AssetsDe
         history: History,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         from mlschool_dagster.capture.frames import labels_frame
-        from mlschool_dagster.monitoring.frozen import FrozenTable, freeze
-        from mlschool_dagster.monitoring.recorded import check_metrics
+        from mlschool_dagster.monitoring.metric_records import check_metrics
+        from mlschool_dagster.monitoring.snapshot import ParquetSnapshot, write_snapshot
 
         with plain_errors():
             window = chosen_window(context, captures)
@@ -140,27 +140,27 @@ def labels(spec: DataSpec, windows: dg.PartitionsDefinition[str]) -> dg.AssetsDe
             with captures.open() as store:
                 revision = store.revision(window)
                 frames = chain([labels_frame([])], store.stream_labels(window))
-                freeze(frames, path, **{TOKEN: revision.labels_token})
-            frozen = FrozenTable(path)
-            context.log.info(f"{frozen.rows} labels in window {window.key}")
-            classes = Counter(map(str, frozen.whole(["label"])["label"]))
+                write_snapshot(frames, path, **{TOKEN: revision.labels_token})
+            snapshot = ParquetSnapshot(path)
+            context.log.info(f"{snapshot.rows} labels in window {window.key}")
+            classes = Counter(map(str, snapshot.whole(["label"])["label"]))
             strange = {
                 label: rows
                 for label, rows in classes.most_common()
                 if label not in spec.target.classes
             }
-            results = [_known_labels(window, strange, frozen.rows)]
+            results = [_known_labels(window, strange, snapshot.rows)]
             with history.metrics() as metrics:
                 metrics.record(
                     window,
                     "labels",
-                    check_metrics(window, outcomes(results)) if frozen.rows else (),
+                    check_metrics(window, outcomes(results)) if snapshot.rows else (),
                 )
             return dg.MaterializeResult(
                 metadata={
-                    "dagster/row_count": frozen.rows,
+                    "dagster/row_count": snapshot.rows,
                     "window": window.key,
-                    "coverage": frozen.rows / revision.captures if revision.captures else 0.0,
+                    "coverage": snapshot.rows / revision.captures if revision.captures else 0.0,
                     "classes": table(
                         {"class": label, "rows": rows}
                         for label, rows in classes.most_common(CLASSES_SHOWN)
@@ -256,8 +256,8 @@ def _is_monitored(instance: dg.DagsterInstance, window: Window) -> bool:
     return bool(instance.get_run_records(under_way, limit=1))
 
 
-def _by_version(frozen: "FrozenTable") -> list[dict[str, str | int]]:
-    chunks = frozen.chunks([MODEL_VERSION, ROLE])
+def _by_version(snapshot: "ParquetSnapshot") -> list[dict[str, str | int]]:
+    chunks = snapshot.chunks([MODEL_VERSION, ROLE])
     rows = Counter(key for chunk in chunks for key in chunk.itertuples(index=False, name=None))
     return [
         {MODEL_VERSION: version, ROLE: role, "rows": count}

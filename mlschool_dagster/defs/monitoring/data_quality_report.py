@@ -54,9 +54,9 @@ def data_quality_report(
         history: History,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         from mlschool_dagster.monitoring.html import quality_html
+        from mlschool_dagster.monitoring.metric_records import check_metrics, quality_metrics
         from mlschool_dagster.monitoring.plots import missing_shares
         from mlschool_dagster.monitoring.quality import columns_read, quality
-        from mlschool_dagster.monitoring.recorded import check_metrics, quality_metrics
 
         with plain_errors():
             seen = monitored_window(chosen_window(context, captures), spec, files, mlflow)

@@ -23,7 +23,7 @@ from mlschool_dagster.resources.tracking import MlflowTracking
 
 if TYPE_CHECKING:
     from mlschool_dagster.monitoring.drift import DriftReport
-    from mlschool_dagster.monitoring.sequential import Evidence
+    from mlschool_dagster.monitoring.e_values import Evidence
 
 NAME = "drift_report"
 NO_DRIFT = "no_drift"
@@ -95,26 +95,27 @@ def drift_report(spec: DataSpec, windows: dg.PartitionsDefinition[str]) -> dg.As
         mlflow: MlflowTracking,
         history: History,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        from mlschool_dagster.monitoring.baseline import Baseline
-        from mlschool_dagster.monitoring.drift import drift_from
-        from mlschool_dagster.monitoring.drift_history import drift_metrics, earlier_e_values
-        from mlschool_dagster.monitoring.evidence_plot import evidence_plot
+        from mlschool_dagster.monitoring.drift import SEGMENT_ROWS, drift_by_segment, drift_from
+        from mlschool_dagster.monitoring.e_values import CompositeNull, evidence
         from mlschool_dagster.monitoring.html import drift_html
-        from mlschool_dagster.monitoring.plots import distributions
-        from mlschool_dagster.monitoring.recorded import check_metrics
-        from mlschool_dagster.monitoring.segment_drift import SEGMENT_ROWS, drift_by_segment
-        from mlschool_dagster.monitoring.sequential import Region, evidence
+        from mlschool_dagster.monitoring.metric_records import (
+            check_metrics,
+            drift_metrics,
+            earlier_e_values,
+        )
+        from mlschool_dagster.monitoring.plots import distributions, evidence_plot
+        from mlschool_dagster.monitoring.reference_profile import ReferenceProfile
 
         with plain_errors():
             settings = config.drift()
             seen = monitored_window(chosen_window(context, captures), spec, files, mlflow)
             version = seen.subject.model_version
-            baseline = Baseline(seen.reference, spec)
+            baseline = ReferenceProfile(seen.reference, spec)
             summary = baseline.summary(
                 seen.table.chunks([*spec.input_names, PREDICTION, CONFIDENCE])
             )
             found = drift_from(baseline, summary, settings)
-            e_values = Region(baseline, settings).e_values(summary)
+            e_values = CompositeNull(baseline, settings).e_values(summary)
             with history.metrics() as metrics:
                 earlier = earlier_e_values(metrics, seen.window, version)
                 gathered = evidence([*earlier.values(), e_values], settings.alpha)

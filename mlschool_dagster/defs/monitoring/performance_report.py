@@ -17,9 +17,9 @@ from mlschool_dagster.defs.monitoring.windows import (
     MonitoredWindow,
     ReportConfig,
     chosen_window,
-    frozen_table,
     monitored_window,
     version_folder,
+    window_snapshot,
     windowed_asset,
 )
 from mlschool_dagster.monitoring.config import DEFAULT_ACCURACY_THRESHOLD, TOLERATED_DIFFERENCE
@@ -81,15 +81,15 @@ def performance_report(
         import numpy as np
 
         from mlschool_dagster.modeling.plots import confusion_matrix
+        from mlschool_dagster.monitoring.confusion import LABELS_READ, columns_read
         from mlschool_dagster.monitoring.html import performance_html
+        from mlschool_dagster.monitoring.metric_records import check_metrics, performance_metrics
         from mlschool_dagster.monitoring.performance import performance
         from mlschool_dagster.monitoring.plots import accuracy
-        from mlschool_dagster.monitoring.recorded import check_metrics, performance_metrics
-        from mlschool_dagster.monitoring.tally import LABELS_READ, columns_read
 
         with plain_errors():
             seen = monitored_window(chosen_window(context, captures), spec, files, mlflow)
-            labels = frozen_table(files, seen.window, LABELS_FILE)
+            labels = window_snapshot(files, seen.window, LABELS_FILE)
             found = performance(
                 seen.table.chunks(columns_read(spec)),
                 labels.chunks(LABELS_READ),

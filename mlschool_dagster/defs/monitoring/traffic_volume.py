@@ -11,7 +11,7 @@ from mlschool_dagster.defs.common import OWNERS, PlainConfig, picture, plain_err
 from mlschool_dagster.defs.monitoring.captures import LIVE_TRAFFIC
 from mlschool_dagster.defs.monitoring.windows import GROUP
 from mlschool_dagster.monitoring.traffic import REPORT as NAME
-from mlschool_dagster.monitoring.volume import VolumeConfig
+from mlschool_dagster.monitoring.traffic import VolumeConfig
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.history import History
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from mlschool_dagster.monitoring.metrics import Metric
-    from mlschool_dagster.monitoring.traffic import Look
+    from mlschool_dagster.monitoring.traffic import TrafficCheck
 
 TOKENS = "tokens"
 _DEFAULTS = VolumeConfig()
@@ -85,11 +85,13 @@ def traffic_volume() -> dg.AssetsDefinition:
         captures: Captures,
         history: History,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        from mlschool_dagster.monitoring.traffic import look
+        from mlschool_dagster.monitoring.traffic import check_traffic
 
         with plain_errors(), captures.open() as store, history.metrics() as metrics:
-            seen = look(store, metrics, _tokens(context.instance), utc_now(), config.volume())
-        context.log.info(f"{len(seen.news)} windows are new or have changed")
+            seen = check_traffic(
+                store, metrics, _tokens(context.instance), utc_now(), config.volume()
+            )
+        context.log.info(f"{len(seen.changed_windows)} windows are new or have changed")
         return dg.MaterializeResult(
             metadata={**_figures(seen), TOKENS: dg.MetadataValue.json(seen.tokens)},
             check_results=[_volume_check(seen), _freshness_check(seen)],
@@ -106,9 +108,9 @@ def _tokens(instance: dg.DagsterInstance) -> dict[str, str]:
     return dict(tokens)  # type: ignore[arg-type]
 
 
-def _figures(seen: "Look") -> "dict[str, dg.MetadataValue | float]":
+def _figures(seen: "TrafficCheck") -> "dict[str, dg.MetadataValue | float]":
     from mlschool_dagster.monitoring.metrics import MetricName
-    from mlschool_dagster.monitoring.traffic_plot import volume_picture
+    from mlschool_dagster.monitoring.plots import volume_picture
 
     rows = [found[MetricName.ROWS] for found in seen.windows.values()]
     figures: dict[str, dg.MetadataValue | float] = {
@@ -138,7 +140,7 @@ def _row(rows: "Metric") -> dict[str, str | int | float | None]:
     }
 
 
-def _volume_check(seen: "Look") -> dg.AssetCheckResult:
+def _volume_check(seen: "TrafficCheck") -> dg.AssetCheckResult:
     from mlschool_dagster.monitoring.metrics import MetricName
 
     if seen.findings:
@@ -172,7 +174,7 @@ def _expected(rows: "Metric") -> str:
     return f"{rows.lower:.0f} to {rows.upper:.0f} are usual"
 
 
-def _freshness_check(seen: "Look") -> dg.AssetCheckResult:
+def _freshness_check(seen: "TrafficCheck") -> dg.AssetCheckResult:
     if seen.silence is None:
         told = "There has been no traffic yet."
     elif seen.pause is None:

@@ -20,8 +20,8 @@ from mlschool_dagster.resources.tracking import MlflowTracking
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mlschool_dagster.monitoring.frozen import FrozenTable
     from mlschool_dagster.monitoring.page import Subject
+    from mlschool_dagster.monitoring.snapshot import ParquetSnapshot
 
 GROUP = "monitoring"
 TRAFFIC_FILE = "captured_traffic.parquet"
@@ -91,19 +91,19 @@ def chosen_window(context: dg.AssetExecutionContext, captures: Captures) -> Wind
     )
 
 
-def frozen_table(files: PlatformFiles, window: Window, name: str) -> "FrozenTable":
+def window_snapshot(files: PlatformFiles, window: Window, name: str) -> "ParquetSnapshot":
     """The window's file `name`.
 
     Raises:
         UserError: the window has not been frozen.
     """
-    from mlschool_dagster.monitoring.frozen import FrozenTable
+    from mlschool_dagster.monitoring.snapshot import ParquetSnapshot
 
     path = files.window(window, name)
     if not path.exists():
         asset = name.removesuffix(".parquet")
         raise UserError(f"{asset} of window {window.key} is missing; materialize it first.")
-    return FrozenTable(path)
+    return ParquetSnapshot(path)
 
 
 def covered_token(
@@ -130,7 +130,7 @@ class MonitoredWindow:
     """A window's frozen traffic beside the reference of the version that served it last."""
 
     window: Window
-    table: "FrozenTable"
+    table: "ParquetSnapshot"
     """The traffic, one row a capture, as `frames.current_frame` shapes it."""
     reference: "pd.DataFrame"
     subject: "Subject"
@@ -187,7 +187,7 @@ def monitored_window(
     from mlschool_dagster.modeling.version_folder import REFERENCE_FILE
     from mlschool_dagster.monitoring.page import Subject
 
-    table = frozen_table(files, window, TRAFFIC_FILE)
+    table = window_snapshot(files, window, TRAFFIC_FILE)
     if table.rows:
         version = str(table.tail(1)[MODEL_VERSION].item())
     else:

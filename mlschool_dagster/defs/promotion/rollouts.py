@@ -18,8 +18,8 @@ from mlschool_dagster.defs.promotion.promotion_ledger import (
     LANDED,
 )
 from mlschool_dagster.defs.serving.endpoint_health import NAME as ENDPOINT_HEALTH
-from mlschool_dagster.monitoring.following import RunStatus
 from mlschool_dagster.monitoring.metrics import Metric
+from mlschool_dagster.monitoring.reconciler import RunStatus
 from mlschool_dagster.promotion.episode import Episode, Step
 from mlschool_dagster.promotion.evidence import Health, PairedEvidence
 from mlschool_dagster.promotion.pairing import landed

@@ -13,8 +13,7 @@ from mlschool_dagster.clock import utc_now
 from mlschool_dagster.defs.maintenance import retention
 from mlschool_dagster.defs.monitoring.captures import REPORTS
 from mlschool_dagster.defs.monitoring.windows import CAPTURES_TOKEN, LABELS_TOKEN, covered_token
-from mlschool_dagster.monitoring.history import open_history
-from mlschool_dagster.monitoring.metrics import Metric, MetricName
+from mlschool_dagster.monitoring.metrics import Metric, MetricName, open_history
 from mlschool_dagster.owned import is_owned, make_owned
 from mlschool_dagster_tests.capture.samples import NOON, capture, label
 from mlschool_dagster_tests.platform import LATER, WINDOW, Platform, sentence

@@ -8,14 +8,14 @@ from mlschool_dagster.dataset.spec import load_spec
 from mlschool_dagster.definitions import build_definitions
 from mlschool_dagster.defs.jobs import asset_jobs
 from mlschool_dagster.defs.monitoring.arrival_sensors import CAPTURES, LABELS, arrival_sensor
-from mlschool_dagster.monitoring.following import FollowingConfig
+from mlschool_dagster.monitoring.reconciler import ReconcilerConfig
 from mlschool_dagster.settings import Settings
 
 # Longer than a run takes: a second one beside it would prove nothing.
-FAST = FollowingConfig(backoff=timedelta(seconds=5), stale_after=timedelta(seconds=90))
+FAST = ReconcilerConfig(backoff=timedelta(seconds=5), stale_after=timedelta(seconds=90))
 
 
-def monitoring_definitions(config: FollowingConfig) -> dg.Definitions:
+def monitoring_definitions(config: ReconcilerConfig) -> dg.Definitions:
     """The real assets and monitoring job, with sensors as patient as `config` says."""
     real = build_definitions()
     jobs = asset_jobs(load_spec(Settings.from_environment().spec))

@@ -1,7 +1,6 @@
 """What reports conclude is in the history, and estimates are held against what came true there."""
 
-from mlschool_dagster.monitoring.history import open_history
-from mlschool_dagster.monitoring.metrics import ALL, Metric, MetricName
+from mlschool_dagster.monitoring.metrics import ALL, Metric, MetricName, open_history
 from mlschool_dagster_tests.platform import (
     WINDOW,
     Platform,

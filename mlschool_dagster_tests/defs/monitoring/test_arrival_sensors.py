@@ -17,11 +17,11 @@ from mlschool_dagster.defs.monitoring.arrival_sensors import (
     Stream,
     arrival_sensor,
 )
-from mlschool_dagster.monitoring.following import FollowingConfig
+from mlschool_dagster.monitoring.reconciler import ReconcilerConfig
 from mlschool_dagster_tests.capture.samples import NOON, capture, label
 from mlschool_dagster_tests.platform import LATER, SPEC, WINDOW, Platform
 
-FAST = FollowingConfig(backoff=timedelta(0), stale_after=timedelta(minutes=10))
+FAST = ReconcilerConfig(backoff=timedelta(0), stale_after=timedelta(minutes=10))
 
 
 class Ticks:

@@ -11,7 +11,7 @@ import pytest
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.defs.monitoring.arrival_sensors import CAPTURES
 from mlschool_dagster.defs.monitoring.captures import REPORTS
-from mlschool_dagster.monitoring.history import open_history
+from mlschool_dagster.monitoring.metrics import open_history
 from mlschool_dagster_tests.capture.samples import NOON, capture
 from mlschool_dagster_tests.defs.monitoring.test_arrival_sensors import Ticks
 from mlschool_dagster_tests.defs.monitoring.test_crashes import covered, daemon, land, wait_until

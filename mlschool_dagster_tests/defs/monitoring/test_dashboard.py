@@ -11,11 +11,11 @@ import pytest
 
 from mlschool_dagster.defs.monitoring.dashboard import PAGE, SHOWN
 from mlschool_dagster.defs.monitoring.dashboard_sensor import dashboard_job, dashboard_sensor
-from mlschool_dagster.monitoring.history import open_history
+from mlschool_dagster.monitoring.metrics import open_history
 from mlschool_dagster.promotion.episode import Entry, Step
 from mlschool_dagster.promotion.ledger import open_ledger
 from mlschool_dagster.serving.desired_state import Deployment, Plan, Release, record_deployment
-from mlschool_dagster_tests.monitoring import month
+from mlschool_dagster_tests.monitoring import traffic_month
 from mlschool_dagster_tests.monitoring.samples import START
 from mlschool_dagster_tests.platform import WINDOW, Platform, metadata, traffic, truth
 
@@ -43,7 +43,7 @@ def test_a_platform_on_which_nothing_has_happened_has_a_page_that_says_so(
 
 def test_the_page_shows_metrics_deployments_and_promotions(platform: Platform) -> None:
     history = open_history(platform.settings.history)
-    month.fill(history, 12)
+    traffic_month.fill(history, 12)
     history.close()
     at = START
     deployed = Deployment(Plan(Release("7", platform.home)), "deadbeefcafe", "<the best>", at=at)

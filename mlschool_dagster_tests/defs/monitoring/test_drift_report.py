@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from mlschool_dagster.monitoring.history import SqlHistory
-from mlschool_dagster.monitoring.metrics import Metric, MetricName
+from mlschool_dagster.monitoring.metrics import Metric, MetricName, SqlHistory
 from mlschool_dagster_tests.platform import LATER, WINDOW, Platform, checks, metadata, traffic
 
 ASSETS = ["captured_traffic", "drift_report"]

@@ -10,8 +10,7 @@ import pytest
 from mlschool_dagster.capture.records import Capture
 from mlschool_dagster.capture.windows import LENGTH, Window
 from mlschool_dagster.clock import utc_now
-from mlschool_dagster.monitoring.history import open_history
-from mlschool_dagster.monitoring.metrics import Metric, MetricName
+from mlschool_dagster.monitoring.metrics import Metric, MetricName, open_history
 from mlschool_dagster_tests.platform import (
     SPEC,
     Platform,

@@ -14,8 +14,7 @@ from mlschool_dagster.clock import utc_now
 from mlschool_dagster.defs.promotion.promotion_sensor import LEDGER_JOB
 from mlschool_dagster.deployment.local import LocalEndpoint
 from mlschool_dagster.local.platform import local_endpoint
-from mlschool_dagster.monitoring.history import open_history
-from mlschool_dagster.monitoring.metrics import Metric, MetricName
+from mlschool_dagster.monitoring.metrics import Metric, MetricName, open_history
 from mlschool_dagster.promotion.episode import Entry, Step
 from mlschool_dagster_tests.defs.promotion.sensor_driver import (
     Sensor,

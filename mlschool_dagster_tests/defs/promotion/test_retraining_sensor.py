@@ -10,8 +10,7 @@ import pytest
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.definitions import build_definitions
-from mlschool_dagster.monitoring.history import open_history
-from mlschool_dagster.monitoring.metrics import Metric, MetricName
+from mlschool_dagster.monitoring.metrics import Metric, MetricName, open_history
 from mlschool_dagster.promotion.episode import Step
 from mlschool_dagster.resources.promotion import PromotionPolicy
 from mlschool_dagster_tests.defs.promotion.sensor_driver import Sensor, append, last, serves, steps

@@ -22,9 +22,9 @@ from statistics import NormalDist
 import numpy as np
 
 from mlschool_dagster.dataset.spec import CONFIDENCE, TOGETHER
-from mlschool_dagster.monitoring.baseline import Baseline, Summary
 from mlschool_dagster.monitoring.config import DriftConfig
 from mlschool_dagster.monitoring.metrics import ALL
+from mlschool_dagster.monitoring.reference_profile import ReferenceProfile, WindowSummary
 from mlschool_dagster.monitoring.statistics import Counts, Floats
 
 HORIZON = 1_000
@@ -67,24 +67,24 @@ class _Bet:
         return np.log1p(STAKES[:, None] * (self.values / self.limit - 1))
 
 
-class Region:
+class CompositeNull:
     """All that a quiet window's truth may be, given the reference of `baseline`."""
 
-    def __init__(self, baseline: Baseline, config: DriftConfig) -> None:
+    def __init__(self, baseline: ReferenceProfile, config: DriftConfig) -> None:
         self._wins = {
             counted: np.stack([bet.logarithms() for bet in bets])
             for counted, bets in _bets(baseline, config).items()
             if bets
         }
 
-    def e_values(self, window: Summary) -> dict[str, float]:
+    def e_values(self, window: WindowSummary) -> dict[str, float]:
         """The window's own evidence against "no drift", by column; 1 says nothing.
 
         That of `ALL` is about what each numeric column is given the others.
         """
-        return {name: float(told) for name, told in self.capital(self.logarithms(window)).items()}
+        return {name: float(told) for name, told in self.wealth(self.logarithms(window)).items()}
 
-    def logarithms(self, window: Summary) -> dict[str, Floats]:
+    def logarithms(self, window: WindowSummary) -> dict[str, Floats]:
         """The logarithms of what every bet on a column has won: (bets, stakes).
 
         Those of several windows add up to those of all their rows.
@@ -95,20 +95,20 @@ class Region:
             won.setdefault(stream, []).append(wins @ _counts(window, column, of))
         return {stream: np.concatenate(parts) for stream, parts in won.items()}
 
-    def capital(self, logarithms: Mapping[str, Floats]) -> dict[str, Floats]:
+    def wealth(self, logarithms: Mapping[str, Floats]) -> dict[str, Floats]:
         """The e-values of bets that have won so much: (..., bets, stakes) becomes (...)."""
         return {
-            stream: np.asarray(np.minimum(_capital(won), LARGEST).mean(axis=-1))
+            stream: np.asarray(np.minimum(_wealth(won), LARGEST).mean(axis=-1))
             for stream, won in logarithms.items()
         }
 
 
-def _capital(logarithms: Floats) -> Floats:
+def _wealth(logarithms: Floats) -> Floats:
     """What has become of a capital of 1 that was spread evenly over the stakes (last axis)."""
     return np.asarray(np.exp(np.minimum(logarithms, math.log(LARGEST) + 9)).mean(axis=-1))
 
 
-def _counts(window: Summary, column: str, of: _Of) -> Counts:
+def _counts(window: WindowSummary, column: str, of: _Of) -> Counts:
     if of is _Of.UNEXPLAINED:
         return window.residuals[column]
     counted = window.profile.column(column)
@@ -117,7 +117,7 @@ def _counts(window: Summary, column: str, of: _Of) -> Counts:
     return counted.counts
 
 
-def _bets(baseline: Baseline, config: DriftConfig) -> dict[tuple[str, _Of], list[_Bet]]:
+def _bets(baseline: ReferenceProfile, config: DriftConfig) -> dict[tuple[str, _Of], list[_Bet]]:
     """The bets on each column, whose limits hold the truth together but for alpha/2."""
     own, spec = baseline.own, baseline.spec
     ranked = {
@@ -151,7 +151,7 @@ def _ranks(counts: Counts, error: float, deviations: float) -> list[_Bet]:
 
     The mean of the first over new values from the reference's distribution is 1 less the mean of as
     many independent uniform variables as the reference has values, whatever the distribution; that
-    of the second likewise, to first order. Hence the region. Shifts up to `deviations` are part of
+    of the second likewise, to first order. Hence the null. Shifts up to `deviations` are part of
     it.
     """
     total = int(counts.sum())
@@ -188,7 +188,7 @@ def _limit(values: Floats, counts: Counts, error: float) -> float:
     # Bisection: the bet that the mean is below a value wins the more, the larger the value.
     while refuted - held > LIMIT_PRECISION:
         middle = (held + refuted) / 2
-        capital = _capital(_Bet(1 - values, 1 - middle).logarithms() @ counts)
+        capital = _wealth(_Bet(1 - values, 1 - middle).logarithms() @ counts)
         if capital >= 2 / error:
             refuted = middle
         else:

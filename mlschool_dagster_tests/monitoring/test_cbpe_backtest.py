@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from mlschool_dagster.capture.windows import Window
-from mlschool_dagster.monitoring.estimates import EstimatesVerdict, compare_estimates
+from mlschool_dagster.monitoring.cbpe_backtest import BacktestVerdict, backtest
 from mlschool_dagster.monitoring.metrics import Metric, MetricName
 from mlschool_dagster_tests.monitoring.samples import START
 
@@ -26,25 +26,25 @@ def history(windows: int, covered: int, labelled: int = 50) -> list[Metric]:
 @pytest.mark.parametrize(
     ("windows", "covered", "verdict"),
     [
-        (0, 0, EstimatesVerdict.NOT_ENOUGH_DATA),
-        (9, 0, EstimatesVerdict.NOT_ENOUGH_DATA),
-        (10, 10, EstimatesVerdict.HOLD),
-        (20, 18, EstimatesVerdict.HOLD),
-        (20, 16, EstimatesVerdict.HOLD),
-        (20, 10, EstimatesVerdict.FAIL),
+        (0, 0, BacktestVerdict.NOT_ENOUGH_DATA),
+        (9, 0, BacktestVerdict.NOT_ENOUGH_DATA),
+        (10, 10, BacktestVerdict.HOLD),
+        (20, 18, BacktestVerdict.HOLD),
+        (20, 16, BacktestVerdict.HOLD),
+        (20, 10, BacktestVerdict.FAIL),
     ],
 )
 def test_the_verdict_allows_for_chance(
-    windows: int, covered: int, verdict: EstimatesVerdict
+    windows: int, covered: int, verdict: BacktestVerdict
 ) -> None:
-    report = compare_estimates(history(windows, covered))
+    report = backtest(history(windows, covered))
     assert report.verdict is verdict
     assert report.covered == covered
     assert len(report.rows()) == windows
 
 
 def test_errors_are_told_by_window_newest_first() -> None:
-    report = compare_estimates(history(20, 10))
+    report = backtest(history(20, 10))
     assert report.mean_absolute_error == pytest.approx((0.02 + 0.42) / 2)
     newest = report.rows()[0]
     assert (newest["window"], newest["covered"]) == ("2026-11-21-18:00", False)
@@ -58,8 +58,8 @@ def test_windows_with_few_labels_or_none_do_not_count() -> None:
         Metric(window, MetricName.ESTIMATE_OF_LABELLED, None, 0),
         Metric(window, MetricName.REALISED_ACCURACY, None, 0),
     ]
-    assert not compare_estimates(unlabelled).comparisons
-    assert not compare_estimates(history(20, 10, labelled=29)).comparisons
+    assert not backtest(unlabelled).comparisons
+    assert not backtest(history(20, 10, labelled=29)).comparisons
 
 
 def test_segments_and_versions_are_left_out() -> None:
@@ -69,6 +69,6 @@ def test_segments_and_versions_are_left_out() -> None:
         for name in (MetricName.ESTIMATE_OF_LABELLED, MetricName.REALISED_ACCURACY)
         for segment, version in (("sex=MALE", ""), ("", "3"))
     ]
-    report = compare_estimates([*history(1, 1), *parts])
+    report = backtest([*history(1, 1), *parts])
     (only,) = report.comparisons
     assert only.realised.value == 0.9

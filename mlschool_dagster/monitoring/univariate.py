@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlschool_dagster.dataset.spec import CONFIDENCE, PREDICTION, NumericColumn
-from mlschool_dagster.monitoring.baseline import Baseline, Summary
 from mlschool_dagster.monitoring.config import DriftConfig
 from mlschool_dagster.monitoring.metrics import ALL
 from mlschool_dagster.monitoring.multivariate import joint_test, shifts_given_others
@@ -16,6 +15,7 @@ from mlschool_dagster.monitoring.profiles import (
     Quantity,
     distance_in_deviations,
 )
+from mlschool_dagster.monitoring.reference_profile import ReferenceProfile, WindowSummary
 from mlschool_dagster.monitoring.statistics import (
     TestResult,
     anderson_darling,
@@ -42,7 +42,7 @@ _JOINT = Method("relations", "Hotelling, permuted", "distance beyond chance in s
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class UncorrectedTest:
     """A column's test before the correction; no result means not enough data."""
 
     column: str
@@ -53,7 +53,9 @@ class Comparison:
     remark: str = ""
 
 
-def comparisons(baseline: Baseline, window: Summary, config: DriftConfig) -> Iterator[Comparison]:
+def uncorrected_tests(
+    baseline: ReferenceProfile, window: WindowSummary, config: DriftConfig
+) -> Iterator[UncorrectedTest]:
     """Every test of `window`: the same ones, in the same order, whatever it holds."""
     now, then = window.profile, baseline.own.profile
     shifts = _shifts(baseline, now, config)
@@ -63,7 +65,7 @@ def comparisons(baseline: Baseline, window: Summary, config: DriftConfig) -> Ite
             yield _quantity(name, baseline, now.quantities[name], config)
             if name in baseline.design.judged:
                 sizes = now.quantities[name].present, then.quantities[name].present
-                yield Comparison(name, _GIVEN, *sizes, shifts.get(name))
+                yield UncorrectedTest(name, _GIVEN, *sizes, shifts.get(name))
         else:
             yield _categories(name, now.categories[name], then.categories[name], config)
         yield _missing(name, now.column(name), then.column(name), config)
@@ -72,10 +74,10 @@ def comparisons(baseline: Baseline, window: Summary, config: DriftConfig) -> Ite
     sizes = len(window.sample), len(baseline.own.sample)
     enough = min(sizes) >= config.minimum_rows
     result = joint_test(window.sample, baseline.own.sample) if enough else None
-    yield Comparison(ALL, _JOINT, *sizes, result)
+    yield UncorrectedTest(ALL, _JOINT, *sizes, result)
 
 
-def _shifts(baseline: Baseline, now: Profile, config: DriftConfig) -> dict[str, TestResult]:
+def _shifts(baseline: ReferenceProfile, now: Profile, config: DriftConfig) -> dict[str, TestResult]:
     """The tests of each numeric column that has enough values given the other columns."""
     then = baseline.own.profile
     if min(now.rows, then.rows) < config.minimum_rows:
@@ -100,43 +102,47 @@ def _known_share(profile: Profile, name: str) -> float:
     return (column.present - unknown) / profile.rows
 
 
-def _quantity(name: str, baseline: Baseline, now: Quantity, config: DriftConfig) -> Comparison:
+def _quantity(
+    name: str, baseline: ReferenceProfile, now: Quantity, config: DriftConfig
+) -> UncorrectedTest:
     then = baseline.own.profile.quantities[name]
     sizes = now.present, then.present
     if min(sizes) < config.minimum_rows:
-        return Comparison(name, _QUANTITY, *sizes, result=None)
+        return UncorrectedTest(name, _QUANTITY, *sizes, result=None)
     cells = baseline.cells.quantities[name]
     distance = distance_in_deviations(now, then, cells)
     result = TestResult(*anderson_darling(now.counts, then.counts), distance)
     remark = f"mean {cells.mean(now):.4g}, was {cells.mean(then):.4g}"
-    return Comparison(name, _QUANTITY, *sizes, result, remark)
+    return UncorrectedTest(name, _QUANTITY, *sizes, result, remark)
 
 
-def _confidence(now: Quantity, then: Quantity, config: DriftConfig) -> Comparison:
+def _confidence(now: Quantity, then: Quantity, config: DriftConfig) -> UncorrectedTest:
     sizes = now.present, then.present
     if min(sizes) < config.minimum_rows:
-        return Comparison(CONFIDENCE, _MEAN, *sizes, result=None)
+        return UncorrectedTest(CONFIDENCE, _MEAN, *sizes, result=None)
     errors = now.variance / now.present, then.variance / then.present
     result = welch(now.mean - then.mean, errors, sizes)
     remark = f"mean {now.mean:.4g}, was {then.mean:.4g}"
-    return Comparison(CONFIDENCE, _MEAN, *sizes, result, remark)
+    return UncorrectedTest(CONFIDENCE, _MEAN, *sizes, result, remark)
 
 
-def _categories(name: str, now: Categories, then: Categories, config: DriftConfig) -> Comparison:
+def _categories(
+    name: str, now: Categories, then: Categories, config: DriftConfig
+) -> UncorrectedTest:
     sizes = now.present, then.present
     if min(sizes) < config.minimum_rows:
-        return Comparison(name, _CATEGORIES, *sizes, result=None)
+        return UncorrectedTest(name, _CATEGORIES, *sizes, result=None)
     unknown = int(now.counts[-1])
     remark = f"{unknown} values outside the known categories" if unknown else ""
-    return Comparison(name, _CATEGORIES, *sizes, homogeneity(now.counts, then.counts), remark)
+    return UncorrectedTest(name, _CATEGORIES, *sizes, homogeneity(now.counts, then.counts), remark)
 
 
 def _missing(
     name: str, now: Quantity | Categories, then: Quantity | Categories, config: DriftConfig
-) -> Comparison:
+) -> UncorrectedTest:
     sizes = now.present + now.missing, then.present + then.missing
     if min(sizes) < config.minimum_rows:
-        return Comparison(name, _MISSING, *sizes, result=None)
+        return UncorrectedTest(name, _MISSING, *sizes, result=None)
     counts = [np.array([column.missing, column.present]) for column in (now, then)]
     remark = f"{now.missing / sizes[0]:.1%} missing, was {then.missing / sizes[1]:.1%}"
-    return Comparison(name, _MISSING, *sizes, homogeneity(*counts), remark)
+    return UncorrectedTest(name, _MISSING, *sizes, homogeneity(*counts), remark)

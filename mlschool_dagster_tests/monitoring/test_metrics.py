@@ -11,8 +11,7 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from mlschool_dagster.capture.windows import Window
-from mlschool_dagster.monitoring.history import open_history
-from mlschool_dagster.monitoring.metrics import Metric, MetricName, MetricsHistory
+from mlschool_dagster.monitoring.metrics import Metric, MetricName, MetricsHistory, open_history
 from mlschool_dagster_tests.monitoring.samples import START
 
 WINDOWS = [Window(START + timedelta(hours=hours)) for hours in range(4)]

@@ -24,7 +24,7 @@ LEAST_COVERAGE = 0.9
 """Of intervals at 95 %, with a margin for what no calibration knows of a world that shifts."""
 
 
-class EstimatesVerdict(StrEnum):
+class BacktestVerdict(StrEnum):
     """What can be said of the estimates."""
 
     HOLD = "they hold"
@@ -33,7 +33,7 @@ class EstimatesVerdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class BacktestedWindow:
     """A window with enough labels: the accuracy they let expect, and the one they showed."""
 
     estimated: Metric
@@ -57,10 +57,10 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class EstimatesReport:
+class BacktestReport:
     """The estimates beside what came true, oldest window first."""
 
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[BacktestedWindow, ...]
 
     @property
     def covered(self) -> int:
@@ -80,20 +80,20 @@ class EstimatesReport:
         return sum(abs(found.error) for found in self.comparisons) / len(self.comparisons)
 
     @property
-    def verdict(self) -> EstimatesVerdict:
+    def verdict(self) -> BacktestVerdict:
         """They fail only if the coverage is below `LEAST_COVERAGE` beyond chance (Wilson)."""
         windows = len(self.comparisons)
         if windows < MINIMUM_WINDOWS:
-            return EstimatesVerdict.NOT_ENOUGH_DATA
+            return BacktestVerdict.NOT_ENOUGH_DATA
         if wilson_interval(self.covered, windows)[1] < LEAST_COVERAGE:
-            return EstimatesVerdict.FAIL
-        return EstimatesVerdict.HOLD
+            return BacktestVerdict.FAIL
+        return BacktestVerdict.HOLD
 
     @property
     def summary(self) -> str:
         """The verdict as one sentence."""
         windows = len(self.comparisons)
-        if self.mean_absolute_error is None or self.verdict is EstimatesVerdict.NOT_ENOUGH_DATA:
+        if self.mean_absolute_error is None or self.verdict is BacktestVerdict.NOT_ENOUGH_DATA:
             return (
                 f"Not enough data to judge the estimates: windows with at least {SMALL} labelled "
                 f"rows so far: {windows}; a verdict needs {MINIMUM_WINDOWS}."
@@ -102,7 +102,7 @@ class EstimatesReport:
             f"the realised accuracy lay in the estimated interval in {self.covered} of {windows} "
             f"windows, {self.mean_absolute_error:.3f} from the estimate in the mean"
         )
-        if self.verdict is EstimatesVerdict.HOLD:
+        if self.verdict is BacktestVerdict.HOLD:
             return f"The estimates can be believed: {held}."
         return f"The estimates, or the labels, cannot be believed: {held}."
 
@@ -125,7 +125,7 @@ class EstimatesReport:
         ]
 
 
-def compare_estimates(metrics: Sequence[Metric]) -> EstimatesReport:
+def backtest(metrics: Sequence[Metric]) -> BacktestReport:
     """The report of what a history says under the names `COMPARED`.
 
     Windows with fewer than `SMALL` labelled rows are left out: any estimate would do for them.
@@ -137,9 +137,9 @@ def compare_estimates(metrics: Sequence[Metric]) -> EstimatesReport:
     }
     windows = sorted({window for window, _ in of_all})
     pairs = ([of_all.get((window, name)) for name in COMPARED] for window in windows)
-    return EstimatesReport(
+    return BacktestReport(
         tuple(
-            Comparison(estimated, realised)
+            BacktestedWindow(estimated, realised)
             for estimated, realised in pairs
             if estimated is not None and realised is not None and realised.rows >= SMALL
         )

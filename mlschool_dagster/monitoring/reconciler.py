@@ -1,7 +1,7 @@
 """Following a store: which windows need a report now, so that each event is in a report, once.
 
-`follow` is the mind of a sensor, free of any scheduler: given what it remembered, what has landed
-since, what the reports cover and which runs exist, it says which runs to request and what to
+`reconcile` is the mind of a sensor, free of any scheduler: given what it remembered, what has
+landed since, what the reports cover and which runs exist, it says which runs to request and what to
 remember. It relies on three properties instead of on its own memory being up to date:
 
 - A report covers a revision *token* of its window, told by the report itself. A window is done when
@@ -65,8 +65,11 @@ class RunRequest:
         return f"{self.window.key}@{self.token}#{self.attempt}"
 
 
-class Followed(Protocol):
-    """What is being followed; the answers must be the present ones at each call."""
+class WindowSource(Protocol):
+    """Windows, what landed in them, and the runs that report on them.
+
+    Each call answers with the present state.
+    """
 
     def changes(self, cursor: str | None) -> Changes:
         """The windows in which something landed after `cursor`."""
@@ -82,7 +85,7 @@ class Followed(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class FollowingConfig:
+class ReconcilerConfig:
     """How patient to be.
 
     After a failure the next attempt waits ``backoff``, doubled with every further failure in a row
@@ -151,8 +154,8 @@ class _State:
             ) from None
 
 
-def follow(
-    state: str | None, followed: Followed, now: datetime, config: FollowingConfig | None = None
+def reconcile(
+    state: str | None, source: WindowSource, now: datetime, config: ReconcilerConfig | None = None
 ) -> Tick:
     """One tick: which runs to request at `now` (timezone-aware), given the remembered `state`.
 
@@ -166,13 +169,13 @@ def follow(
     Raises:
         UserError: `state` is no state of this version.
     """
-    config = config or FollowingConfig()
-    remembered = _take_in(_State.load(state), followed, now, config)
+    config = config or ReconcilerConfig()
+    remembered = _ingest(_State.load(state), source, now, config)
     requests: list[RunRequest] = []
     pending: list[str] = []
     messages: list[str] = []
     for key in remembered.pending:
-        decision = _decide(Window.from_key(key), followed, now, config)
+        decision = _decide(Window.from_key(key), source, now, config)
         if decision.message:
             messages.append(decision.message)
         if decision.pending:
@@ -183,8 +186,8 @@ def follow(
     return Tick(tuple(requests), settled.dump(), tuple(messages), settled.later)
 
 
-def _take_in(state: _State, followed: Followed, now: datetime, config: FollowingConfig) -> _State:
-    changes = followed.changes(state.cursor)
+def _ingest(state: _State, source: WindowSource, now: datetime, config: ReconcilerConfig) -> _State:
+    changes = source.changes(state.cursor)
     target = changes.cursor if state.next_cursor is None else state.next_cursor
     present = Window.of(now)
     later = {*state.later, *(w.key for w in changes.windows if w > present)}
@@ -218,7 +221,7 @@ class _Decision:
 
 
 def _decide(
-    window: Window, followed: Followed, now: datetime, config: FollowingConfig
+    window: Window, source: WindowSource, now: datetime, config: ReconcilerConfig
 ) -> _Decision:
     if window < earliest(now):
         return _Decision(
@@ -228,11 +231,11 @@ def _decide(
         )
     # The order matters: a run that ends, or an event that lands, between two of these questions
     # may cause one report too many, never one too few, and never two runs at once.
-    runs = followed.runs(window)
+    runs = source.runs(window)
     if any(_under_way(run, now, config) for run in runs):
         return _Decision(pending=True)
-    coverage = followed.coverage(window)
-    token = followed.token(window)
+    coverage = source.coverage(window)
+    token = source.token(window)
     if coverage == token:
         return _Decision(pending=False)
     if _rests(window, runs, now, config):
@@ -250,13 +253,13 @@ def _decide(
     return _Decision(pending=True, request=request, message=_reason(request, runs))
 
 
-def _under_way(run: Run, now: datetime, config: FollowingConfig) -> bool:
+def _under_way(run: Run, now: datetime, config: ReconcilerConfig) -> bool:
     if run.status is RunStatus.STARTED:
         return now - run.since <= config.stale_after
     return run.status is RunStatus.QUEUED
 
 
-def _rests(window: Window, runs: Sequence[Run], now: datetime, config: FollowingConfig) -> bool:
+def _rests(window: Window, runs: Sequence[Run], now: datetime, config: ReconcilerConfig) -> bool:
     """Whether the window goes on, and was reported on just now."""
     newest = next((run for run in runs if run.key is not None), None)
     if newest is None or newest.status is not RunStatus.SUCCEEDED:
@@ -272,7 +275,7 @@ def _attempt(run: Run, window: Window, token: str) -> int:
     return int(run.key.removeprefix(prefix))
 
 
-def _not_before(runs: Sequence[Run], made: int, config: FollowingConfig) -> datetime:
+def _not_before(runs: Sequence[Run], made: int, config: ReconcilerConfig) -> datetime:
     """When the next attempt may start, given that no run is under way."""
     failures = 0
     for run in runs:

@@ -26,7 +26,7 @@ _FACTS = b"facts"
 _EVENT_ID = "event_id"
 
 
-def freeze(frames: "Iterable[pd.DataFrame]", path: Path, **facts: Any) -> None:
+def write_snapshot(frames: "Iterable[pd.DataFrame]", path: Path, **facts: Any) -> None:
     """Keep `frames`, one after the other, and `facts` (JSON-compatible) at `path`, all or nothing.
 
     The first frame says what the columns are, objects being text; it may be empty.
@@ -47,7 +47,7 @@ def freeze(frames: "Iterable[pd.DataFrame]", path: Path, **facts: Any) -> None:
             writer.write_table(table, row_group_size=CHUNK)
 
 
-class FrozenTable:
+class ParquetSnapshot:
     """The table that was frozen at `path`, as it was when this was made."""
 
     def __init__(self, path: Path) -> None:

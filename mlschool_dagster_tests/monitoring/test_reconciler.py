@@ -17,17 +17,17 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from mlschool_dagster.capture.store import Changes
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.monitoring.following import (
-    FollowingConfig,
+from mlschool_dagster.monitoring.reconciler import (
+    ReconcilerConfig,
     Run,
     RunRequest,
     RunStatus,
     Tick,
-    follow,
+    reconcile,
 )
 
 WINDOWS = [Window(datetime(2026, 11, 20, hour, tzinfo=UTC)) for hour in range(6)]
-CONFIG = FollowingConfig(
+CONFIG = ReconcilerConfig(
     max_attempts=3,
     backoff=timedelta(minutes=1),
     maximum_backoff=timedelta(minutes=8),
@@ -108,8 +108,8 @@ class World:
             self.succeed(world_run)
 
 
-def tick(world: World, state: str | None, config: FollowingConfig = CONFIG) -> Tick:
-    return follow(state, world, world.now, config)
+def tick(world: World, state: str | None, config: ReconcilerConfig = CONFIG) -> Tick:
+    return reconcile(state, world, world.now, config)
 
 
 class Loop(RuleBasedStateMachine):

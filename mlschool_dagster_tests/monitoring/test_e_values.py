@@ -7,13 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlschool_dagster.capture.windows import LENGTH, Window
-from mlschool_dagster.monitoring.baseline import Baseline
 from mlschool_dagster.monitoring.config import DriftConfig
 from mlschool_dagster.monitoring.drift import drift_from
-from mlschool_dagster.monitoring.drift_history import drift_metrics, earlier_e_values
-from mlschool_dagster.monitoring.history import SqlHistory
-from mlschool_dagster.monitoring.metrics import Metric, MetricName
-from mlschool_dagster.monitoring.sequential import HORIZON, Region, evidence
+from mlschool_dagster.monitoring.e_values import HORIZON, CompositeNull, evidence
+from mlschool_dagster.monitoring.metric_records import drift_metrics, earlier_e_values
+from mlschool_dagster.monitoring.metrics import Metric, MetricName, SqlHistory
+from mlschool_dagster.monitoring.reference_profile import ReferenceProfile
 from mlschool_dagster_tests.monitoring.samples import (
     SPEC,
     START,
@@ -25,12 +24,12 @@ from mlschool_dagster_tests.monitoring.samples import (
 
 POPULATION = population()
 CONFIG = DriftConfig()
-BASELINE = Baseline(POPULATION, SPEC)
-REGION = Region(BASELINE, CONFIG)
+BASELINE = ReferenceProfile(POPULATION, SPEC)
+NULL = CompositeNull(BASELINE, CONFIG)
 
 
 def e_values(rows: pd.DataFrame) -> dict[str, float]:
-    return REGION.e_values(BASELINE.summary([rows]))
+    return NULL.e_values(BASELINE.summary([rows]))
 
 
 def windows_until_confirmed(rows: list[pd.DataFrame]) -> int | None:
@@ -106,7 +105,7 @@ def test_a_window_again_leaves_the_same_evidence(tmp_path: object) -> None:
 
     def monitored(hour: int, version: str = "1") -> list[Metric]:
         summary = BASELINE.summary([shifted(window(60, hour), "body_mass_g", hour)])
-        told = REGION.e_values(summary)
+        told = NULL.e_values(summary)
         earlier = earlier_e_values(history, hours[hour], version)
         report = drift_from(BASELINE, summary, CONFIG)
         found = evidence([*earlier.values(), told], CONFIG.alpha)
@@ -129,11 +128,11 @@ def test_alarms_are_rare_over_a_thousand_quiet_windows_that_share_a_small_refere
     """At most 5 % of histories in truth; of 12 at most 2 with 97.5 % certainty."""
     alarms = 0
     for seed in range(12):
-        baseline = Baseline(resampled(POPULATION, 344, 10_000 + seed), SPEC)
-        region = Region(baseline, CONFIG)
+        baseline = ReferenceProfile(resampled(POPULATION, 344, 10_000 + seed), SPEC)
+        null = CompositeNull(baseline, CONFIG)
         rows = resampled(POPULATION, 60_000, seed)
         told = [
-            region.e_values(baseline.summary([rows.iloc[start : start + 200]]))
+            null.e_values(baseline.summary([rows.iloc[start : start + 200]]))
             for start in range(0, len(rows), 200)
         ]
         totals = evidence(told, CONFIG.alpha).totals

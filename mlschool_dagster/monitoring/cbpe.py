@@ -39,7 +39,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Expectation:
+class ExpectedCorrect:
     """What is expected of groups of rows, possibly of several versions.
 
     ``rows`` and ``hits``, the expected number of right predictions, have shape (groups,); ``drawn``
@@ -55,13 +55,13 @@ class Expectation:
         rows = int(self.rows[group])
         if not rows:
             return None
-        low, high = interval(self.drawn[:, group] / rows, 0.05)
+        low, high = central_interval(self.drawn[:, group] / rows, 0.05)
         accuracy = float(self.hits[group] / rows)
         # Where nearly every row is right, the mean may lie beyond what 95 in 100 draws show.
         return Estimate(accuracy, min(low, accuracy), max(high, accuracy))
 
 
-def expectation(counts: Counts, calibration: ConfidenceCalibration) -> Expectation:
+def expected_correct(counts: Counts, calibration: ConfidenceCalibration) -> ExpectedCorrect:
     """What is expected of rows counted by group and confidence bin, shape (groups, bins).
 
     By each curve of the calibration, a group's number of right predictions has the Poisson-binomial
@@ -73,16 +73,16 @@ def expectation(counts: Counts, calibration: ConfidenceCalibration) -> Expectati
     drawn = np.zeros((DRAWS, len(counts)), dtype=np.int64)
     for group in np.flatnonzero(counts.any(axis=1)):
         drawn[:, group] = rng.binomial(counts[group, seen], chances[:, seen]).sum(axis=1)
-    return Expectation(counts.sum(axis=1), counts @ chances.mean(axis=0), drawn)
+    return ExpectedCorrect(counts.sum(axis=1), counts @ chances.mean(axis=0), drawn)
 
 
-def together(parts: Iterable[Expectation], groups: int) -> Expectation:
+def summed(parts: Iterable[ExpectedCorrect], groups: int) -> ExpectedCorrect:
     """The sum of what is expected of the same `groups` of rows of several versions."""
-    nothing = Expectation(
+    nothing = ExpectedCorrect(
         np.zeros(groups, np.int64), np.zeros(groups), np.zeros((DRAWS, groups), np.int64)
     )
     return reduce(
-        lambda one, other: Expectation(
+        lambda one, other: ExpectedCorrect(
             one.rows + other.rows, one.hits + other.hits, one.drawn + other.drawn
         ),
         parts,
@@ -90,7 +90,7 @@ def together(parts: Iterable[Expectation], groups: int) -> Expectation:
     )
 
 
-def interval(drawn: Array, alpha: float) -> tuple[float, float]:
+def central_interval(drawn: Array, alpha: float) -> tuple[float, float]:
     """The values between which all but a share `alpha` of the equally likely `drawn` lie."""
     low = np.quantile(drawn, alpha / 2, method="inverted_cdf")
     high = np.quantile(drawn, 1 - alpha / 2, method="inverted_cdf")

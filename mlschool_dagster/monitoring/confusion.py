@@ -39,7 +39,7 @@ LABELS_READ = ["event_id", "label", "labelled_at"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Told:
+class LabelLookup:
     """What labels say of some answers.
 
     ``labels`` has the position of each one's label among the classes, or a number up to
@@ -50,7 +50,7 @@ class Told:
     delays: Floats
 
 
-class Truth:
+class LabelSource:
     """The newest label of each event, from frames of labels as a store reads them, at least one.
 
     ``unknown`` are labels that are none of the classes, in the order of their numbers downwards
@@ -94,7 +94,7 @@ class Truth:
         numbers[strange] = np.array(own, dtype=np.int64)[places]
         return numbers
 
-    def of(self, answers: "pd.DataFrame") -> Told:
+    def of(self, answers: "pd.DataFrame") -> LabelLookup:
         """What is known of `answers` (``event_id``, ``captured_at``)."""
         import pandas as pd
 
@@ -102,10 +102,10 @@ class Truth:
         labels = self._labels[places]
         known = labels >= 0
         waited = self._told_at[places[known]] - _instants(answers["captured_at"])[known]
-        return Told(labels, (waited / np.timedelta64(1, "h")).astype(np.float32))
+        return LabelLookup(labels, (waited / np.timedelta64(1, "h")).astype(np.float32))
 
 
-class VersionTally:
+class VersionCounts:
     """Counts of one version's rows by segment.
 
     ``rows`` and ``labelled`` by confidence bin too, shape (segments, bins); ``correct`` of the
@@ -134,9 +134,9 @@ class VersionTally:
         self.labelled += counts[:, :, 1:].sum(axis=2)
         self.correct += counts[:, :, 2].sum(axis=1)
 
-    def pooled(self, places: npt.NDArray[np.intp]) -> "VersionTally":
+    def pooled(self, places: npt.NDArray[np.intp]) -> "VersionCounts":
         """The counts with each segment counted at its place among `places`."""
-        pooled = VersionTally(len(places))
+        pooled = VersionCounts(len(places))
         np.add.at(pooled.rows, places, self.rows)
         np.add.at(pooled.labelled, places, self.labelled)
         np.add.at(pooled.correct, places, self.correct)
@@ -149,7 +149,7 @@ def columns_read(spec: DataSpec) -> list[str]:
     return ["event_id", "captured_at", MODEL_VERSION, *segmented, PREDICTION, CONFIDENCE]
 
 
-class Tally:
+class ConfusionCounts:
     """All that a window's performance is judged by.
 
     ``confusion`` counts labelled rows by (label, prediction) in the order of the spec's classes;
@@ -157,9 +157,9 @@ class Tally:
     anything, since no prediction could match them: such a row counts as if it had no label.
     """
 
-    def __init__(self, spec: DataSpec, truth: Truth) -> None:
+    def __init__(self, spec: DataSpec, truth: LabelSource) -> None:
         self.segments = Segments(spec)
-        self.versions: dict[str, VersionTally] = {}
+        self.versions: dict[str, VersionCounts] = {}
         self.unknown_labels: Counter[str] = Counter()
         self._classes = spec.target.classes
         self.confusion: Counts = np.zeros((len(self._classes),) * 2, dtype=np.int64)
@@ -182,8 +182,8 @@ class Tally:
         for code, version in enumerate(versions.categories):
             its = versions.codes == code
             if its.any():
-                tally = self.versions.setdefault(str(version), VersionTally(len(self.segments)))
-                tally.add(places[:, its], bins[its], outcomes[its])
+                counts = self.versions.setdefault(str(version), VersionCounts(len(self.segments)))
+                counts.add(places[:, its], bins[its], outcomes[its])
         np.add.at(self.confusion, (told.labels[known], predicted[known]), 1)
         for number, rows in zip(
             *np.unique(told.labels[told.labels < UNLABELLED], return_counts=True), strict=True

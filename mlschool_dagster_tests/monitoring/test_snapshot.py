@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mlschool_dagster.monitoring import frozen
-from mlschool_dagster.monitoring.frozen import FrozenTable, freeze
+from mlschool_dagster.monitoring import snapshot
+from mlschool_dagster.monitoring.snapshot import ParquetSnapshot, write_snapshot
 from mlschool_dagster_tests.monitoring.samples import window
 
 PIECE = 40
@@ -21,15 +21,17 @@ def whole() -> pd.DataFrame:
 
 
 @pytest.fixture
-def table(whole: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FrozenTable:
+def table(whole: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ParquetSnapshot:
     """100 rows, written and read in pieces of 40."""
-    monkeypatch.setattr(frozen, "CHUNK", PIECE)
+    monkeypatch.setattr(snapshot, "CHUNK", PIECE)
     pieces = [whole.iloc[start : start + PIECE] for start in range(0, len(whole), PIECE)]
-    freeze([whole.head(0), *pieces], tmp_path / "table.parquet", state="a-1", refusals={"b": 2})
-    return FrozenTable(tmp_path / "table.parquet")
+    write_snapshot(
+        [whole.head(0), *pieces], tmp_path / "table.parquet", state="a-1", refusals={"b": 2}
+    )
+    return ParquetSnapshot(tmp_path / "table.parquet")
 
 
-def test_what_was_frozen_comes_back(table: FrozenTable, whole: pd.DataFrame) -> None:
+def test_what_was_frozen_comes_back(table: ParquetSnapshot, whole: pd.DataFrame) -> None:
     assert table.facts == {"state": "a-1", "refusals": {"b": 2}}
     assert table.rows == 100
     pd.testing.assert_frame_equal(table.whole(), whole)
@@ -37,7 +39,9 @@ def test_what_was_frozen_comes_back(table: FrozenTable, whole: pd.DataFrame) -> 
     assert isinstance(table.whole()["captured_at"].dtype, pd.DatetimeTZDtype)
 
 
-def test_chunks_are_bounded_and_make_up_the_whole(table: FrozenTable, whole: pd.DataFrame) -> None:
+def test_chunks_are_bounded_and_make_up_the_whole(
+    table: ParquetSnapshot, whole: pd.DataFrame
+) -> None:
     chunks = list(table.chunks())
     assert [len(chunk) for chunk in chunks] == [40, 40, 20]
     text = dict.fromkeys(whole.select_dtypes(object), "string")
@@ -47,14 +51,14 @@ def test_chunks_are_bounded_and_make_up_the_whole(table: FrozenTable, whole: pd.
     assert all(list(chunk) == ["event_id"] for chunk in table.chunks(["event_id"]))
 
 
-def test_the_tail_may_span_pieces(table: FrozenTable) -> None:
+def test_the_tail_may_span_pieces(table: ParquetSnapshot) -> None:
     for rows in (1, 30, 200):
         pd.testing.assert_frame_equal(
             table.tail(rows), table.whole().tail(rows).reset_index(drop=True)
         )
 
 
-def test_a_sample_is_the_same_each_time_and_reaches_everywhere(table: FrozenTable) -> None:
+def test_a_sample_is_the_same_each_time_and_reaches_everywhere(table: ParquetSnapshot) -> None:
     drawn = table.sample(60)
     pd.testing.assert_frame_equal(drawn, table.sample(60))
     assert drawn["event_id"].is_unique
@@ -66,8 +70,8 @@ def test_a_sample_is_the_same_each_time_and_reaches_everywhere(table: FrozenTabl
 
 
 def test_an_empty_table_has_its_columns(whole: pd.DataFrame, tmp_path: Path) -> None:
-    freeze([whole.head(0)], tmp_path / "table.parquet")
-    table = FrozenTable(tmp_path / "table.parquet")
+    write_snapshot([whole.head(0)], tmp_path / "table.parquet")
+    table = ParquetSnapshot(tmp_path / "table.parquet")
     for empty in (table.whole(), table.tail(3), table.sample(3), *table.chunks()):
         assert list(empty.columns) == list(whole.columns)
         assert empty.empty
@@ -76,19 +80,19 @@ def test_an_empty_table_has_its_columns(whole: pd.DataFrame, tmp_path: Path) -> 
 
 def test_a_column_may_be_missing_in_all_of_a_piece(whole: pd.DataFrame, tmp_path: Path) -> None:
     lacking = whole.assign(sex=None)
-    freeze([lacking, whole], tmp_path / "table.parquet")
-    sexes = FrozenTable(tmp_path / "table.parquet").whole()["sex"]
+    write_snapshot([lacking, whole], tmp_path / "table.parquet")
+    sexes = ParquetSnapshot(tmp_path / "table.parquet").whole()["sex"]
     assert sexes.isna().sum() == 100 + whole["sex"].isna().sum()
 
 
 def test_a_table_whose_making_fails_is_the_one_before(
-    table: FrozenTable, whole: pd.DataFrame, tmp_path: Path
+    table: ParquetSnapshot, whole: pd.DataFrame, tmp_path: Path
 ) -> None:
     def frames() -> Iterator[pd.DataFrame]:
         yield whole
         raise KeyError
 
     with pytest.raises(KeyError):
-        freeze(frames(), tmp_path / "table.parquet", state="a-2")
-    assert FrozenTable(tmp_path / "table.parquet").facts["state"] == "a-1"
+        write_snapshot(frames(), tmp_path / "table.parquet", state="a-2")
+    assert ParquetSnapshot(tmp_path / "table.parquet").facts["state"] == "a-1"
     assert [path.name for path in tmp_path.iterdir()] == ["table.parquet"]

@@ -11,7 +11,7 @@ from mlschool_dagster.modeling.calibration import (
     confidence_bins,
     fit_calibration,
 )
-from mlschool_dagster.monitoring.estimation import Estimate, expectation, together
+from mlschool_dagster.monitoring.cbpe import Estimate, expected_correct, summed
 
 RNG_SEED = 11
 MISLEADING = 0.55
@@ -32,7 +32,7 @@ def estimate(confidence: np.ndarray, reference: int = 344, seed: int = 0) -> Est
     rng = np.random.default_rng([RNG_SEED, seed])
     known = rng.beta(5, 1, reference)
     calibration = fit_calibration(known, rng.random(reference) < chance(known))
-    found = expectation(counts(confidence), calibration).estimate(0)
+    found = expected_correct(counts(confidence), calibration).estimate(0)
     assert found is not None
     return found
 
@@ -72,7 +72,7 @@ def test_the_interval_holds_both_doubts() -> None:
 @settings(max_examples=50)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=60))
 def test_an_estimate_is_a_share_within_its_interval(confidences: list[float]) -> None:
-    found = expectation(counts(np.array(confidences)), IDENTITY_CALIBRATION).estimate(0)
+    found = expected_correct(counts(np.array(confidences)), IDENTITY_CALIBRATION).estimate(0)
     assert found is not None
     assert 0 <= found.low <= found.accuracy <= found.high <= 1
     assert found.accuracy == pytest.approx(np.mean(confidences), abs=0.015)
@@ -80,8 +80,11 @@ def test_an_estimate_is_a_share_within_its_interval(confidences: list[float]) ->
 
 def test_versions_add_up() -> None:
     sure, unsure = counts(np.full(300, 0.99)), counts(np.full(100, 0.6))
-    parts = [expectation(sure, IDENTITY_CALIBRATION), expectation(unsure, IDENTITY_CALIBRATION)]
-    found = together(parts, 1).estimate(0)
+    parts = [
+        expected_correct(sure, IDENTITY_CALIBRATION),
+        expected_correct(unsure, IDENTITY_CALIBRATION),
+    ]
+    found = summed(parts, 1).estimate(0)
     assert found is not None
     assert found.accuracy == pytest.approx((300 * 0.99 + 100 * 0.6) / 400, abs=0.01)
-    assert together([], 1).estimate(0) is None
+    assert summed([], 1).estimate(0) is None

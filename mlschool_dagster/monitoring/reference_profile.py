@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class WindowSummary:
     """The rows of a window or of a reference, as far as drift is concerned.
 
     ``profile`` and ``residuals`` (of each numeric column, given the others, in cells at those of
@@ -35,11 +35,11 @@ class Summary:
     sample: Floats
     keys: Floats
 
-    def __add__(self, other: "Summary") -> "Summary":
+    def __add__(self, other: "WindowSummary") -> "WindowSummary":
         """The rows of both."""
         keys = np.concatenate([self.keys, other.keys])
         kept = np.argsort(keys)[:JOINT_ROWS]
-        return Summary(
+        return WindowSummary(
             self.profile + other.profile,
             {name: counted + other.residuals[name] for name, counted in self.residuals.items()},
             np.vstack([self.sample, other.sample])[kept],
@@ -47,7 +47,7 @@ class Summary:
         )
 
 
-class Baseline:
+class ReferenceProfile:
     """What windows are compared with: the rows `reference` of the data set that `spec` describes.
 
     Raises:
@@ -83,7 +83,7 @@ class Baseline:
         """What the others leave of a numeric column's standard deviation, as a share of it."""
         return math.sqrt(self._relations.variances[self._positions[column]])
 
-    def summary(self, chunks: "Iterable[pd.DataFrame]") -> Summary:
+    def summary(self, chunks: "Iterable[pd.DataFrame]") -> WindowSummary:
         """The rows of all `chunks` (`frames.current_frame`), of which one at a time is needed.
 
         The sample depends on the rows, their order and nothing else.
@@ -94,7 +94,7 @@ class Baseline:
             total += self._part(chunk, rng)
         return total
 
-    def _part(self, rows: "pd.DataFrame", rng: np.random.Generator) -> Summary:
+    def _part(self, rows: "pd.DataFrame", rng: np.random.Generator) -> WindowSummary:
         places = self.cells.places(rows)
         matrix = self.design.of(rows, places)
         residuals = self._relations.residuals(matrix)
@@ -107,8 +107,8 @@ class Baseline:
         matrix: Floats,
         residuals: Floats,
         keys: Floats,
-    ) -> Summary:
-        return Summary(
+    ) -> WindowSummary:
+        return WindowSummary(
             self.cells.profile(rows, places),
             {
                 # Without the value itself there is nothing that the others leave unexplained.
