@@ -24,7 +24,7 @@ class Reading:
 
     ``requests`` counts requests by status and ``latency`` is the histogram of their seconds, both
     since the server's start; ``waiting`` are requests whose captures are not yet durable,
-    ``spilled`` the bytes in its journal.
+    ``spilled`` the bytes in its write-ahead log.
     """
 
     requests: dict[str, float]

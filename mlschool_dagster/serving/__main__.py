@@ -26,7 +26,7 @@ def main() -> int:
     """Serve until told to stop by SIGTERM or SIGINT; returns the exit code."""
     # A worker imports this module too, to find its beginning: it must stay light.
     from mlschool_dagster.capture.store import StoreUnavailableError, open_store
-    from mlschool_dagster.serving.access import require_token
+    from mlschool_dagster.serving.auth import require_token
     from mlschool_dagster.serving.logs import configure_logging
     from mlschool_dagster.serving.supervisor import serve
 

@@ -23,18 +23,18 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlschool_dagster.capture.records import Role
-from mlschool_dagster.serving.access import Access
+from mlschool_dagster.serving.auth import AuthMiddleware
 from mlschool_dagster.serving.batching import Batcher
+from mlschool_dagster.serving.buffered_store import BufferedStore, open_buffered_store
 from mlschool_dagster.serving.invocations import Invocations
 from mlschool_dagster.serving.logs import RequestLog
 from mlschool_dagster.serving.metrics import Metrics
 from mlschool_dagster.serving.model_router import ModelRouter, Routing, Version
 from mlschool_dagster.serving.openapi import openapi_document, openapi_page
-from mlschool_dagster.serving.refusals import Refusals
+from mlschool_dagster.serving.rejections import RejectionCounts
 from mlschool_dagster.serving.responses import COUNT_ANSWER, error_body
 from mlschool_dagster.serving.sagemaker import INVOCATIONS, SageMakerRoute
 from mlschool_dagster.serving.server_config import ServerConfig
-from mlschool_dagster.serving.spill import SpillingStore, open_spilling
 from mlschool_dagster.serving.worker_status import (
     METRICS_FOLDER,
     SHORTAGE,
@@ -42,7 +42,7 @@ from mlschool_dagster.serving.worker_status import (
     is_shortage,
 )
 
-SPILL_FOLDER = "spill"
+BUFFER_FOLDER = "spill"
 HOUSEKEEPING_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 def create_app(config: ServerConfig) -> ASGIApp:
     """The application that serves the deployments in ``config.home``."""
-    return SageMakerRoute(Access(Endpoint(config), config), config.name)
+    return SageMakerRoute(AuthMiddleware(Endpoint(config), config), config.name)
 
 
 class Endpoint:
@@ -59,7 +59,7 @@ class Endpoint:
     Requests to predict go straight to `Invocations`; everything else is routed by Starlette.
     """
 
-    _store: SpillingStore
+    _store: BufferedStore
     _batcher: Batcher
     _invocations: Invocations
 
@@ -67,7 +67,7 @@ class Endpoint:
         self._config = config
         self._router = ModelRouter(config.home)
         self._metrics = Metrics(config.name, config.home / METRICS_FOLDER)
-        self._refusals = Refusals(self._metrics)
+        self._rejections = RejectionCounts(self._metrics)
         self._site = Starlette(
             routes=[
                 # Requests to predict come here only with another method.
@@ -94,8 +94,8 @@ class Endpoint:
     async def _lifespan(self, app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
         config = self._config
         try:
-            self._store = open_spilling(
-                config.store_uri, config.home / SPILL_FOLDER, config.spill_bytes
+            self._store = open_buffered_store(
+                config.store_uri, config.home / BUFFER_FOLDER, config.spill_bytes
             )
             self._batcher = Batcher(self._store, config.name, self._metrics)
         except Exception as error:
@@ -110,14 +110,14 @@ class Endpoint:
             config.home,
             self._router,
             self._batcher,
-            self._refusals,
+            self._rejections,
             self._metrics,
             requests,
         )
         await self._router.refresh()
         tasks = [
             asyncio.create_task(self._router.follow()),
-            asyncio.create_task(self._keep_house()),
+            asyncio.create_task(self._housekeeping()),
         ]
         for task in tasks:
             task.add_done_callback(end_worker_if_failed)
@@ -127,20 +127,20 @@ class Endpoint:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self._refusals.hand_over(self._store)
+            await self._rejections.flush(self._store)
             await self._batcher.close()
             requests.close()
             self._metrics.close()
             log.info("worker stopped", extra={"captures": self._batcher.written})
 
-    async def _keep_house(self) -> None:
+    async def _housekeeping(self) -> None:
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
-            await self._refusals.hand_over(self._store)
-            self._metrics.spill(self._store.spilled_bytes)
-            self._tell_what_serves()
+            await self._rejections.flush(self._store)
+            self._metrics.buffered(self._store.buffered_bytes)
+            self._report_versions()
 
-    def _tell_what_serves(self) -> None:
+    def _report_versions(self) -> None:
         for role in Role:
             version = self._routing().variant(role)
             if version is None:
@@ -185,7 +185,7 @@ class Endpoint:
                 },
                 "pid": os.getpid(),
                 "captures_written": self._batcher.written,
-                "spilled_bytes": self._store.spilled_bytes,
+                "spilled_bytes": self._store.buffered_bytes,
                 "deployment": self._router.deployment_id,
                 "failure": None if failure is None else asdict(failure),
             }

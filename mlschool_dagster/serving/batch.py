@@ -15,7 +15,7 @@ from mlschool_dagster.dataset.tables import carried_schema, table_files
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.compiled import CompiledModel
 from mlschool_dagster.serving.batch_output import PREDICTIONS_FILE, REJECTED_FILE, TAKEN, outputs
-from mlschool_dagster.serving.rules import Rule, rules_of
+from mlschool_dagster.serving.column_rules import Rule, rules_of
 
 CHUNK_ROWS = 20_000
 
@@ -130,6 +130,6 @@ def _judge(rows: Sequence[Any], rules: Mapping[str, Rule]) -> dict[int, list[str
         # Nearly every column is valid, which costs little to see as a whole.
         if values and not rule.fits(values):
             for at, value in zip(whole, values, strict=True):
-                if (finding := rule.finding(value)) is not None:
-                    found[at].append(f"{name}: {finding.told}")
+                if (issue := rule.issue(value)) is not None:
+                    found[at].append(f"{name}: {issue.message}")
     return found

@@ -17,36 +17,40 @@ import numpy as np
 from mlschool_dagster.capture.records import Capture, Role
 from mlschool_dagster.capture.store import Appended, InvalidCaptureError
 from mlschool_dagster.clock import utc_now
+from mlschool_dagster.serving.buffered_store import (
+    HAND_OVER_SECONDS,
+    BufferedStore,
+    BufferFullError,
+)
 from mlschool_dagster.serving.metrics import Metrics
 from mlschool_dagster.serving.model_router import Version
-from mlschool_dagster.serving.questions import Question
-from mlschool_dagster.serving.spill import HAND_OVER_SECONDS, SpillFullError, SpillingStore
+from mlschool_dagster.serving.prediction_request import PredictionRequest
 from mlschool_dagster.serving.worker_status import end_worker_if_failed
 
 log = logging.getLogger(__name__)
 
-Waiting = tuple[Question, asyncio.Future[None]]
+Waiting = tuple[PredictionRequest, asyncio.Future[None]]
 Outcome = Exception | Mapping[str, Capture]
-"""Why a question was not kept, or what was answered before under its event ids."""
+"""Why a request was not kept, or what was answered before under its event ids."""
 
 
 class CaptureFailedError(Exception):
-    """A question's captures were not kept; nothing was promised, so the caller may try again."""
+    """A request's captures were not kept; nothing was promised, so the caller may try again."""
 
 
 class ConflictError(Exception):
-    """An event id already belongs to other rows; nothing of the question was kept."""
+    """An event id already belongs to other rows; nothing of the request was kept."""
 
 
 class Batcher:
-    """Answers questions as the endpoint `name`, and keeps what it answered in `store`.
+    """Answers requests as the endpoint `name`, and keeps what it answered in `store`.
 
     One thread of its own appends, one transaction after the other; everything else happens in the
     event loop in which the batcher is made, so that the two compete as little as they can. A thread
-    that hangs in the store is left there, and another one goes on with the journal.
+    that hangs in the store is left there, and another one goes on with the write-ahead log.
     """
 
-    def __init__(self, store: SpillingStore, name: str, metrics: Metrics) -> None:
+    def __init__(self, store: BufferedStore, name: str, metrics: Metrics) -> None:
         self._store = store
         self._name = name
         self._metrics = metrics
@@ -55,19 +59,19 @@ class Batcher:
         self._thread = _Thread(self._loop)
         self._waiting: list[Waiting] = []
         self._working: asyncio.Task[None] | None = None
-        self._told_of: set[str] = set()
+        self._reported: set[str] = set()
         self.written = 0
         """Captures made durable since the start, duplicates included."""
 
-    async def ask(self, question: Question) -> None:
+    async def submit(self, request: PredictionRequest) -> None:
         """Predict (unless that is done already) and capture; durable on return.
 
         Raises:
             ConflictError: an event id belongs to other rows.
-            CaptureFailedError: neither the store nor the journal can keep the captures.
+            CaptureFailedError: neither the store nor the write-ahead log can keep the captures.
         """
         answered: asyncio.Future[None] = self._loop.create_future()
-        self._waiting.append((question, answered))
+        self._waiting.append((request, answered))
         if self._working is None:
             # The task begins after the requests that are at hand, so that they share its first
             # batch.
@@ -100,26 +104,26 @@ class Batcher:
         batch = [waiting for waiting in self._predicted(batch) if not _settled(waiting)]
         if not batch:
             return
-        questions = [question for question, _ in batch]
+        requests = [request for request, _ in batch]
         started = time.perf_counter()
-        outcomes = await self._append_in_time(questions)
+        outcomes = await self._append_in_time(requests)
         kept = sum(
-            len(question.captures) + len(question.shadow_captures)
-            for question, outcome in zip(questions, outcomes, strict=True)
-            if question.is_captured and not isinstance(outcome, Exception)
+            len(request.captures) + len(request.shadow_captures)
+            for request, outcome in zip(requests, outcomes, strict=True)
+            if request.is_captured and not isinstance(outcome, Exception)
         )
         if kept:
             self.written += kept
             self._metrics.commit(time.perf_counter() - started, kept)
-        for (question, answered), outcome in zip(batch, outcomes, strict=True):
+        for (request, answered), outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 _finish(answered, outcome)
             else:
-                question.settle(outcome)
+                request.settle(outcome)
                 _finish(answered, None)
 
-    async def _append_in_time(self, questions: Sequence[Question]) -> Sequence[Outcome]:
-        work = self._thread.run(self._append, questions)
+    async def _append_in_time(self, requests: Sequence[PredictionRequest]) -> Sequence[Outcome]:
+        work = self._thread.run(self._append, requests)
         hurry = self._loop.call_later(HAND_OVER_SECONDS, _set, work, [], TimeoutError())
         try:
             return await work
@@ -128,7 +132,7 @@ class Batcher:
             self._thread.abandon()
             self._thread = _Thread(self._loop)
             # What the other one still does in the store is the same, so it does no harm.
-            return await self._thread.run(self._append, questions)
+            return await self._thread.run(self._append, requests)
         finally:
             hurry.cancel()
 
@@ -141,78 +145,84 @@ class Batcher:
             end_worker_if_failed(task)
 
     def _predicted(self, batch: Sequence[Waiting]) -> Sequence[Waiting]:
-        questions = [question for question, _ in batch if not question.captures]
+        requests = [request for request, _ in batch if not request.captures]
         try:
-            predict(questions, self._name)
+            predict(requests, self._name)
         except Exception as error:
             if len(batch) == 1:
                 _finish(batch[0][1], error)
                 return []
-            # One question that breaks its version must not take the others with it.
+            # One request that breaks its version must not take the others with it.
             return [answered for waiting in batch for answered in self._predicted([waiting])]
         self._predict_shadows(batch)
         return batch
 
     def _predict_shadows(self, batch: Sequence[Waiting]) -> None:
         try:
-            predict_shadows([question for question, _ in batch], self._name)
+            predict_shadows([request for request, _ in batch], self._name)
         except Exception:
             # Whatever is wrong with a shadow is no concern of those who are answered.
             self._metrics.shadow_failed()
-            shadows = {q.shadow.release.version for q, _ in batch if q.shadow is not None}
+            shadows = {
+                request.shadow.release.version for request, _ in batch if request.shadow is not None
+            }
             # Once is enough: it will fail on every request to come.
-            if not shadows <= self._told_of:
-                self._told_of = shadows
+            if not shadows <= self._reported:
+                self._reported = shadows
                 log.exception("the shadow does not predict")
 
-    def _append(self, questions: Sequence[Question]) -> list[Outcome]:
-        """Keep the captures of `questions`, or remember them if they are outside the sample."""
+    def _append(self, requests: Sequence[PredictionRequest]) -> list[Outcome]:
+        """Keep the captures of `requests`, or remember them if they are outside the sample."""
         outcomes: dict[int, Outcome] = {}
         for is_captured, keep in ((True, self._keep), (False, self._remember)):
-            some = [question for question in questions if question.is_captured is is_captured]
+            some = [request for request in requests if request.is_captured is is_captured]
             if some:
                 outcomes |= zip(map(id, some), self._settle(some, keep), strict=True)
-        return [outcomes[id(question)] for question in questions]
+        return [outcomes[id(request)] for request in requests]
 
-    def _keep(self, questions: Sequence[Question]) -> Appended:
+    def _keep(self, requests: Sequence[PredictionRequest]) -> Appended:
         captures = [
             capture
-            for question in questions
-            for kept in (question.captures, question.shadow_captures)
+            for request in requests
+            for kept in (request.captures, request.shadow_captures)
             for capture in kept
         ]
-        named = [c for question in questions if question.is_named for c in question.captures]
+        named = [c for request in requests if request.is_named for c in request.captures]
         return self._store.append(captures, named)
 
-    def _remember(self, questions: Sequence[Question]) -> Appended:
-        return self._store.remember([c for question in questions for c in question.captures])
+    def _remember(self, requests: Sequence[PredictionRequest]) -> Appended:
+        return self._store.remember([c for request in requests for c in request.captures])
 
     def _settle(
-        self, questions: Sequence[Question], keep: Callable[[Sequence[Question]], Appended]
+        self,
+        requests: Sequence[PredictionRequest],
+        keep: Callable[[Sequence[PredictionRequest]], Appended],
     ) -> list[Outcome]:
         try:
-            outcome = keep(questions)
+            outcome = keep(requests)
         except InvalidCaptureError as error:
-            if len(questions) > 1:
+            if len(requests) > 1:
                 # One that can never be kept must not take the others with it.
-                return [self._settle([question], keep)[0] for question in questions]
+                return [self._settle([request], keep)[0] for request in requests]
             log.exception("captures could not be kept", extra={"requests": 1})
             return [CaptureFailedError(str(error))]
         except Exception as error:
             # Whatever went wrong, those who wait must hear of it and the next batch have its try.
-            if not isinstance(error, SpillFullError):
-                log.exception("captures could not be kept", extra={"requests": len(questions)})
-            return [CaptureFailedError(str(error))] * len(questions)
+            if not isinstance(error, BufferFullError):
+                log.exception("captures could not be kept", extra={"requests": len(requests)})
+            return [CaptureFailedError(str(error))] * len(requests)
         if not outcome.conflicts:
-            return [outcome.duplicates] * len(questions)
-        if len(questions) == 1:
+            return [outcome.duplicates] * len(requests)
+        if len(requests) == 1:
             return [ConflictError()]
-        clashing = [not outcome.conflicts.isdisjoint(question.event_ids) for question in questions]
-        peaceful = [q for q, clashes in zip(questions, clashing, strict=True) if not clashes]
+        clashing = [not outcome.conflicts.isdisjoint(request.event_ids) for request in requests]
+        peaceful = [
+            request for request, clashes in zip(requests, clashing, strict=True) if not clashes
+        ]
         together = iter(self._settle(peaceful, keep) if peaceful else [])
         return [
-            self._settle([question], keep)[0] if clashes else next(together)
-            for question, clashes in zip(questions, clashing, strict=True)
+            self._settle([request], keep)[0] if clashes else next(together)
+            for request, clashes in zip(requests, clashing, strict=True)
         ]
 
 
@@ -230,11 +240,13 @@ class _Thread:
         self._thread.start()
 
     def run(
-        self, work: Callable[[Sequence[Question]], list[Outcome]], questions: Sequence[Question]
+        self,
+        work: Callable[[Sequence[PredictionRequest]], list[Outcome]],
+        requests: Sequence[PredictionRequest],
     ) -> "asyncio.Future[list[Outcome]]":
-        """Have `work` done on `questions`."""
+        """Have `work` done on `requests`."""
         done: asyncio.Future[list[Outcome]] = self._loop.create_future()
-        self._work.put((work, questions, done))
+        self._work.put((work, requests, done))
         return done
 
     def abandon(self) -> None:
@@ -248,9 +260,9 @@ class _Thread:
 
     def _go_on(self) -> None:
         while (item := self._work.get()) is not None:
-            work, questions, done = item
+            work, requests, done = item
             try:
-                outcomes, error = work(questions), None
+                outcomes, error = work(requests), None
             except BaseException as caught:
                 outcomes, error = [], caught
             # The loop may have ended without this thread.
@@ -259,8 +271,8 @@ class _Thread:
 
 
 _Work = tuple[
-    Callable[[Sequence[Question]], list[Outcome]],
-    Sequence[Question],
+    Callable[[Sequence[PredictionRequest]], list[Outcome]],
+    Sequence[PredictionRequest],
     "asyncio.Future[list[Outcome]]",
 ]
 
@@ -276,49 +288,49 @@ def _set(
         done.set_exception(error)
 
 
-def predict(questions: Sequence[Question], endpoint: str) -> None:
-    """Fill in the captures of `questions`, with one pass through the model for each version."""
-    by_version: dict[tuple[int, Role], tuple[Version, list[Question]]] = {}
-    for question in questions:
-        key = (id(question.version), question.role)
-        by_version.setdefault(key, (question.version, []))[1].append(question)
+def predict(requests: Sequence[PredictionRequest], endpoint: str) -> None:
+    """Fill in the captures of `requests`, with one pass through the model for each version."""
+    by_version: dict[tuple[int, Role], tuple[Version, list[PredictionRequest]]] = {}
+    for request in requests:
+        key = (id(request.version), request.role)
+        by_version.setdefault(key, (request.version, []))[1].append(request)
     now = utc_now()
     for (_, role), (version, asked) in by_version.items():
-        for question, probabilities in _probabilities(version, asked):
-            question.captures = question.captures_of(version, role, probabilities, endpoint, now)
+        for request, probabilities in _probabilities(version, asked):
+            request.captures = request.captures_of(version, role, probabilities, endpoint, now)
 
 
-def predict_shadows(questions: Sequence[Question], endpoint: str) -> None:
-    """Fill in what the shadows say of `questions` that will be captured."""
-    by_shadow: dict[int, tuple[Version, list[Question]]] = {}
-    for question in questions:
-        if question.shadow is not None and not question.shadow_captures:
-            by_shadow.setdefault(id(question.shadow), (question.shadow, []))[1].append(question)
+def predict_shadows(requests: Sequence[PredictionRequest], endpoint: str) -> None:
+    """Fill in what the shadows say of `requests` that will be captured."""
+    by_shadow: dict[int, tuple[Version, list[PredictionRequest]]] = {}
+    for request in requests:
+        if request.shadow is not None and not request.shadow_captures:
+            by_shadow.setdefault(id(request.shadow), (request.shadow, []))[1].append(request)
     for shadow, asked in by_shadow.values():
-        for question, probabilities in _probabilities(shadow, asked):
-            question.shadow_captures = question.captures_of(
-                shadow, Role.SHADOW, probabilities, endpoint, question.captures[0].captured_at
+        for request, probabilities in _probabilities(shadow, asked):
+            request.shadow_captures = request.captures_of(
+                shadow, Role.SHADOW, probabilities, endpoint, request.captures[0].captured_at
             )
 
 
 def _probabilities(
-    version: Version, questions: Sequence[Question]
-) -> list[tuple[Question, list[list[float]]]]:
-    rows = [row for question in questions for row in question.accepted.rows]
+    version: Version, requests: Sequence[PredictionRequest]
+) -> list[tuple[PredictionRequest, list[list[float]]]]:
+    rows = [row for request in requests for row in request.accepted.rows]
     with np.errstate(all="ignore"):
         probabilities = version.model.probabilities(rows).tolist()
     slices, start = [], 0
-    for question in questions:
-        end = start + len(question.accepted.rows)
-        slices.append((question, probabilities[start:end]))
+    for request in requests:
+        end = start + len(request.accepted.rows)
+        slices.append((request, probabilities[start:end]))
         start = end
     return slices
 
 
 def _settled(waiting: Waiting) -> bool:
-    """Whether the question is left out of the sample and has no name: answered, and that is all."""
-    question, answered = waiting
-    if question.is_captured or question.is_named:
+    """Whether the request is left out of the sample and has no name: answered, and that is all."""
+    request, answered = waiting
+    if request.is_captured or request.is_named:
         return False
     _finish(answered, None)
     return True

@@ -23,23 +23,23 @@ from mlschool_dagster.serving.batching import (
     ConflictError,
     predict,
 )
-from mlschool_dagster.serving.bodies import (
+from mlschool_dagster.serving.event_ids import new_event_ids
+from mlschool_dagster.serving.logs import RequestLog
+from mlschool_dagster.serving.metrics import Metrics
+from mlschool_dagster.serving.model_router import ModelRouter, NoVersionError, Routing, Version
+from mlschool_dagster.serving.prediction_request import PredictionRequest
+from mlschool_dagster.serving.probes import PROBE_HEADER, is_probe_key
+from mlschool_dagster.serving.rejections import RejectionCounts
+from mlschool_dagster.serving.request_body import (
     FEW_ROWS,
     LARGE_BODY,
     MAX_BODY,
-    Memory,
+    MemoryBudget,
     TooBusyError,
     bytes_of_rows,
     read_body,
     too_large,
 )
-from mlschool_dagster.serving.event_ids import new_event_ids
-from mlschool_dagster.serving.logs import RequestLog
-from mlschool_dagster.serving.metrics import Metrics
-from mlschool_dagster.serving.model_router import ModelRouter, NoVersionError, Routing, Version
-from mlschool_dagster.serving.probes import PROBE_HEADER, is_probe_key
-from mlschool_dagster.serving.questions import Question
-from mlschool_dagster.serving.refusals import Refusals
 from mlschool_dagster.serving.responses import CLOSE, RETRY_LATER, Headers, error_body, send_json
 from mlschool_dagster.serving.validation import Accepted, InvalidRequestError
 
@@ -89,7 +89,7 @@ class Invocations:
         home: Path,
         router: ModelRouter,
         batcher: Batcher,
-        refusals: Refusals,
+        rejections: RejectionCounts,
         metrics: Metrics,
         requests: RequestLog,
     ) -> None:
@@ -97,10 +97,10 @@ class Invocations:
         self._home = home
         self._router = router
         self._batcher = batcher
-        self._refusals = refusals
+        self._rejections = rejections
         self._metrics = metrics
         self._requests = requests
-        self._memory = Memory()
+        self._memory = MemoryBudget()
         # Large requests are parsed one by one, while the one before is captured.
         self._parsing = asyncio.Lock()
         self._working = asyncio.Semaphore(LARGE_AT_ONCE)
@@ -126,11 +126,11 @@ class Invocations:
             body = await self._answer(scope, receive, exchange)
             exchange.status = 200
         except InvalidRequestError as refusal:
-            self._refuse(exchange, refusal.status, refusal.reasons[0])
+            self._reject(exchange, refusal.status, refusal.reasons[0])
             closing = refusal.status in (408, 413)
             return error_body(refusal.message, refusal.faults), CLOSE if closing else ()
         except ConflictError:
-            self._refuse(exchange, 409, "event id taken")
+            self._reject(exchange, 409, "event id taken")
             return error_body(
                 "The event id already belongs to a request with other rows; use a new one."
             ), ()
@@ -142,10 +142,10 @@ class Invocations:
             return error_body("The server failed to answer; its log says why."), ()
         return body, ()
 
-    def _refuse(self, exchange: Exchange, status: int, reason: str) -> None:
+    def _reject(self, exchange: Exchange, status: int, reason: str) -> None:
         exchange.status = status
-        self._refusals.count(reason)
-        self._requests.refused(exchange, reason)
+        self._rejections.count(reason)
+        self._requests.rejected(exchange, reason)
 
     async def _answer(self, scope: Scope, receive: Receive, exchange: Exchange) -> bytes:
         headers = dict(scope["headers"])
@@ -164,9 +164,9 @@ class Invocations:
         if length.isdigit() and int(length) > MAX_BODY:
             raise too_large()
 
-        def prepare(body: bytes) -> Question:
+        def prepare(body: bytes) -> PredictionRequest:
             accepted = choice[1].validator.accept(body, media_type, partial)
-            return _question(routing, choice, accepted, name, key)
+            return _prediction_request(routing, choice, accepted, name, key)
 
         body = await read_body(await receive(), receive, self._memory, exchange)
         if len(body) > LARGE_BODY:
@@ -178,10 +178,10 @@ class Invocations:
                     return await self._answer_large(body, prepare, exchange)
             finally:
                 self._large -= 1
-        question = prepare(body)
-        self._hold_rows(question, exchange)
-        await self._ask(question, exchange)
-        return self._hold_answer(question.answer(), exchange)
+        request = prepare(body)
+        self._hold_rows(request, exchange)
+        await self._submit(request, exchange)
+        return self._hold_answer(request.answer(), exchange)
 
     def _require_probe(self, headers: Mapping[bytes, bytes]) -> None:
         if not is_probe_key(self._home, headers.get(_PROBE_HEADER)):
@@ -193,21 +193,19 @@ class Invocations:
             )
 
     async def _answer_large(
-        self, body: bytes, prepare: Callable[[bytes], Question], exchange: Exchange
+        self, body: bytes, prepare: Callable[[bytes], PredictionRequest], exchange: Exchange
     ) -> bytes:
         async with self._parsing:
-            question = await asyncio.to_thread(prepare, body)
-            self._hold_rows(question, exchange)
-            await asyncio.to_thread(predict, [question], self._name)
-        await self._ask(question, exchange)
-        return self._hold_answer(await asyncio.to_thread(question.answer), exchange)
+            request = await asyncio.to_thread(prepare, body)
+            self._hold_rows(request, exchange)
+            await asyncio.to_thread(predict, [request], self._name)
+        await self._submit(request, exchange)
+        return self._hold_answer(await asyncio.to_thread(request.answer), exchange)
 
-    def _hold_rows(self, question: Question, exchange: Exchange) -> None:
-        if question.accepted.total > FEW_ROWS:
-            spec = question.version.model.spec
-            self._memory.hold(
-                exchange, exchange.held + bytes_of_rows(question.accepted.total, spec)
-            )
+    def _hold_rows(self, request: PredictionRequest, exchange: Exchange) -> None:
+        if request.accepted.total > FEW_ROWS:
+            spec = request.version.model.spec
+            self._memory.hold(exchange, exchange.held + bytes_of_rows(request.accepted.total, spec))
 
     def _hold_answer(self, answer: bytes, exchange: Exchange) -> bytes:
         # Never more than rows and body held, which are gone now; and what is captured is answered.
@@ -215,15 +213,15 @@ class Invocations:
             self._memory.hold(exchange, min(exchange.held, len(answer)))
         return answer
 
-    async def _ask(self, question: Question, exchange: Exchange) -> None:
-        exchange.event_id = question.event_ids[0]
-        exchange.version = question.version.release.version
-        exchange.role = question.role
-        exchange.rows = len(question.event_ids)
-        if question.accepted.reasons:
-            self._refusals.count(question.accepted.reasons[0])
-        await self._batcher.ask(question)
-        self._metrics.predictions([*question.captures, *question.shadow_captures])
+    async def _submit(self, request: PredictionRequest, exchange: Exchange) -> None:
+        exchange.event_id = request.event_ids[0]
+        exchange.version = request.version.release.version
+        exchange.role = request.role
+        exchange.rows = len(request.event_ids)
+        if request.accepted.reasons:
+            self._rejections.count(request.accepted.reasons[0])
+        await self._batcher.submit(request)
+        self._metrics.predictions([*request.captures, *request.shadow_captures])
 
 
 def _choose(
@@ -242,13 +240,13 @@ def _choose(
     return role, version
 
 
-def _question(
+def _prediction_request(
     routing: Routing,
     choice: tuple[Role, Version],
     accepted: Accepted,
     name: str | None,
     key: str,
-) -> Question:
+) -> PredictionRequest:
     role, version = choice
     if name is None:
         rows = len(accepted.rows)
@@ -257,7 +255,7 @@ def _question(
         event_ids = row_ids(name, len(accepted.rows))
     is_probe = key.startswith(SMOKE_TEST_PREFIX)
     is_captured = is_probe or routing.sampled(key)
-    return Question(
+    return PredictionRequest(
         role=role,
         version=version,
         shadow=routing.shadow if is_captured and not is_probe else None,

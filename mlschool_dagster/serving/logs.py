@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from mlschool_dagster.credentials import scrub_logs_and_tracebacks
 
-REFUSALS_PER_SECOND = 10
+REJECTIONS_PER_SECOND = 10
 MAX_WAITING_LINES = 10_000
 """Lines beyond this are dropped, and counted: who reads the log is slower than the server."""
 
@@ -49,7 +49,7 @@ def configure_logging() -> None:
     logging.captureWarnings(True)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     # It warns of each request that is no HTTP.
-    logging.getLogger("uvicorn.error").addFilter(Bounded(REFUSALS_PER_SECOND))
+    logging.getLogger("uvicorn.error").addFilter(Bounded(REJECTIONS_PER_SECOND))
 
 
 class Bounded(logging.Filter):
@@ -96,9 +96,9 @@ class RequestLog:
 
     def __init__(self, access: bool) -> None:
         self._waiting = _Waiting()
-        self._refusals = self._logger()
-        self._bound = Bounded(REFUSALS_PER_SECOND)
-        self._refusals.addFilter(self._bound)
+        self._rejections = self._logger()
+        self._bound = Bounded(REJECTIONS_PER_SECOND)
+        self._rejections.addFilter(self._bound)
         self._access = self._logger() if access else None
         self._writer = QueueListener(self._waiting.queue, *logging.getLogger().handlers)
         self._writer.start()
@@ -118,9 +118,9 @@ class RequestLog:
                 },
             )
 
-    def refused(self, request: Answered, reason: str) -> None:
+    def rejected(self, request: Answered, reason: str) -> None:
         """Log a refused request; `reason` is of a closed vocabulary, never of the request."""
-        self._refusals.info(
+        self._rejections.info(
             "request refused",
             extra={"event_id": request.event_id, "status": request.status, "reason": reason},
         )

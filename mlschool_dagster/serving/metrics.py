@@ -23,7 +23,13 @@ from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from mlschool_dagster.capture.records import Capture
-from mlschool_dagster.serving.tallies import Counts, Observations, Tally, added_up, written
+from mlschool_dagster.serving.metrics_buffer import (
+    CounterBuffer,
+    HistogramBuffer,
+    MetricBuffer,
+    serialized,
+    summed,
+)
 from mlschool_dagster.serving.worker_status import LIVING, METRICS_FILES
 
 FLUSH_SECONDS = 0.5
@@ -74,58 +80,58 @@ class Metrics(Collector):
         self._name = name
         self._path = None if folder is None else folder / f"{uuid4().hex}{LIVING}"
         self._content = b""
-        self._told_of: set[Path] = set()
+        self._reported: set[Path] = set()
         self._lock = threading.Lock()
         self._registry = CollectorRegistry()
         self._registry.register(self)
-        self._requests = Counts(
+        self._requests = CounterBuffer(
             "mlschool_requests",
             "Requests answered; no version or role if none was chosen.",
             ("status", *VARIANT),
         )
-        self._latency = Observations(
+        self._latency = HistogramBuffer(
             "mlschool_request_duration_seconds",
             "From a request's head to its answer, the body's arrival and the capture included.",
             VARIANT,
             LATENCY_BOUNDS,
         )
-        self._predictions = Counts(
+        self._predictions = CounterBuffer(
             "mlschool_predictions",
             "Rows predicted, by predicted class.",
             ("prediction", *VARIANT),
         )
-        self._confidence = Observations(
+        self._confidence = HistogramBuffer(
             "mlschool_prediction_confidence",
             "Probability of the predicted class.",
             VARIANT,
             CONFIDENCE_BOUNDS,
         )
-        self._captures = Counts(
+        self._captures = CounterBuffer(
             "mlschool_captures",
             "Captures made durable, shadows and duplicates included.",
             (),
         )
-        self._commit = Observations(
+        self._commit = HistogramBuffer(
             "mlschool_capture_commit_duration_seconds",
-            "A transaction of the capture store or a write of its journal, until on disk.",
+            "A transaction of the capture store or a write of its write-ahead log, until on disk.",
             (),
             COMMIT_BOUNDS,
         )
-        self._refusals = Counts(
+        self._rejections = CounterBuffer(
             "mlschool_refusals",
             "Requests refused because of what they were, by reason.",
             ("reason",),
         )
-        self._shadow_failures = Counts(
+        self._shadow_failures = CounterBuffer(
             "mlschool_shadow_failures",
             "Times that a shadow failed to predict; the answers were given nevertheless.",
             (),
         )
-        self._tallies: tuple[Tally, ...] = (
+        self._buffers: tuple[MetricBuffer, ...] = (
             *(self._requests, self._latency, self._predictions, self._confidence),
-            *(self._captures, self._commit, self._refusals, self._shadow_failures),
+            *(self._captures, self._commit, self._rejections, self._shadow_failures),
         )
-        self._depth = self._spilled = 0
+        self._depth = self._buffered = 0
         self._serving: dict[str, tuple[str, float]] = {}
         self._closing = threading.Event()
         self._flushing = threading.Thread(target=self._keep_flushing, name="metrics", daemon=True)
@@ -160,10 +166,10 @@ class Metrics(Collector):
             self._captures.add((), captures)
             self._commit.add((), (seconds,))
 
-    def refused(self, reason: str) -> None:
+    def rejected(self, reason: str) -> None:
         """Count a refused request; `reason` is of a closed vocabulary, never of the request."""
         with self._lock:
-            self._refusals.add((reason,))
+            self._rejections.add((reason,))
 
     def shadow_failed(self) -> None:
         """Count a failure of a shadow to predict."""
@@ -174,9 +180,9 @@ class Metrics(Collector):
         """Tell how many requests wait for their captures to be durable."""
         self._depth = depth
 
-    def spill(self, size: int) -> None:
-        """Tell the size of the journal in bytes."""
-        self._spilled = size
+    def buffered(self, size: int) -> None:
+        """Tell the size of the write-ahead log in bytes."""
+        self._buffered = size
 
     def serves(self, role: str, version: str, since: datetime) -> None:
         """Tell that `version` serves in `role`, instead of the version that did."""
@@ -197,9 +203,9 @@ class Metrics(Collector):
         own = self._state()
         others = list(self._others())
         workers = [own, *others]
-        for tally in self._tallies:
-            numbers = [worker["counted"].get(tally.name, []) for worker in workers]
-            yield tally.metric(added_up(numbers))
+        for buffer in self._buffers:
+            numbers = [worker["counted"].get(buffer.name, []) for worker in workers]
+            yield buffer.metric(summed(numbers))
         alive = [worker for worker in workers if worker["lives"]]
         yield GaugeMetricFamily(
             "mlschool_capture_queue_depth",
@@ -208,7 +214,7 @@ class Metrics(Collector):
         )
         yield GaugeMetricFamily(
             "mlschool_spill_bytes",
-            "Captures in the local journal that wait for the store.",
+            "Captures in the local write-ahead log that wait for the store.",
             max(worker["spill"] for worker in alive),
         )
         endpoint = GaugeMetricFamily(
@@ -241,20 +247,20 @@ class Metrics(Collector):
             temporary.replace(self._path)
         except OSError as error:
             # On a full disk the next time may fare better; nothing of what was counted is gone.
-            self._tell_once(self._path, error)
+            self._report_once(self._path, error)
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
         else:
             self._content = content
-            self._told_of.discard(self._path)
+            self._reported.discard(self._path)
 
     def _state(self) -> dict[str, Any]:
         with self._lock:
             return {
-                "counted": {tally.name: written(tally.numbers) for tally in self._tallies},
+                "counted": {buffer.name: serialized(buffer.numbers) for buffer in self._buffers},
                 "serving": [[*of, role] for role, of in self._serving.items()],
                 "queue": self._depth,
-                "spill": self._spilled,
+                "spill": self._buffered,
                 "pid": os.getpid(),
                 "lives": True,
             }
@@ -273,21 +279,21 @@ class Metrics(Collector):
                 # Its worker has just been forgotten.
                 continue
             except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-                self._tell_once(path, error)
+                self._report_once(path, error)
                 continue
             yield {**state, "lives": path.name.endswith(LIVING)}
 
     def _require(self, state: Mapping[str, Any]) -> None:
         """Make sure that `state` can be added to others'."""
-        for tally in self._tallies:
-            tally.metric(added_up([state["counted"].get(tally.name, [])]))
+        for buffer in self._buffers:
+            buffer.metric(summed([state["counted"].get(buffer.name, [])]))
         _serving([state])
         if state["queue"] + state["spill"] < 0:
             raise ValueError("negative gauges")
 
-    def _tell_once(self, path: Path, error: Exception) -> None:
-        if path not in self._told_of:
-            self._told_of.add(path)
+    def _report_once(self, path: Path, error: Exception) -> None:
+        if path not in self._reported:
+            self._reported.add(path)
             log.error(
                 "a file of metrics is left out", extra={"file": str(path), "reason": str(error)}
             )

@@ -11,9 +11,6 @@ from typing import Any
 
 from mlschool_dagster.capture.records import Role
 from mlschool_dagster.dataset.spec import DataSpec
-from mlschool_dagster.serving.bodies import MAX_BODY
-from mlschool_dagster.serving.faults import InvalidRequestError
-from mlschool_dagster.serving.formats import MAX_ROWS
 from mlschool_dagster.serving.invocations import EVENT_ID_HEADERS, MAX_EVENT_ID, VARIANT_HEADER
 from mlschool_dagster.serving.model_router import plausible_rows
 from mlschool_dagster.serving.openapi_page import openapi_page
@@ -23,7 +20,10 @@ from mlschool_dagster.serving.openapi_schemas import (
     output_schemas,
     reference,
 )
+from mlschool_dagster.serving.parsing import MAX_ROWS
+from mlschool_dagster.serving.request_body import MAX_BODY
 from mlschool_dagster.serving.validation import Row, Validator
+from mlschool_dagster.serving.validation_errors import InvalidRequestError
 
 __all__ = ["openapi_document", "openapi_page"]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from mlschool_dagster.dataset.cells import MISSING
 from mlschool_dagster.dataset.spec import Column, DataSpec, NumericColumn
-from mlschool_dagster.serving.formats import MAX_ROWS
-from mlschool_dagster.serving.rules import MAX_TEXT
+from mlschool_dagster.serving.column_rules import MAX_TEXT
+from mlschool_dagster.serving.parsing import MAX_ROWS
 
 Schema = dict[str, Any]
 

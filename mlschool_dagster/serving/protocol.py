@@ -17,7 +17,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from mlschool_dagster.serving.corked import CorkedTransport
+from mlschool_dagster.serving.coalescing_transport import CoalescingTransport
 from mlschool_dagster.serving.framing import (
     RefusedRequestError,
     refused,
@@ -122,7 +122,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Make room for the connection, and give the client its time for a first request."""
-        super().connection_made(CorkedTransport(transport, self.loop, self._linger))  # type: ignore[arg-type]
+        super().connection_made(CoalescingTransport(transport, self.loop, self._linger))  # type: ignore[arg-type]
         self._rest(self.limits.preconnect_seconds)
         if self.server_state not in self._swept:
             self._swept.add(self.server_state)

@@ -16,22 +16,22 @@ from typing import Any
 from mlschool_dagster.dataset.cells import Reader, cell_readers
 from mlschool_dagster.dataset.spec import CategoricalColumn, Column, DataSpec, InputValue
 from mlschool_dagster.modeling.predictor import values_getter
-from mlschool_dagster.serving.faults import (
-    INVALID,
-    MAX_FAULTS,
-    Fault,
-    Finding,
-    InvalidRequestError,
-    invalid,
-)
-from mlschool_dagster.serving.formats import (
+from mlschool_dagster.serving.column_rules import MAX_TEXT, rules_of
+from mlschool_dagster.serving.parsing import (
     Table,
     document_of,
     require_shallow,
     table_of_csv,
     table_of_json,
 )
-from mlschool_dagster.serving.rules import MAX_TEXT, rules_of
+from mlschool_dagster.serving.validation_errors import (
+    INVALID,
+    MAX_FAULTS,
+    Fault,
+    InvalidRequestError,
+    ValidationIssue,
+    invalid,
+)
 
 __all__ = ["Accepted", "Fault", "InvalidRequestError", "Row", "Validator"]
 
@@ -98,13 +98,13 @@ class Validator:
         Raises:
             InvalidRequestError: 422 if one is not, or there is none.
         """
-        return self._judge(Table(rows, Finding("is no row", "no row")), partial=False)
+        return self._judge(Table(rows, ValidationIssue("is no row", "no row")), partial=False)
 
     def _judge(self, table: Table, partial: bool) -> Accepted:
         rows = table.rows
         total = len(rows)
         if not total:
-            raise invalid(Finding("the request holds no rows", "no rows"))
+            raise invalid(ValidationIssue("the request holds no rows", "no rows"))
         if total > FEW_ROWS and self._are_valid(rows):
             return Accepted(rows, range(total), total, [], ())
         return self._sort_out(table, partial)
@@ -126,18 +126,18 @@ class Validator:
         reasons: dict[str, None] = {}
         for position, given in enumerate(table.rows):
             row = self._completed(given)
-            found = self._findings(row, row, table.misshapen)
+            found = self._issues(row, row, table.misshapen)
             if found and type(row) is dict:
                 values = self._read(row)
-                found = self._findings(row, values, table.misshapen)
+                found = self._issues(row, values, table.misshapen)
                 row = row if found else values
             if not found:
                 valid.append(row)
                 positions.append(position)
                 continue
-            for fault, counted in found[: max(1, MAX_FAULTS - len(faults))]:
+            for fault, reason in found[: max(1, MAX_FAULTS - len(faults))]:
                 faults.append({"row": position, **fault})
-                reasons[counted] = None
+                reasons[reason] = None
             if not partial and len(faults) >= MAX_FAULTS:
                 break
         if faults and not (partial and valid):
@@ -157,21 +157,21 @@ class Validator:
         """The values of the spec's columns in `row`, read as cells."""
         return {name: read(row[name]) for name, read in self._readers.items() if name in row}
 
-    def _findings(self, row: Any, values: Any, misshapen: Finding) -> list[tuple[Fault, str]]:
+    def _issues(self, row: Any, values: Any, misshapen: ValidationIssue) -> list[tuple[Fault, str]]:
         """What is wrong with `row`, and what to count it under: the first `MAX_FAULTS`.
 
         Its `values` are judged, and its names.
         """
         if type(row) is not dict:
-            return [({"reason": misshapen.about(row)}, misshapen.counted)]
+            return [({"reason": misshapen.about(row)}, misshapen.reason)]
         found: list[tuple[Fault, str]] = []
         missing = None
         for name, rule in self._rules.items():
             if name in row:
-                finding = rule.finding(values[name])
-                if finding is not None:
-                    fault = {"column": name, "reason": finding.about(values[name])}
-                    found.append((fault, finding.counted))
+                issue = rule.issue(values[name])
+                if issue is not None:
+                    fault = {"column": name, "reason": issue.about(values[name])}
+                    found.append((fault, issue.reason))
                 continue
             missing = missing or name
             if name not in self._nullable:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mlschool_dagster.dataset.cells import MISSING, RULES
 from mlschool_dagster.dataset.spec import CategoricalColumn, DataSpec, NumericColumn
 from mlschool_dagster.dataset.tables import read_data, table_files
-from mlschool_dagster.serving.formats import table_of_csv
+from mlschool_dagster.serving.parsing import table_of_csv
 from mlschool_dagster.serving.validation import Validator
 from mlschool_dagster_tests.serving.tiny_model import DATA, SPEC
 

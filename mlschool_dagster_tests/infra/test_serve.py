@@ -154,7 +154,7 @@ def test_the_packages_of_the_image_are_all_that_the_server_imports(tmp_path: Pat
     changes = {
         "PATH": f"{packages / 'bin'}:/usr/bin:/bin",
         "PYTHONPATH": str(code),
-        # Nothing listens there: what is captured waits in the journal, by way of the drivers.
+        # Nothing listens there: captures wait in the write-ahead log, by way of the drivers.
         "MLSCHOOL_CAPTURE_STORE": f"postgresql://user:password@127.0.0.1:{free_port()}/captures",
     }
     with serving(tmp_path / "home", **changes) as (_, client):

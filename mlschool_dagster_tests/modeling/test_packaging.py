@@ -35,7 +35,7 @@ from mlschool_dagster.modeling.training import TrainingResult
 from mlschool_dagster.serving.batching import predict
 from mlschool_dagster.serving.desired_state import Release
 from mlschool_dagster.serving.model_router import Version
-from mlschool_dagster.serving.questions import Question
+from mlschool_dagster.serving.prediction_request import PredictionRequest
 from mlschool_dagster.serving.validation import Accepted, InvalidRequestError, Validator
 from mlschool_dagster_tests.modeling.logged import Logged
 from mlschool_dagster_tests.serving.tiny_model import ROW, tiny_model
@@ -276,7 +276,9 @@ def test_of_equal_probabilities_the_first_class_is_predicted_everywhere(
     answers = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(pd.DataFrame([ROW]))
     assert answers["prediction"].tolist() == ["Chinstrap"]
     version = Version(Release("1", folder), tied, Validator(spec), utc_now())
-    asked = Question(Role.PRIMARY, version, None, Accepted([ROW], [0], 1, [], []), ["a"], True, 1.0)
+    asked = PredictionRequest(
+        Role.PRIMARY, version, None, Accepted([ROW], [0], 1, [], []), ["a"], True, 1.0
+    )
     predict([asked], "penguins")
     assert asked.captures[0].prediction == "Chinstrap"
     assert correct_mask(tied, pd.DataFrame([{**ROW, "species": "Chinstrap"}])).tolist() == [True]

@@ -26,7 +26,7 @@ from mlschool_dagster.capture.store import open_store
 from mlschool_dagster.serving.desired_state import Deployment, Plan, record_deployment
 from mlschool_dagster_tests.postgres import PostgresServer
 from mlschool_dagster_tests.serving.server import Server, release, running_server, wait_for
-from mlschool_dagster_tests.serving.spilling import Place
+from mlschool_dagster_tests.serving.store_outage import Place
 from mlschool_dagster_tests.serving.tiny_model import ROW
 
 CLIENTS = 4

@@ -17,7 +17,7 @@ import httpx
 import pytest
 import requests
 
-from mlschool_dagster.serving.bodies import MAX_BODY
+from mlschool_dagster.serving.request_body import MAX_BODY
 from mlschool_dagster_tests.serving.server import Server, running_server
 from mlschool_dagster_tests.serving.tiny_model import ROW
 

@@ -17,7 +17,7 @@ from mlschool_dagster.deployment.local import LocalEndpoint
 from mlschool_dagster.serving.desired_state import Plan
 from mlschool_dagster.serving.server_config import ServerConfig
 from mlschool_dagster_tests.postgres import PostgresServer
-from mlschool_dagster_tests.serving.hammer import Hammer
+from mlschool_dagster_tests.serving.load_generator import LoadGenerator
 from mlschool_dagster_tests.serving.server import (
     Server,
     free_port,
@@ -37,23 +37,23 @@ SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "30"))
 @pytest.mark.slow
 def test_killed_workers_and_servers_lose_and_repeat_nothing(tmp_path: Path) -> None:
     with ExitStack() as stack:
-        hammer = None
+        load = None
         for kill in range(KILLS // 2):
             with running_server(tmp_path, None if kill else "1", workers=2) as server:
                 url = str(server.client.base_url)
-                hammer = hammer or stack.enter_context(Hammer(url, patient=True))
-                hammer.aim(url)
-                hammer.wait_for_answers(200)
+                load = load or stack.enter_context(LoadGenerator(url, retry_503=True))
+                load.aim(url)
+                load.wait_for_answers(200)
                 server.workers[kill % 2].kill()
-                hammer.wait_for_answers(200)
+                load.wait_for_answers(200)
                 kill_all_at_once(server)
-        assert hammer is not None
+        assert load is not None
         with running_server(tmp_path, None, workers=2) as server:
-            hammer.aim(str(server.client.base_url))
-            hammer.wait_for_answers(200)
-            hammer.stop()
-    assert hammer.broken >= KILLS // 2
-    assert_each_is_one_capture(hammer, store_uri(tmp_path))
+            load.aim(str(server.client.base_url))
+            load.wait_for_answers(200)
+            load.stop()
+    assert load.broken >= KILLS // 2
+    assert_each_is_one_capture(load, store_uri(tmp_path))
 
 
 def kill_all_at_once(server: Server) -> None:
@@ -75,7 +75,7 @@ def test_soak_under_swaps_labelling_and_monitoring(tmp_path: Path) -> None:
     swaps = 0
     try:
         with (
-            Hammer(config.url) as hammer,
+            LoadGenerator(config.url) as load,
             again_and_again(config.store_uri, label_everything) as labelling,
             again_and_again(config.store_uri, read_everything) as monitoring,
         ):
@@ -83,13 +83,13 @@ def test_soak_under_swaps_labelling_and_monitoring(tmp_path: Path) -> None:
             while time.monotonic() < ending:
                 swaps += 1
                 target.deploy(plans[swaps % 2], "test", "swap", print)
-                hammer.stopped.wait(SWAP_SECONDS)
+                load.stopped.wait(SWAP_SECONDS)
     finally:
         target.stop()
-    assert hammer.broken == 0
-    assert min(hammer.versions[version] for version in ("1", "2")) > 0
+    assert load.broken == 0
+    assert min(load.versions[version] for version in ("1", "2")) > 0
     assert min(labelling[0], monitoring[0]) > 0
-    assert_each_is_one_capture(hammer, config.store_uri)
+    assert_each_is_one_capture(load, config.store_uri)
 
 
 @pytest.mark.slow
@@ -98,30 +98,30 @@ def test_a_store_that_is_away_for_a_minute_loses_and_repeats_nothing(tmp_path: P
         uri = postgres.fresh_uri()
         with (
             running_server(tmp_path, store=uri) as server,
-            Hammer(str(server.client.base_url)) as hammer,
+            LoadGenerator(str(server.client.base_url)) as load,
         ):
-            hammer.wait_for_answers(200)
+            load.wait_for_answers(200)
             postgres.stop()
-            before = len(hammer.answered)
-            hammer.stopped.wait(AWAY_SECONDS)
-            assert len(hammer.answered) > before
+            before = len(load.answered)
+            load.stopped.wait(AWAY_SECONDS)
+            assert len(load.answered) > before
             assert server.health()["spilled_bytes"] > 0
             postgres.start()
             wait_for(lambda: server.health()["spilled_bytes"] == 0)
-            hammer.wait_for_answers(200)
-            hammer.stop()
-            assert hammer.broken == 0
-            assert_each_is_one_capture(hammer, uri)
+            load.wait_for_answers(200)
+            load.stop()
+            assert load.broken == 0
+            assert_each_is_one_capture(load, uri)
 
 
-def assert_each_is_one_capture(hammer: Hammer, uri: str) -> None:
+def assert_each_is_one_capture(load: LoadGenerator, uri: str) -> None:
     """Each request that was made was answered 200, and each answer is one capture."""
-    assert hammer.refused == []
+    assert load.refused == []
     store = open_store(uri)
     found = [event for window in store.windows() for event in store.read(window)["event_id"]]
     store.close()
     assert len(found) == len(set(found))
-    assert set(found) == set(hammer.answered)
+    assert set(found) == set(load.answered)
 
 
 @contextmanager

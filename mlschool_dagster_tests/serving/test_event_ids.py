@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlschool_dagster.serving.event_ids import new_event_ids
-from mlschool_dagster.serving.formats import MAX_ROWS
+from mlschool_dagster.serving.parsing import MAX_ROWS
 
 
 @given(st.integers(1, MAX_ROWS))

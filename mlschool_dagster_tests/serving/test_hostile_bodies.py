@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlschool_dagster.dataset.spec import NumericColumn
-from mlschool_dagster.serving.faults import MAX_FAULTS
-from mlschool_dagster.serving.formats import FORMATS, MAX_ROWS
+from mlschool_dagster.serving.parsing import FORMATS, MAX_ROWS
 from mlschool_dagster.serving.validation import InvalidRequestError, Validator
+from mlschool_dagster.serving.validation_errors import MAX_FAULTS
 from mlschool_dagster_tests.serving.tiny_model import ROW, SPEC
 
 VALIDATOR = Validator(SPEC)

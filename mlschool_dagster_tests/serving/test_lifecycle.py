@@ -29,7 +29,7 @@ from mlschool_dagster_tests.serving.server import (
     store_uri,
     wait_for,
 )
-from mlschool_dagster_tests.serving.spilling import Place
+from mlschool_dagster_tests.serving.store_outage import Place
 from mlschool_dagster_tests.serving.tiny_model import ROW
 
 
@@ -65,7 +65,7 @@ def test_a_version_that_does_not_load_is_told_and_the_old_one_goes_on(tmp_path: 
 
 def test_a_request_that_cannot_be_captured_is_not_answered(tmp_path: Path) -> None:
     with running_server(tmp_path) as server:
-        # Neither the store nor the journal that stands in for it can take anything.
+        # Neither the store nor the write-ahead log that stands in for it can take anything.
         with sqlite3.connect(tmp_path / "captures.db") as connection:
             connection.execute("ALTER TABLE captures RENAME TO elsewhere")
         (tmp_path / "spill").touch()

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from mlschool_dagster.serving.logs import (
     MAX_WAITING_LINES,
-    REFUSALS_PER_SECOND,
+    REJECTIONS_PER_SECOND,
     Bounded,
     JsonLines,
     RequestLog,
@@ -101,7 +101,7 @@ def test_every_request_is_told_if_asked_for(output: Output) -> None:
 def test_only_refused_requests_are_told_otherwise(output: Output) -> None:
     requests = RequestLog(access=False)
     requests.answered(Request(), 0.01)
-    requests.refused(Request(status=422), "unknown column")
+    requests.rejected(Request(status=422), "unknown column")
     requests.close()
     (line,) = output.lines
     assert line["message"] == "request refused"
@@ -114,11 +114,11 @@ def test_a_flood_of_refusals_is_bounded_and_accounted_for(output: Output) -> Non
     refused = 0
     end = time.monotonic() + 1.2
     while time.monotonic() < end:
-        requests.refused(Request(status=400), "malformed")
+        requests.rejected(Request(status=400), "malformed")
         refused += 1
     requests.close()
     told = [line for line in output.lines if line["message"] == "request refused"]
-    assert len(told) == 2 * REFUSALS_PER_SECOND
+    assert len(told) == 2 * REJECTIONS_PER_SECOND
     assert len(told) + sum(line.get("suppressed", 0) for line in output.lines) == refused
 
 

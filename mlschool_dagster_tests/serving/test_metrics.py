@@ -15,7 +15,12 @@ from hypothesis import strategies as st
 from mlschool_dagster.capture.records import Capture, Role
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.serving.metrics import CONFIDENCE_BOUNDS, LATENCY_BOUNDS, Metrics
-from mlschool_dagster_tests.serving.counting import CountingProcess, Samples, counting, samples
+from mlschool_dagster_tests.serving.metrics_process import (
+    MetricsProcess,
+    Samples,
+    metrics_process,
+    samples,
+)
 from mlschool_dagster_tests.serving.server import wait_for
 
 VERSIONS = ("1", "2")
@@ -38,7 +43,7 @@ captures = st.builds(
     role=st.sampled_from(Role),
 )
 
-Start = Callable[[], CountingProcess]
+Start = Callable[[], MetricsProcess]
 
 
 @pytest.fixture
@@ -52,7 +57,7 @@ def metrics() -> Iterator[Metrics]:
 def start(tmp_path: Path) -> Iterator[Start]:
     """Starts processes that share one folder of metrics."""
     with ExitStack() as stack:
-        yield lambda: stack.enter_context(counting(tmp_path))
+        yield lambda: stack.enter_context(metrics_process(tmp_path))
 
 
 def told(metrics: Metrics) -> Samples:
@@ -118,12 +123,12 @@ def test_rows_are_counted_by_class_and_confidence(answered: list[list[Capture]])
 def test_what_was_kept_refused_or_went_wrong_is_told(metrics: Metrics) -> None:
     metrics.commit(0.004, 7)
     metrics.commit(0.2, 1)
-    metrics.refused("malformed")
-    metrics.refused("too large")
-    metrics.refused("malformed")
+    metrics.rejected("malformed")
+    metrics.rejected("too large")
+    metrics.rejected("malformed")
     metrics.shadow_failed()
     metrics.queue(5)
-    metrics.spill(4096)
+    metrics.buffered(4096)
     found = told(metrics)
     assert value(found, "mlschool_captures_total") == 8
     assert value(found, "mlschool_capture_commit_duration_seconds_count") == 2
@@ -167,7 +172,7 @@ def test_workers_add_up_and_any_of_them_tells(start: Start) -> None:
     for process, share in ((one, 300), (other, 200)):
         for _ in range(share):
             process.count(("request", 200, "1", "primary", 0.002), ("commit", 0.001, 2))
-        process.count(("queue", share), ("spill", share), ("share",))
+        process.count(("queue", share), ("buffered", share), ("share",))
         process.exposition()
     found = samples(reader.exposition())
     labels = {"version": "1", "role": "primary"}
@@ -193,7 +198,7 @@ def test_what_a_worker_counts_reaches_the_others_unasked(start: Start) -> None:
 def test_a_dead_worker_leaves_its_counts_and_nothing_else(start: Start) -> None:
     doomed, survivor = start(), start()
     now = utc_now().isoformat()
-    doomed.count(("request", 200, "1", "primary", 0.002), ("queue", 9), ("spill", 9))
+    doomed.count(("request", 200, "1", "primary", 0.002), ("queue", 9), ("buffered", 9))
     doomed.count(("serves", "primary", "1", now), ("share",))
     doomed.exposition()
     doomed.kill()
@@ -239,7 +244,7 @@ def test_a_broken_file_is_named_and_the_others_are_told(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     metrics, other = Metrics("test", tmp_path), Metrics("test", tmp_path)
-    other.refused("malformed")
+    other.rejected("malformed")
     other.close()
     broken = tmp_path / f"{'0' * 32}.worker.json"
     broken.write_bytes(content)
@@ -256,7 +261,7 @@ def test_what_cannot_be_written_is_told_later_and_by_its_own_worker_at_once(
     folder = tmp_path / "metrics"
     folder.touch()
     metrics = Metrics("test", folder)
-    metrics.refused("malformed")
+    metrics.rejected("malformed")
     metrics._flush()
     assert value(told(metrics), "mlschool_refusals_total", reason="malformed") == 1
     folder.unlink()

@@ -17,8 +17,8 @@ from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX
 from mlschool_dagster.capture.store import open_store
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
-from mlschool_dagster.serving.bodies import MAX_BODY
 from mlschool_dagster.serving.probes import probe_key
+from mlschool_dagster.serving.request_body import MAX_BODY
 from mlschool_dagster_tests.serving.server import (
     Server,
     peak_memory,

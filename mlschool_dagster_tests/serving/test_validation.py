@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from mlschool_dagster.dataset.spec import CategoricalColumn, Column
-from mlschool_dagster.serving.faults import MAX_FAULTS
-from mlschool_dagster.serving.formats import MAX_ROWS
-from mlschool_dagster.serving.rules import MAX_TEXT
+from mlschool_dagster.serving.column_rules import MAX_TEXT
+from mlschool_dagster.serving.parsing import MAX_ROWS
 from mlschool_dagster.serving.validation import FEW_ROWS, InvalidRequestError, Validator
+from mlschool_dagster.serving.validation_errors import MAX_FAULTS
 from mlschool_dagster_tests.serving.tiny_model import ROW, SPEC
 
 VALIDATOR = Validator(SPEC)
@@ -286,7 +286,7 @@ def test_what_is_json_but_no_input_is_refused_with_a_reason(document: object) ->
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         (b"", "The body is empty; send rows as JSON."),
         (b"{", "line 1, column 2, at its end"),
@@ -298,9 +298,9 @@ def test_what_is_json_but_no_input_is_refused_with_a_reason(document: object) ->
         (b"\x00", "expecting value (line 1, column 1, at '\\x00')"),
     ],
 )
-def test_what_is_not_json_is_malformed_and_told_where(body: bytes, told: str) -> None:
+def test_what_is_not_json_is_malformed_and_told_where(body: bytes, message: str) -> None:
     assert refusal_of(body).status == 400
-    assert told in refusal_of(body).message
+    assert message in refusal_of(body).message
 
 
 @pytest.mark.parametrize("depth", [50, 1_000, 100_000])

@@ -106,7 +106,7 @@ def test_an_outage_is_found_once_it_lasts_and_over_once_traffic_comes(traffic: T
     assert found["traffic_is_fresh"].severity is dg.AssetCheckSeverity.ERROR
     outages = {key for key, metric in traffic.recorded().items() if metric.finding}
     assert outages == {back(2).key, back(1).key}
-    # What was captured meanwhile lands late: the endpoint kept it in its journal.
+    # What was captured meanwhile lands late: the endpoint kept it in its write-ahead log.
     traffic.comes([2, 1, 0])
     result = traffic.look()
     assert all(check.passed for check in checks(result).values())

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message
 
-from mlschool_dagster.serving.bodies import (
+from mlschool_dagster.serving.request_body import (
     LARGE_BODY,
     MAX_BODY,
     MAX_HELD,
-    Memory,
+    MemoryBudget,
     TooBusyError,
     read_body,
 )
@@ -42,19 +42,19 @@ def pieces(content: Sequence[bytes]) -> tuple[Message, Callable[[], Awaitable[Me
     return messages[0], receive
 
 
-def read(content: Sequence[bytes], memory: Memory, request: Request) -> bytes:
+def read(content: Sequence[bytes], memory: MemoryBudget, request: Request) -> bytes:
     return asyncio.run(read_body(*pieces(content), memory, request))
 
 
 @given(st.lists(st.binary(max_size=100), min_size=1, max_size=20))
 def test_a_body_is_the_sum_of_its_pieces(content: list[bytes]) -> None:
-    assert read(content, Memory(), Request()) == b"".join(content)
+    assert read(content, MemoryBudget(), Request()) == b"".join(content)
 
 
 def test_one_byte_too_many_is_refused() -> None:
-    assert len(read(LARGEST, Memory(), Request())) == MAX_BODY
+    assert len(read(LARGEST, MemoryBudget(), Request())) == MAX_BODY
     with pytest.raises(InvalidRequestError) as refusal:
-        read([*LARGEST, b"x"], Memory(), Request())
+        read([*LARGEST, b"x"], MemoryBudget(), Request())
     assert refusal.value.status == 413
 
 
@@ -63,7 +63,7 @@ def test_a_body_that_breaks_off_is_refused() -> None:
 
     async def work() -> None:
         await receive()
-        await read_body(first, receive, Memory(), Request())
+        await read_body(first, receive, MemoryBudget(), Request())
 
     with pytest.raises(InvalidRequestError) as refusal:
         asyncio.run(work())
@@ -71,7 +71,7 @@ def test_a_body_that_breaks_off_is_refused() -> None:
 
 
 def test_large_bodies_need_room_and_small_ones_do_not() -> None:
-    memory = Memory()
+    memory = MemoryBudget()
     requests = [Request() for _ in range(MAX_HELD // MAX_BODY)]
     for request in requests:
         read(LARGEST, memory, request)
@@ -84,7 +84,7 @@ def test_large_bodies_need_room_and_small_ones_do_not() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, MAX_HELD))))
 def test_requests_never_hold_more_together_than_there_is(steps: list[tuple[int, int]]) -> None:
-    memory, requests = Memory(), [Request() for _ in range(4)]
+    memory, requests = MemoryBudget(), [Request() for _ in range(4)]
     for number, size in steps:
         request, before = requests[number], requests[number].held
         others = sum(other.held for other in requests) - before

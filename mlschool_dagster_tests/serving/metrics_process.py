@@ -16,7 +16,7 @@ from typing import Any
 Samples = Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
-class CountingProcess:
+class MetricsProcess:
     """A running one; its pid, and what it says after it has counted."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
@@ -42,7 +42,7 @@ class CountingProcess:
 
 
 @contextmanager
-def counting(folder: Path) -> Iterator[CountingProcess]:
+def metrics_process(folder: Path) -> Iterator[MetricsProcess]:
     """A process that shares its metrics in `folder`."""
     process = subprocess.Popen(
         [sys.executable, "-m", __name__, str(folder)],
@@ -52,7 +52,7 @@ def counting(folder: Path) -> Iterator[CountingProcess]:
     )
     with process:
         try:
-            yield CountingProcess(process)
+            yield MetricsProcess(process)
         finally:
             process.kill()
 

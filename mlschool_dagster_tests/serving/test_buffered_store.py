@@ -20,11 +20,11 @@ from mlschool_dagster.capture.records import Capture, Role
 from mlschool_dagster.capture.sqlite import SqliteStore
 from mlschool_dagster.capture.store import Appended, StoreUnavailableError, open_store
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.serving import spill
-from mlschool_dagster.serving.journal import Journal, captures_of, size_of_all
-from mlschool_dagster.serving.spill import SpillFullError, open_spilling
+from mlschool_dagster.serving import buffered_store
+from mlschool_dagster.serving.buffered_store import BufferFullError, open_buffered_store
+from mlschool_dagster.serving.write_ahead_log import WriteAheadLog, captures_of, size_of_all
 from mlschool_dagster_tests.capture.samples import WINDOW, capture
-from mlschool_dagster_tests.serving.spilling import (
+from mlschool_dagster_tests.serving.store_outage import (
     PLENTY,
     Place,
     append_and_acknowledge,
@@ -40,14 +40,14 @@ def place(tmp_path: Path) -> Iterator[Place]:
     yield Place(tmp_path)
 
 
-def test_a_store_that_is_there_needs_no_journal(place: Place) -> None:
+def test_a_store_that_is_there_needs_no_log(place: Place) -> None:
     store = place.open()
     store.append([capture("a")])
     store.count_refusals(WINDOW, {"malformed": 2})
     store.close()
     assert place.events() == ["a"]
     assert open_store(place.uri).refusals(WINDOW) == {"malformed": 2}
-    assert not place.journals.exists()
+    assert not place.buffer_folder.exists()
 
 
 def test_the_order_of_captures_outlives_an_absence(place: Place) -> None:
@@ -56,7 +56,7 @@ def test_the_order_of_captures_outlives_an_absence(place: Place) -> None:
     place.take_away()
     assert store.append([capture("1"), capture("2")]) == NO_DUPLICATES
     assert store.append([capture("3")]) == NO_DUPLICATES
-    assert store.spilled_bytes > 0
+    assert store.buffered_bytes > 0
     with pytest.raises(StoreUnavailableError):
         store.count_refusals(WINDOW, {"malformed": 1})
     place.bring_back()
@@ -67,7 +67,7 @@ def test_the_order_of_captures_outlives_an_absence(place: Place) -> None:
     store.append([capture(str(number))])
     store.close()
     assert place.events() == [str(i) for i in range(number + 1)]
-    assert size_of_all(place.journals) == 0
+    assert size_of_all(place.buffer_folder) == 0
 
 
 def test_a_server_starts_while_its_store_is_away(place: Place) -> None:
@@ -82,7 +82,7 @@ def test_a_server_starts_while_its_store_is_away(place: Place) -> None:
 
 def test_a_store_that_never_can_be_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No capture store is known"):
-        open_spilling("nowhere://store", tmp_path, PLENTY)
+        open_buffered_store("nowhere://store", tmp_path, PLENTY)
 
 
 def test_repetitions_are_known_while_the_store_is_away(place: Place) -> None:
@@ -125,7 +125,7 @@ def test_what_neither_can_keep_is_told(place: Place) -> None:
     store = place.open(limit=1000)
     place.take_away()
     kept = []
-    with pytest.raises(SpillFullError, match="make room"):
+    with pytest.raises(BufferFullError, match="make room"):
         for number in range(10):
             store.append([capture(str(number))])
             kept.append(str(number))
@@ -138,13 +138,13 @@ def test_what_neither_can_keep_is_told(place: Place) -> None:
 
 
 def test_a_disk_that_takes_nothing_is_told(place: Place) -> None:
-    place.journals.touch()
+    place.buffer_folder.touch()
     store = place.open()
     store.append([capture("before")])
     place.take_away()
-    with pytest.raises(SpillFullError):
+    with pytest.raises(BufferFullError):
         store.append([capture("a")])
-    place.journals.unlink()
+    place.buffer_folder.unlink()
     store.append([capture("a")])
     place.bring_back()
     wait_until(lambda: is_back(store))
@@ -174,7 +174,7 @@ def test_an_answer_that_turns_out_to_be_another_is_kept_too(place: Place) -> Non
 def test_what_the_server_has_answered_it_answers_again_while_the_store_is_away(
     place: Place, is_restarted: bool
 ) -> None:
-    """Whichever worker is asked, and whether it was answered by the store or the journal."""
+    """Whichever worker is asked, and whether it was answered by the store or the log."""
     workers = [place.open() for _ in range(3)]
     rows = [capture("job"), capture("job#1", mass=3000)]
     workers[0].append([*rows, capture("unnamed")], named=rows)
@@ -197,7 +197,7 @@ def test_what_the_server_has_answered_it_answers_again_while_the_store_is_away(
     assert sorted(place.events()) == ["job", "job#1", "late", "unnamed"]
 
 
-def test_what_the_journal_has_answered_is_known_when_the_store_is_away_again(
+def test_what_the_log_has_answered_is_known_when_the_store_is_away_again(
     place: Place,
 ) -> None:
     one, other = place.open(), place.open()
@@ -223,12 +223,12 @@ def test_a_request_outside_the_sample_is_answered_again_and_kept_nowhere(place: 
     assert place.events() == []
 
 
-def test_a_worker_whose_store_is_there_waits_for_what_others_have_in_the_journal(
+def test_a_worker_whose_store_is_there_waits_for_what_others_have_in_the_log(
     place: Place,
 ) -> None:
     one, other = place.open(), place.open()
     one.leave("it hangs, but only here")
-    with one._open_journal().replaying() as nobody_takes_out:
+    with one._open_wal().replaying() as nobody_takes_out:
         assert nobody_takes_out
         one.append([capture("a")])
         assert other.append([replace(capture("a"), model_version="4")]).duplicates == {
@@ -245,13 +245,13 @@ def test_a_worker_whose_store_is_there_waits_for_what_others_have_in_the_journal
 def test_a_store_that_hangs_on_its_way_back_holds_nobody_up(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last of the journal is replayed while nobody may add to it."""
-    monkeypatch.setattr(spill, "HAND_OVER_SECONDS", 0.05)
+    """The last of the write-ahead log is replayed while nobody may add to it."""
+    monkeypatch.setattr(buffered_store, "HAND_OVER_SECONDS", 0.05)
     hung, let_go = threading.Event(), threading.Event()
-    oldest, append = Journal.oldest, SqliteStore.append
+    oldest, append = WriteAheadLog.oldest, SqliteStore.append
 
-    def one_more(journal: Journal, most: int) -> list[Capture]:
-        found = oldest(journal, most)
+    def one_more(wal: WriteAheadLog, most: int) -> list[Capture]:
+        found = oldest(wal, most)
         if not found and not let_go.is_set():
             # Before the last look, and so under everybody's eyes, one more came.
             found = [capture("late")]
@@ -263,11 +263,11 @@ def test_a_store_that_hangs_on_its_way_back_holds_nobody_up(
             let_go.wait(30)
         return append(store, captures)
 
-    monkeypatch.setattr(Journal, "oldest", one_more)
+    monkeypatch.setattr(WriteAheadLog, "oldest", one_more)
     monkeypatch.setattr(SqliteStore, "append", hang)
-    journal = Journal(place.journals, PLENTY)
-    journal.append([capture("a")])
-    journal.close()
+    wal = WriteAheadLog(place.buffer_folder, PLENTY)
+    wal.append([capture("a")])
+    wal.close()
     store = place.open()
     assert hung.wait(30)
     store.append([capture("b")])
@@ -287,7 +287,7 @@ def test_what_no_store_takes_is_set_aside_and_holds_nothing_up(place: Place) -> 
     wait_until(lambda: is_back(store))
     store.close()
     assert place.events() == ["a", "b", "c"]
-    (aside,) = (place.journals / "refused").iterdir()
+    (aside,) = (place.buffer_folder / "refused").iterdir()
     assert captures_of(aside.read_bytes()) == [odd]
 
 
@@ -313,7 +313,7 @@ def test_any_history_is_in_the_store_once(steps: list[str | list[tuple[str, int]
                 place.bring_back()
             elif step == "end":
                 store.close()
-                _tear(place.journals)
+                _tear(place.buffer_folder)
                 store = place.open()
             else:
                 assert not isinstance(step, str)
@@ -328,9 +328,9 @@ def test_any_history_is_in_the_store_once(steps: list[str | list[tuple[str, int]
         assert len(place.masses()) == len(acknowledged)
 
 
-def _tear(journals: Path) -> None:
-    """Leave each journal as an owner would that died in the midst of writing."""
-    for segment in journals.glob("*.jsonl"):
+def _tear(wals: Path) -> None:
+    """Leave each log as an owner would that died in the midst of writing."""
+    for segment in wals.glob("*.jsonl"):
         with segment.open("ab") as file:
             file.write(b'1234abcd [{"event_id": "never ackno')
 
@@ -353,7 +353,7 @@ def test_what_was_acknowledged_survives_a_killed_owner(
     owner.join()
     place.bring_back()
     store = place.open()
-    wait_until(lambda: size_of_all(place.journals) == 0)
+    wait_until(lambda: size_of_all(place.buffer_folder) == 0)
     store.close()
     acknowledged = notes.read_text().splitlines()
     kept = place.events()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlschool_dagster.dataset.spec import CategoricalColumn, NumericColumn
-from mlschool_dagster.serving.rules import MAX_TEXT, Rule, rules_of
+from mlschool_dagster.serving.column_rules import MAX_TEXT, Rule, rules_of
 from mlschool_dagster_tests.serving.tiny_model import SPEC
 
 MASS = NumericColumn("mass", "Body mass", 0.0, 10.0, unit="kg")
@@ -42,7 +42,7 @@ def test_a_column_fits_if_nothing_is_found_in_its_values(
     values: list[object] = data.draw(st.lists(VALID[column.name], max_size=8))
     values += data.draw(st.lists(ODD, min_size=0 if values else 1, max_size=2))
     values = data.draw(st.permutations(values))
-    assert rule.fits(values) == all(rule.finding(value) is None for value in values)
+    assert rule.fits(values) == all(rule.issue(value) is None for value in values)
 
 
 def test_not_a_number_is_found_wherever_it_stands() -> None:

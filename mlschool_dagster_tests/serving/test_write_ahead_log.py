@@ -1,27 +1,24 @@
-"""The journal keeps what it was given, in order, whatever its writers die of and the disk does."""
+"""The log keeps what it was given, in order, whatever its writers die of and the disk does."""
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
-import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlschool_dagster.capture.records import Role
 from mlschool_dagster.capture.store import Appended
-from mlschool_dagster.serving import journal as journal_module
-from mlschool_dagster.serving.journal import (
-    Answers,
-    Journal,
-    JournalFullError,
+from mlschool_dagster.serving import write_ahead_log as wal_module
+from mlschool_dagster.serving.write_ahead_log import (
+    AnswerCache,
+    WriteAheadLog,
+    WriteAheadLogFullError,
     captures_of,
     size_of_all,
 )
@@ -32,98 +29,98 @@ PLENTY = 1024**2
 
 @pytest.fixture
 def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_module, "SEGMENT_BYTES", 600)
+    monkeypatch.setattr(wal_module, "SEGMENT_BYTES", 600)
 
 
 @pytest.fixture
-def journals(tmp_path: Path) -> Iterator[list[Journal]]:
-    """Three workers' views of one journal."""
-    views = [Journal(tmp_path, PLENTY) for _ in range(3)]
+def wals(tmp_path: Path) -> Iterator[list[WriteAheadLog]]:
+    """Three workers' views of one log."""
+    views = [WriteAheadLog(tmp_path, PLENTY) for _ in range(3)]
     yield views
     for view in views:
         view.close()
 
 
 def filled(folder: Path, event_ids: str = "abc") -> Path:
-    """The last segment of a journal whose worker is gone."""
-    journal = Journal(folder, PLENTY)
+    """The last segment of a write-ahead log whose worker is gone."""
+    wal = WriteAheadLog(folder, PLENTY)
     for event_id in event_ids:
-        journal.append([capture(event_id)])
-    journal.close()
+        wal.append([capture(event_id)])
+    wal.close()
     return max(folder.glob("*.jsonl"))
 
 
 def taken_out(folder: Path) -> list[str]:
-    """What is read of the journal in `folder`, which is empty then."""
-    journal = Journal(folder, PLENTY)
-    with journal.replaying() as is_ours:
+    """What is read of the write-ahead log in `folder`, which is empty then."""
+    wal = WriteAheadLog(folder, PLENTY)
+    with wal.replaying() as is_ours:
         assert is_ours
-        events = [c.event_id for c in journal.oldest(1000)]
-        with journal.exclusive():
-            journal.end()
-    journal.close()
+        events = [c.event_id for c in wal.oldest(1000)]
+        with wal.exclusive():
+            wal.end()
+    wal.close()
     assert not list(folder.glob("**/*.jsonl")) or (folder / "damaged").exists()
     return events
 
 
 def test_captures_come_out_as_they_went_in(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, PLENTY)
+    wal = WriteAheadLog(tmp_path, PLENTY)
     written = [
         capture("a", timedelta(microseconds=7)),
         capture("a", role=Role.SHADOW),
         capture("b", sampling_share=0.25, mass=None),
     ]
-    waiting = [journal.is_waiting]
-    journal.append(written)
-    assert [*waiting, journal.is_waiting] == [False, True]
-    assert journal.oldest(10) == written
-    journal.close()
+    waiting = [wal.is_waiting]
+    wal.append(written)
+    assert [*waiting, wal.is_waiting] == [False, True]
+    assert wal.oldest(10) == written
+    wal.close()
 
 
 @pytest.mark.usefixtures("small_segments")
 def test_what_is_not_forgotten_is_told_again(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, PLENTY)
+    wal = WriteAheadLog(tmp_path, PLENTY)
     for number in range(10):
-        journal.append([capture(str(number))])
+        wal.append([capture(str(number))])
     assert len(list(tmp_path.glob("*.jsonl"))) > 2
-    assert [c.event_id for c in journal.oldest(4)] == list("0123")
-    assert [c.event_id for c in journal.oldest(4)] == list("0123")
-    before = journal.size
-    journal.forget()
-    assert journal.size < before
-    journal.append([capture("10")])
-    assert [c.event_id for c in journal.oldest(100)] == [*"456789", "10"]
-    journal.close()
+    assert [c.event_id for c in wal.oldest(4)] == list("0123")
+    assert [c.event_id for c in wal.oldest(4)] == list("0123")
+    before = wal.size
+    wal.checkpoint()
+    assert wal.size < before
+    wal.append([capture("10")])
+    assert [c.event_id for c in wal.oldest(100)] == [*"456789", "10"]
+    wal.close()
 
 
 @pytest.mark.usefixtures("small_segments")
 def test_workers_write_in_turn_and_each_knows_what_the_others_answered(
-    journals: list[Journal],
+    wals: list[WriteAheadLog],
 ) -> None:
     for number in range(30):
-        assert not journals[number % 3].append([capture(str(number))]).duplicates
+        assert not wals[number % 3].append([capture(str(number))]).duplicates
     for number in range(30):
-        again = journals[(number + 1) % 3].append([capture(str(number), timedelta(minutes=1))])
+        again = wals[(number + 1) % 3].append([capture(str(number), timedelta(minutes=1))])
         assert again.duplicates == {str(number): capture(str(number))}
-        assert journals[(number + 2) % 3].append([capture(str(number), mass=1)]).conflicts
-    assert [c.event_id for c in journals[0].oldest(100)] == [str(i) for i in range(30)]
+        assert wals[(number + 2) % 3].append([capture(str(number), mass=1)]).conflicts
+    assert [c.event_id for c in wals[0].oldest(100)] == [str(i) for i in range(30)]
 
 
 def test_only_one_worker_takes_out_at_a_time_and_the_others_go_on_behind_it(
-    journals: list[Journal],
+    wals: list[WriteAheadLog],
 ) -> None:
-    one, other, third = journals
+    one, other, third = wals
     one.append([capture("a")])
     other.append([capture("b")])
     with one.replaying() as is_ours, other.replaying() as is_theirs:
         assert (is_ours, is_theirs) == (True, False)
         assert [c.event_id for c in one.oldest(10)] == ["a", "b"]
-        one.forget()
+        one.checkpoint()
         with one.exclusive():
             one.end()
     assert not other.is_waiting
-    for journal in journals:
-        journal.append([capture(f"again by {journals.index(journal)}")])
+    for wal in wals:
+        wal.append([capture(f"again by {wals.index(wal)}")])
     assert third.is_waiting
     with third.replaying() as is_ours:
         assert is_ours
@@ -131,12 +128,12 @@ def test_only_one_worker_takes_out_at_a_time_and_the_others_go_on_behind_it(
 
 
 def test_a_turn_is_not_waited_for_for_ever(
-    journals: list[Journal], monkeypatch: pytest.MonkeyPatch
+    wals: list[WriteAheadLog], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal_module, "PATIENCE_SECONDS", 0.05)
-    with journals[0].exclusive(), pytest.raises(TimeoutError):
-        journals[1].append([capture("a")])
-    assert journals[1].append([capture("a")]) == Appended({}, frozenset())
+    monkeypatch.setattr(wal_module, "PATIENCE_SECONDS", 0.05)
+    with wals[0].exclusive(), pytest.raises(TimeoutError):
+        wals[1].append([capture("a")])
+    assert wals[1].append([capture("a")]) == Appended({}, frozenset())
 
 
 def test_a_torn_tail_is_ignored_and_nothing_is_written_behind_it(tmp_path: Path) -> None:
@@ -165,49 +162,22 @@ def test_what_is_damaged_is_kept_aside_and_the_rest_is_read(
 @pytest.mark.usefixtures("small_segments")
 def test_it_does_not_outgrow_its_limit(tmp_path: Path) -> None:
     filled(tmp_path, "abcdef")
-    journal = Journal(tmp_path, limit_bytes=4000)
+    wal = WriteAheadLog(tmp_path, limit_bytes=4000)
     kept = []
-    with pytest.raises(JournalFullError):
+    with pytest.raises(WriteAheadLogFullError):
         for number in range(20):
-            journal.append([capture(str(number))])
+            wal.append([capture(str(number))])
             kept.append(str(number))
     assert 0 < len(kept) < 20
-    assert size_of_all(tmp_path) == journal.size <= 4000
-    assert [c.event_id for c in journal.oldest(100)] == [*"abcdef", *kept]
-    journal.close()
-
-
-def test_what_workers_of_an_earlier_release_left_is_read_first(tmp_path: Path) -> None:
-    with ExitStack() as living:
-        for name, events in (("dead", "ab"), ("living", "cd"), ("empty", "")):
-            folder = tmp_path / f"{name}.journal"
-            folder.mkdir()
-            lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
-            living.callback(os.close, lock)
-            for event in events:
-                line = orjson.dumps([capture(event)])
-                with (folder / "00000001.jsonl").open("ab") as file:
-                    file.write(b"%08x %s\n" % (crc32(line), line))
-            if name == "living":
-                fcntl.flock(lock, fcntl.LOCK_EX)
-        filled(tmp_path, "e")
-        assert [p.name for p in tmp_path.glob("*.journal") if "empty" in p.name] == []
-        journal = Journal(tmp_path, PLENTY)
-        assert journal.append([capture("a")]).duplicates == {"a": capture("a")}
-        with journal.replaying():
-            assert [c.event_id for c in journal.oldest(10)] == ["a", "b", "e"]
-            with journal.exclusive():
-                journal.end()
-        journal.close()
-        assert [p.name for p in tmp_path.glob("*.journal")] == ["living.journal"]
-    assert Journal(tmp_path, PLENTY).is_waiting
-    assert taken_out(tmp_path) == ["c", "d"]
+    assert size_of_all(tmp_path) == wal.size <= 4000
+    assert [c.event_id for c in wal.oldest(100)] == [*"abcdef", *kept]
+    wal.close()
 
 
 def test_failing_to_begin_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journal = Journal(tmp_path, PLENTY)
+    wal = WriteAheadLog(tmp_path, PLENTY)
     before, descriptors = sorted(tmp_path.rglob("*")), len(list(Path("/dev/fd").iterdir()))
     really = os.open
 
@@ -217,12 +187,12 @@ def test_failing_to_begin_leaves_nothing_behind(
     monkeypatch.setattr(os, "open", no_more)
     for _ in range(50):
         with pytest.raises(OSError, match="Too many open files"):
-            journal.append([capture("a")])
+            wal.append([capture("a")])
     monkeypatch.setattr(os, "open", really)
     assert sorted(tmp_path.rglob("*")) == before
     assert len(list(Path("/dev/fd").iterdir())) == descriptors
-    journal.append([capture("a")])
-    journal.close()
+    wal.append([capture("a")])
+    wal.close()
     assert taken_out(tmp_path) == ["a"]
 
 
@@ -243,29 +213,29 @@ def test_whatever_cannot_be_opened_leaks_nothing(
     monkeypatch.setattr(os, "open", scarce)
     for _ in range(2):
         with suppress(OSError):
-            journal = Journal(tmp_path, PLENTY)
+            wal = WriteAheadLog(tmp_path, PLENTY)
             with suppress(OSError):
-                journal.append([capture("a")])
-            journal.close()
+                wal.append([capture("a")])
+            wal.close()
     monkeypatch.setattr(os, "open", really)
     assert len(list(Path("/dev/fd").iterdir())) == before
     assert taken_out(tmp_path) == ["a"]
 
 
 def test_what_no_store_takes_is_kept_aside_as_it_is(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, PLENTY)
-    journal.set_aside([capture("a")], "too odd")
+    wal = WriteAheadLog(tmp_path, PLENTY)
+    wal.set_aside([capture("a")], "too odd")
     (aside,) = (tmp_path / "refused").iterdir()
     assert captures_of(aside.read_bytes()) == [capture("a")]
-    journal.close()
+    wal.close()
 
 
 def test_answers_are_remembered_by_all_workers(tmp_path: Path) -> None:
-    one, other = Answers(tmp_path), Answers(tmp_path)
+    one, other = AnswerCache(tmp_path), AnswerCache(tmp_path)
     one.add([capture("a"), capture("a#1")])
     other.add([capture("b", mass=1)])
     keys = [("a", False), ("a#1", False), ("b", False), ("c", False)]
-    for answers in (one, other, Answers(tmp_path)):
+    for answers in (one, other, AnswerCache(tmp_path)):
         found = answers.find(keys)
         assert found == {
             keys[0]: capture("a"),
@@ -280,8 +250,8 @@ def test_answers_are_remembered_by_all_workers(tmp_path: Path) -> None:
 def test_answers_are_bounded_and_the_last_ones_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal_module, "ANSWERS_BYTES", 6000)
-    one, other = Answers(tmp_path), Answers(tmp_path)
+    monkeypatch.setattr(wal_module, "ANSWERS_BYTES", 6000)
+    one, other = AnswerCache(tmp_path), AnswerCache(tmp_path)
     for number in range(40):
         (one, other)[number % 2].add([capture(str(number))])
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 6000 + 600
@@ -296,7 +266,7 @@ def test_a_damaged_memory_is_no_answer(
     tmp_path_factory: pytest.TempPathFactory, garbage: bytes
 ) -> None:
     folder = tmp_path_factory.mktemp("answers")
-    answers = Answers(folder)
+    answers = AnswerCache(folder)
     answers.add([capture("a")])
     (folder / "zz.answers").write_bytes(garbage + b'\n0 []\t[["b"],[]]\n')
     answers.add([capture("c")])

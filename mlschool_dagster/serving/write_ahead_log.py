@@ -1,11 +1,11 @@
-"""Captures on the local disk, shared by all workers of an endpoint's home.
+"""Write-ahead log of captures on the local disk, shared by all workers of an endpoint's home.
 
-The journal is a write-ahead log for as long as the store is unavailable: segments of checksummed
+It is used for as long as the store is unavailable: segments of checksummed
 lines, each one batch, on disk before `append` returns. One worker at a time writes, so that each
 knows what the others have answered; whoever comes first replays it, so that nothing waits for a
 worker that died.
 
-`Answers` remembers, without a word on durability, what was answered lately: by it an id that comes
+`AnswerCache` remembers, without durability, what was answered lately: by it an id that comes
 again is known while the store cannot be asked.
 """
 
@@ -19,7 +19,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import chain
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -47,8 +46,8 @@ _SEGMENTS = "[0-9]*.jsonl"
 log = logging.getLogger(__name__)
 
 
-class JournalFullError(Exception):
-    """The journal has reached its limit; nothing was kept."""
+class WriteAheadLogFullError(Exception):
+    """The write-ahead log has reached its limit; nothing was kept."""
 
 
 @dataclass(slots=True)
@@ -106,8 +105,8 @@ class _Index:
                 seen.size += len(line)
 
 
-class Journal:
-    """The journal in `folder`, which is made with it; at most `limit_bytes` on disk.
+class WriteAheadLog:
+    """The log in `folder`, which is made with it; at most `limit_bytes` on disk.
 
     Safe for threads and processes.
 
@@ -133,8 +132,6 @@ class Journal:
         self._position = (folder, 0)
         self._reached = self._position
         self._damaged: set[Path] = set()
-        for left in folder.glob("*.journal"):
-            _remove_if_empty(left)
         if self._paths():
             # Whatever was cut off in between: what is there waits.
             self._waiting.touch()
@@ -158,11 +155,11 @@ class Journal:
         """
         deadline = time.monotonic() + PATIENCE_SECONDS
         if not self._turn.acquire(timeout=PATIENCE_SECONDS):
-            raise TimeoutError(errno.ETIMEDOUT, "the journal is busy")
+            raise TimeoutError(errno.ETIMEDOUT, "the write-ahead log is busy")
         try:
             while not _locks(self._lock):
                 if time.monotonic() > deadline:
-                    raise TimeoutError(errno.ETIMEDOUT, "the journal is busy")
+                    raise TimeoutError(errno.ETIMEDOUT, "the write-ahead log is busy")
                 time.sleep(_POLL_SECONDS)
             try:
                 yield
@@ -183,14 +180,14 @@ class Journal:
             self._position = (self._folder, 0)
             fcntl.flock(self._replay_lock, fcntl.LOCK_UN)
 
-    def append(self, captures: Sequence[Capture], answers: "Answers | None" = None) -> Appended:
+    def append(self, captures: Sequence[Capture], answers: "AnswerCache | None" = None) -> Appended:
         """Keep all of `captures` or none, by the rule of `CaptureStore.append`; durable on return.
 
-        What the journal holds counts as known, and what `answers` remember: their captures are
+        What the log holds counts as known, and what `answers` remember: their captures are
         made durable here too, because nobody can look whether the store has them.
 
         Raises:
-            JournalFullError: the limit is reached.
+            WriteAheadLogFullError: the limit is reached.
             OSError: the disk failed.
         """
         keys = affected_keys(captures)
@@ -233,7 +230,7 @@ class Journal:
             self._reached = (path, offset)
         return captures
 
-    def forget(self) -> None:
+    def checkpoint(self) -> None:
         """Let go of what `oldest` returned last: it is safe elsewhere."""
         self._position = self._reached
         for path in self._paths():
@@ -262,7 +259,7 @@ class Journal:
         )
 
     def close(self) -> None:
-        """Let go of the journal and leave what it holds to others."""
+        """Let go of the write-ahead log and leave what it holds to others."""
         with self._turn:
             for descriptor in (self._file, self._lock, self._replay_lock):
                 if descriptor >= 0:
@@ -270,17 +267,11 @@ class Journal:
             self._file = self._lock = self._replay_lock = -1
 
     def _paths(self) -> list[Path]:
-        # Workers of an earlier release had a folder each, locked while they live.
-        dead = [folder for folder in sorted(self._folder.glob("*.journal")) if _is_dead(folder)]
-        before = [path for folder in dead for path in sorted(folder.glob(_SEGMENTS))]
-        return [*before, *self._own_paths()]
-
-    def _own_paths(self) -> list[Path]:
         return sorted(self._folder.glob(_SEGMENTS))
 
     def _write(self, line: bytes) -> None:
         if self.size + len(line) > self._limit:
-            raise JournalFullError(f"The journal holds its {self._limit} bytes.")
+            raise WriteAheadLogFullError(f"The write-ahead log holds its {self._limit} bytes.")
         size = self._begin_segment_if_needed(len(line))
         if not self.is_waiting:
             self._waiting.touch()
@@ -294,7 +285,7 @@ class Journal:
 
     def _begin_segment_if_needed(self, more: int) -> int:
         """Make the newest segment the one that is written to; its size."""
-        paths = self._own_paths()
+        paths = self._paths()
         if self._file >= 0 and (not paths or paths[-1] != self._segment):
             os.close(self._file)
             self._file = -1
@@ -329,7 +320,7 @@ class Journal:
         except OSError:
             # What came of the line is not known. If all of it is there it is replayed, which
             # promises nobody anything.
-            log.exception("the journal cannot take back what it could not keep")
+            log.exception("the write-ahead log cannot take back what it could not keep")
 
     def _retire(self, path: Path) -> None:
         if path in self._damaged:
@@ -337,14 +328,15 @@ class Journal:
             aside = self._folder / DAMAGED_FOLDER / f"{uuid4().hex[:8]}-{path.name}"
             aside.parent.mkdir(exist_ok=True)
             path.rename(aside)
-            log.error("a damaged part of the journal is kept aside", extra={"file": str(aside)})
+            log.error(
+                "a damaged part of the write-ahead log is kept aside",
+                extra={"file": str(aside)},
+            )
         else:
             path.unlink()
-        if path.parent != self._folder:
-            _remove_if_empty(path.parent)
 
 
-class Answers:
+class AnswerCache:
     """What the workers that share `folder` have answered lately: a file for each of them.
 
     Nothing is synchronised with the disk: it outlives workers, not a power cut. What cannot be
@@ -423,15 +415,13 @@ class Answers:
 
 
 def size_of_all(folder: Path) -> int:
-    """How many bytes wait in `folder`, those of an earlier release's workers included."""
-    return sum(_sizes(chain(folder.glob(_SEGMENTS), folder.glob(f"*.journal/{_SEGMENTS}"))))
-
-
-def _sizes(paths: Iterable[Path]) -> Iterator[int]:
-    for path in paths:
+    """How many bytes wait in `folder`."""
+    size = 0
+    for path in folder.glob(_SEGMENTS):
         # A segment may be retired at any time.
         with suppress(FileNotFoundError):
-            yield path.stat().st_size
+            size += path.stat().st_size
+    return size
 
 
 def _locks(descriptor: int) -> bool:
@@ -441,26 +431,6 @@ def _locks(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _is_dead(folder: Path) -> bool:
-    """Whether the owner of a worker's own journal has ended."""
-    try:
-        descriptor = os.open(folder / "lock", os.O_RDWR)
-    except OSError:
-        return True
-    try:
-        return _locks(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove_if_empty(folder: Path) -> None:
-    """Remove a worker's own journal that holds nothing."""
-    if _is_dead(folder) and next(folder.glob(_SEGMENTS), None) is None:
-        with suppress(OSError):
-            (folder / "lock").unlink(missing_ok=True)
-            folder.rmdir()
 
 
 def _changed(path: Path) -> float:

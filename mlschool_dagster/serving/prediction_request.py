@@ -13,7 +13,7 @@ from mlschool_dagster.serving.validation import Accepted
 
 
 @dataclass(slots=True, eq=False)
-class Question:
+class PredictionRequest:
     """One request that passed validation.
 
     ``event_ids`` has one id for each valid row; ``is_captured`` tells whether the request belongs

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlschool_dagster.dataset.spec import InputValue, NumericColumn
-from mlschool_dagster.serving.formats import (
+from mlschool_dagster.serving.parsing import (
     FEWEST_VALUES,
     MAX_LINE,
     MAX_LINES,

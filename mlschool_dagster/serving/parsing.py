@@ -19,7 +19,12 @@ import orjson
 
 from mlschool_dagster.dataset.cells import CsvRecords, cell_readers, text_reader
 from mlschool_dagster.dataset.spec import DataSpec
-from mlschool_dagster.serving.faults import Finding, InvalidRequestError, invalid, shown
+from mlschool_dagster.serving.validation_errors import (
+    InvalidRequestError,
+    ValidationIssue,
+    invalid,
+    shown,
+)
 
 MAX_ROWS = 10_000
 MAX_CONTAINERS = 500_000
@@ -46,7 +51,7 @@ class Table(NamedTuple):
     """The rows of a request in order, at most `MAX_ROWS`; one that is no dict is `misshapen`."""
 
     rows: list[Any]
-    misshapen: Finding
+    misshapen: ValidationIssue
 
 
 def document_of(body: bytes, columns: int) -> Any:
@@ -164,10 +169,10 @@ def table_of_csv(body: bytes, spec: DataSpec) -> Table:
         else cells
         for cells in _bounded(data)
     ]
-    return Table(rows, Finding(f"must be a row of {width} cells", "misshapen row"))
+    return Table(rows, ValidationIssue(f"must be a row of {width} cells", "misshapen row"))
 
 
-_NO_OBJECT = Finding("must be an object with one entry per column", "misshapen row")
+_NO_OBJECT = ValidationIssue("must be an object with one entry per column", "misshapen row")
 
 
 def _from_columns(columns: Mapping[str, Any]) -> list[Any]:
@@ -210,7 +215,7 @@ def _from_split(content: Any) -> Table:
         else (None if type(row) is dict else row)
         for row in _bounded(data)
     ]
-    return Table(rows, Finding(f"must be a list of {width} values", "misshapen row"))
+    return Table(rows, ValidationIssue(f"must be a list of {width} values", "misshapen row"))
 
 
 def _require_different(names: Sequence[str]) -> None:
@@ -225,12 +230,12 @@ def _bounded(rows: list[Any]) -> list[Any]:
     return rows
 
 
-def _too_many(told: str) -> InvalidRequestError:
-    return invalid(Finding(told, "too many rows"))
+def _too_many(message: str) -> InvalidRequestError:
+    return invalid(ValidationIssue(message, "too many rows"))
 
 
-def _no_table(told: str) -> InvalidRequestError:
-    return invalid(Finding(told, "no table"))
+def _no_table(message: str) -> InvalidRequestError:
+    return invalid(ValidationIssue(message, "no table"))
 
 
 def _document_beyond_the_standard(body: bytes) -> Any:

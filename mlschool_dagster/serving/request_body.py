@@ -9,7 +9,7 @@ from typing import Protocol
 from starlette.types import Message, Receive
 
 from mlschool_dagster.dataset.spec import DataSpec
-from mlschool_dagster.serving.faults import InvalidRequestError
+from mlschool_dagster.serving.validation_errors import InvalidRequestError
 
 MAX_BODY = 6 * 1024 * 1024
 MAX_HELD = 96 * 1024 * 1024
@@ -29,7 +29,7 @@ class Holder(Protocol):
     held: int
 
 
-class Memory:
+class MemoryBudget:
     """Counts what requests hold; together they may have `MAX_HELD` bytes."""
 
     def __init__(self) -> None:
@@ -56,7 +56,9 @@ def bytes_of_rows(rows: int, spec: DataSpec) -> int:
     return rows * (1000 + 250 * len(spec.columns) + 200 * len(spec.target.classes))
 
 
-async def read_body(first: Message, receive: Receive, memory: Memory, holder: Holder) -> bytes:
+async def read_body(
+    first: Message, receive: Receive, memory: MemoryBudget, holder: Holder
+) -> bytes:
     """The body that begins with the message `first`; its bytes count as held by `holder`.
 
     A small body is always let in.

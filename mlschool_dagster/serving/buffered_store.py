@@ -1,8 +1,8 @@
-"""A capture store that may be unavailable: what it cannot keep now goes to the local journal.
+"""A capture store that may be unavailable: what it cannot keep now goes to a write-ahead log.
 
-The journal is replayed in order once the store is back, each capture exactly once: event ids make
-it harmless to append one again, so that a replay may be cut off anywhere, and a thread that hangs
-in the store may do there what it likes once it is let go.
+The write-ahead log is replayed in order once the store is back, each capture exactly once: event
+ids make it harmless to append one again, so that a replay may be cut off anywhere, and a thread
+that hangs in the store may do there what it likes once it is let go.
 """
 
 import logging
@@ -30,11 +30,11 @@ from mlschool_dagster.capture.store import (
     open_store,
 )
 from mlschool_dagster.capture.windows import Window
-from mlschool_dagster.serving.journal import (
+from mlschool_dagster.serving.write_ahead_log import (
     WAITING_FILE,
-    Answers,
-    Journal,
-    JournalFullError,
+    AnswerCache,
+    WriteAheadLog,
+    WriteAheadLogFullError,
     size_of_all,
 )
 
@@ -44,8 +44,8 @@ FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 1.0
 """How long a store that is back, or moved away from under an idle server, may go unnoticed."""
 HAND_OVER_SECONDS = 0.5
-"""How long a store may keep requests waiting before the journal takes over: many times what a
-commit takes, and hardly noticed by who waits."""
+"""How long a store may keep requests waiting before the write-ahead log takes over: many times what
+a commit takes, and hardly noticed by who waits."""
 END_SECONDS = 5.0
 """How long closing waits for a thread that may hang in the store."""
 ANSWERS_FOLDER = "answers"
@@ -53,26 +53,26 @@ ANSWERS_FOLDER = "answers"
 log = logging.getLogger(__name__)
 
 
-class SpillFullError(StoreUnavailableError):
-    """The store is unavailable and the journal cannot take more; nothing was acknowledged."""
+class BufferFullError(StoreUnavailableError):
+    """Store unavailable and write-ahead log full; nothing was acknowledged."""
 
 
-def open_spilling(store_uri: str, folder: Path, limit_bytes: int) -> "SpillingStore":
-    """The store at `store_uri` with a journal in `folder`, whether the store is there or not.
+def open_buffered_store(store_uri: str, folder: Path, limit_bytes: int) -> "BufferedStore":
+    """Open the store at `store_uri` with a write-ahead log in `folder`, store available or not.
 
     Raises:
         UserError: there is no such store, or it is none that may be back later.
     """
-    return SpillingStore(lambda: open_store(store_uri), folder, limit_bytes)
+    return BufferedStore(lambda: open_store(store_uri), folder, limit_bytes)
 
 
-class SpillingStore:
+class BufferedStore:
     """What a server appends to: the store that `connect` opens, else at most `limit_bytes` on disk.
 
-    Beside `folder`, where the journal is made when it is needed, is what was answered lately.
+    Recent answers are kept beside `folder`, in which the write-ahead log is made when needed.
 
     One thread appends; if it hangs in the store, `leave` lets another go on without it. A thread of
-    the store's own replays the journal in `folder`, which all workers of a server share.
+    the store's own replays the write-ahead log in `folder`, which all workers of a server share.
     """
 
     def __init__(self, connect: Callable[[], CaptureStore], folder: Path, limit_bytes: int) -> None:
@@ -80,8 +80,8 @@ class SpillingStore:
         self._folder = folder
         self._limit = limit_bytes
         self._store: CaptureStore | None = None
-        self._journal: Journal | None = None
-        self._answers = Answers(folder.with_name(ANSWERS_FOLDER))
+        self._wal: WriteAheadLog | None = None
+        self._answers = AnswerCache(folder.with_name(ANSWERS_FOLDER))
         self._waiting = str(folder / WAITING_FILE)
         self._away = False
         self._has_waited = False
@@ -91,7 +91,7 @@ class SpillingStore:
         if folder.is_dir():
             # A server before this one may have left something in it.
             with suppress(OSError):
-                self._open_journal()
+                self._open_wal()
         try:
             self._store = connect()
         except StoreUnavailableError as error:
@@ -100,21 +100,21 @@ class SpillingStore:
         self._thread.start()
 
     @property
-    def spilled_bytes(self) -> int:
+    def buffered_bytes(self) -> int:
         """How many bytes wait for the store, whichever worker wrote them."""
         return size_of_all(self._folder)
 
     def append(
         self, captures: Sequence[Capture], named: Sequence[Capture] | None = None
     ) -> Appended:
-        """Keep `captures` as `CaptureStore.append` does, in the store or in the journal.
+        """Keep `captures` as `CaptureStore.append` does, in the store or in the write-ahead log.
 
-        While the store is unavailable the journal knows what is known already, and what was
+        While the store is unavailable the write-ahead log knows what is known already, and what was
         answered lately: of `named` (all of them by default), the captures whose ids somebody else
         chose.
 
         Raises:
-            SpillFullError: neither can keep them.
+            BufferFullError: neither can keep them.
             InvalidCaptureError: the store will never keep them.
         """
         if self._store is not None and self._may_use_store():
@@ -129,7 +129,7 @@ class SpillingStore:
                 return outcome
             finally:
                 self._inside.discard(this)
-        outcome = self._spill(captures)
+        outcome = self._append_to_wal(captures)
         self._note(captures if named is None else named, outcome)
         return outcome
 
@@ -141,7 +141,7 @@ class SpillingStore:
         with ExitStack() as stack:
             # Without its turn the worst is that two workers answer the same id at once.
             with suppress(OSError):
-                stack.enter_context(self._open_journal().exclusive())
+                stack.enter_context(self._open_wal().exclusive())
             appended, new = resolve_duplicates(
                 captures, self._answers.find(affected_keys(captures))
             )
@@ -150,24 +150,23 @@ class SpillingStore:
             return appended
 
     def leave(self, reason: str) -> None:
-        """Use the journal until the store has proved to be back; safe for threads."""
+        """Use the write-ahead log until the store has proved to be back; safe for threads."""
         if not self._away:
             log.warning(
-                "the store is unavailable; captures go to the journal", extra={"reason": reason}
+                "the store is unavailable; captures go to the write-ahead log",
+                extra={"reason": reason},
             )
         self._away = True
         self._awake.set()
 
     def count_refusals(self, window: Window, counts: Mapping[str, int]) -> None:
-        """See `CaptureStore.count_refusals`; nothing is journalled."""
+        """See `CaptureStore.count_refusals`; nothing goes to the write-ahead log."""
         if self._store is None or self._away:
-            raise StoreUnavailableError(
-                "The capture store is unavailable; captures go to the journal."
-            )
+            raise StoreUnavailableError("The capture store is unavailable; captures go to the wal.")
         self._store.count_refusals(window, counts)
 
     def close(self) -> None:
-        """End the replay; what is left of the journal is kept for who comes next."""
+        """End the replay; what is left of the write-ahead log is kept for who comes next."""
         self._ending.set()
         self._awake.set()
         self._thread.join(END_SECONDS)
@@ -175,8 +174,8 @@ class SpillingStore:
         if self._thread.is_alive() or self._inside:
             # It hangs in the store, which nobody can close under it.
             return
-        if self._journal is not None:
-            self._journal.close()
+        if self._wal is not None:
+            self._wal.close()
         if self._store is not None:
             self._store.close()
 
@@ -209,18 +208,18 @@ class SpillingStore:
             ]
         )
 
-    def _open_journal(self) -> Journal:
-        if self._journal is None:
-            self._journal = Journal(self._folder, self._limit)
-        return self._journal
+    def _open_wal(self) -> WriteAheadLog:
+        if self._wal is None:
+            self._wal = WriteAheadLog(self._folder, self._limit)
+        return self._wal
 
-    def _spill(self, captures: Sequence[Capture]) -> Appended:
+    def _append_to_wal(self, captures: Sequence[Capture]) -> Appended:
         try:
-            return self._open_journal().append(captures, self._answers)
-        except (JournalFullError, OSError) as error:
-            raise SpillFullError(
-                f"The capture store is unavailable and the journal in {self._folder} cannot take "
-                f"more ({error}); bring the store back or make room."
+            return self._open_wal().append(captures, self._answers)
+        except (WriteAheadLogFullError, OSError) as error:
+            raise BufferFullError(
+                f"The capture store is unavailable and the log in {self._folder} cannot "
+                f"take more ({error}); bring the store back or make room."
             ) from error
 
     def _follow(self) -> None:
@@ -238,39 +237,39 @@ class SpillingStore:
                 self.leave(str(error))
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             except Exception:
-                # Nothing of the journal is let go, and the next try may fare better.
-                log.exception("the journal could not be replayed")
+                # Nothing of the write-ahead log is let go, and the next try may fare better.
+                log.exception("the write-ahead log could not be replayed")
                 pause = LONGEST_PAUSE_SECONDS
             self._awake.wait(pause)
 
     def _return(self) -> bool:
-        """Replay the journal; once it is empty the store is in use again.
+        """Replay the write-ahead log; once it is empty the store is in use again.
 
         Whether it is: another worker may be at it.
         """
         self._reached().append([])
-        if self._journal is None and not self._is_waiting:
+        if self._wal is None and not self._is_waiting:
             self._is_back()
             return True
-        journal = self._open_journal()
-        with journal.replaying() as is_ours:
+        wal = self._open_wal()
+        with wal.replaying() as is_ours:
             if not is_ours:
                 return False
-            while captures := journal.oldest(REPLAY_ROWS):
+            while captures := wal.oldest(REPLAY_ROWS):
                 self._keep(captures)
-                journal.forget()
+                wal.checkpoint()
                 if self._ending.is_set():
                     return False
                 if len(captures) < REPLAY_ROWS:
                     break
-            with journal.exclusive():
+            with wal.exclusive():
                 # Only the few that came meanwhile, while nobody can add to them.
-                while captures := journal.oldest(REPLAY_ROWS):
+                while captures := wal.oldest(REPLAY_ROWS):
                     self._keep_in_time(captures)
-                    journal.forget()
-                journal.end()
+                    wal.checkpoint()
+                wal.end()
                 self._is_back()
-        log.info("the store is back; what was in the journal is in it")
+        log.info("the store is back; what was in the write-ahead log is in it")
         return True
 
     def _reached(self) -> CaptureStore:
@@ -279,7 +278,7 @@ class SpillingStore:
         return self._store
 
     def _keep(self, captures: Sequence[Capture]) -> None:
-        """Have `captures` of the journal in the store, as they were answered."""
+        """Have `captures` of the write-ahead log in the store, as they were answered."""
         with suppress(InvalidCaptureError):
             if _is_as_answered(captures, self._reached().append(captures)):
                 return
@@ -307,11 +306,11 @@ class SpillingStore:
             else:
                 done.set_result(None)
 
-        threading.Thread(target=keep, name="last of the journal", daemon=True).start()
+        threading.Thread(target=keep, name="last of the log", daemon=True).start()
         try:
             done.result(HAND_OVER_SECONDS)
         except TimeoutError:
-            # What it still does there is a duplicate: nothing of the journal was let go.
+            # What it still does there is a duplicate: nothing of the write-ahead log was let go.
             raise StoreUnavailableError("The capture store does not answer in time.") from None
 
     def _keep_request(self, request: Sequence[Capture]) -> dict[str, str]:
@@ -322,10 +321,10 @@ class SpillingStore:
             moved = with_distinct_ids(request)
             self._reached().append(moved)
         except InvalidCaptureError as error:
-            self._open_journal().set_aside(request, str(error))
+            self._open_wal().set_aside(request, str(error))
             return {}
         log.warning(
-            "an event id of the journal was answered otherwise in the store",
+            "an event id of the write-ahead log was answered otherwise in the store",
             extra={"event_id": request[0].event_id, "kept_as": moved[0].event_id},
         )
         return {

@@ -6,7 +6,7 @@ from itertools import count
 from pathlib import Path
 
 from mlschool_dagster.capture.store import StoreUnavailableError, open_store
-from mlschool_dagster.serving.spill import SpillingStore, open_spilling
+from mlschool_dagster.serving.buffered_store import BufferedStore, open_buffered_store
 from mlschool_dagster_tests.capture.samples import WINDOW, capture
 
 PLENTY = 64 * 1024**2
@@ -19,14 +19,14 @@ class Place:
         self._folder = folder / "folder"
         self._link = folder / "store"
         self._next = folder / "next"
-        self.journals = folder / "spill"
+        self.buffer_folder = folder / "spill"
         self.uri = f"sqlite:///{self._link}/captures.db"
         self._folder.mkdir(exist_ok=True)
         if not self._link.exists():
             self.bring_back()
 
-    def open(self, limit: int = PLENTY) -> SpillingStore:
-        return open_spilling(self.uri, self.journals, limit)
+    def open(self, limit: int = PLENTY) -> BufferedStore:
+        return open_buffered_store(self.uri, self.buffer_folder, limit)
 
     def take_away(self) -> None:
         # In one step: a store that finds nothing at its place would begin a new one there.
@@ -61,12 +61,12 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
         time.sleep(0.01)
 
 
-def is_back(store: SpillingStore) -> bool:
+def is_back(store: BufferedStore) -> bool:
     try:
         store.count_refusals(WINDOW, {})
     except StoreUnavailableError:
         return False
-    return store.spilled_bytes == 0
+    return store.buffered_bytes == 0
 
 
 def append_and_acknowledge(folder: Path, acknowledged: Path) -> None:

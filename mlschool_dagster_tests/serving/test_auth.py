@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.serving.access import Access, require_token
+from mlschool_dagster.serving.auth import AuthMiddleware, require_token
 from mlschool_dagster.serving.server_config import ServerConfig
 
 ANYWHERE = "0.0.0.0"  # noqa: S104 - nothing is bound to it
@@ -40,7 +40,7 @@ def ask(
     config = ServerConfig(Path(), "sqlite:///", "penguins", **settings)
 
     async def work() -> httpx.Response:
-        transport = httpx.ASGITransport(Access(site, config))
+        transport = httpx.ASGITransport(AuthMiddleware(site, config))
         async with httpx.AsyncClient(transport=transport, base_url=url) as client:
             encoded = [(name.encode(), value.encode("latin-1")) for name, value in headers]
             return await client.request(method, path, headers=encoded)

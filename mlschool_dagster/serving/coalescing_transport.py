@@ -7,7 +7,7 @@ from typing import Any
 SMALL = 16 * 1024
 
 
-class CorkedTransport:
+class CoalescingTransport:
     """`transport` as it is, but for writes and for closing.
 
     Small writes are joined until the loop's next turn: uvicorn writes head and body of a response

@@ -7,13 +7,13 @@ from collections import Counter, defaultdict
 from mlschool_dagster.capture.store import StoreUnavailableError
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
+from mlschool_dagster.serving.buffered_store import BufferedStore
 from mlschool_dagster.serving.metrics import Metrics
-from mlschool_dagster.serving.spill import SpillingStore
 
 log = logging.getLogger(__name__)
 
 
-class Refusals:
+class RejectionCounts:
     """Counts in memory, since nothing was promised to who was refused, and hands over in batches.
 
     A server that is killed loses the counts of the last second.
@@ -26,9 +26,9 @@ class Refusals:
     def count(self, reason: str) -> None:
         """Count one refused request under its first reason, so that counts add up to requests."""
         self._counts[Window.of(utc_now())][reason] += 1
-        self._metrics.refused(reason)
+        self._metrics.rejected(reason)
 
-    async def hand_over(self, store: SpillingStore) -> None:
+    async def flush(self, store: BufferedStore) -> None:
         """Add the counts so far to the store's; while it is unavailable they stay here."""
         for window in list(self._counts):
             counts = self._counts.pop(window)

@@ -1,6 +1,6 @@
 """Counts and observations in plain numbers, which workers hand to each other and add up.
 
-A tally is not safe for threads; who owns several holds one lock for all of them.
+A buffer is not safe for threads; who owns several holds one lock for all of them.
 """
 
 from bisect import bisect_left
@@ -14,10 +14,10 @@ from prometheus_client.utils import floatToGoString
 
 Labels = tuple[str, ...]
 Numbers = Mapping[Labels, Sequence[float]]
-"""What a tally has counted, by the values of its labels: as many numbers for each."""
+"""What a buffer has counted, by the values of its labels: as many numbers for each."""
 
 
-class Tally(Protocol):
+class MetricBuffer(Protocol):
     """Anything that counts, under a name of its own."""
 
     name: str
@@ -27,7 +27,7 @@ class Tally(Protocol):
         """`numbers`, added up over workers, as Prometheus wants them."""
 
 
-class Counts:
+class CounterBuffer:
     """The counter `name`; Prometheus appends ``_total`` to its name."""
 
     def __init__(self, name: str, meaning: str, labels: Sequence[str]) -> None:
@@ -45,14 +45,14 @@ class Counts:
             numbers[0] += count
 
     def metric(self, numbers: Numbers) -> Metric:
-        """See `Tally.metric`."""
+        """See `MetricBuffer.metric`."""
         family = CounterMetricFamily(self.name, self._meaning, labels=self._labels)
         for labels, (count,) in numbers.items():
             family.add_metric(labels, count)
         return family
 
 
-class Observations:
+class HistogramBuffer:
     """The histogram `name` with buckets up to each of `bounds`, and one above."""
 
     def __init__(
@@ -74,7 +74,7 @@ class Observations:
         numbers[-1] += sum(values)
 
     def metric(self, numbers: Numbers) -> Metric:
-        """See `Tally.metric`."""
+        """See `MetricBuffer.metric`."""
         family = HistogramMetricFamily(self.name, self._meaning, labels=self._labels)
         bounds = [*map(floatToGoString, self._bounds), "+Inf"]
         for labels, (*counts, total) in numbers.items():
@@ -88,13 +88,13 @@ class Observations:
         return [0] * (len(bounds) + 1) + [0.0]
 
 
-def written(numbers: Numbers) -> list[Any]:
-    """`numbers` as JSON-compatible data; `added_up` reads it back."""
+def serialized(numbers: Numbers) -> list[Any]:
+    """`numbers` as JSON-compatible data; `summed` reads it back."""
     return [[labels, counted] for labels, counted in numbers.items()]
 
 
-def added_up(documents: Iterable[Sequence[Any]]) -> dict[Labels, list[float]]:
-    """The sum of what several workers have `written`.
+def summed(documents: Iterable[Sequence[Any]]) -> dict[Labels, list[float]]:
+    """The sum of what several workers have `serialized`.
 
     Raises:
         ValueError, TypeError: one of them is no such thing.

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from mlschool_dagster.capture.store import open_store
-from mlschool_dagster.serving.journal import size_of_all
-from mlschool_dagster.serving.spill import SpillingStore, open_spilling
+from mlschool_dagster.serving.buffered_store import BufferedStore, open_buffered_store
+from mlschool_dagster.serving.write_ahead_log import size_of_all
 from mlschool_dagster_tests.capture.samples import WINDOW, capture
 from mlschool_dagster_tests.postgres import PostgresServer
-from mlschool_dagster_tests.serving.spilling import PLENTY, is_back, wait_until
+from mlschool_dagster_tests.serving.store_outage import PLENTY, is_back, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def server() -> Iterator[PostgresServer]:
 class Client:
     """Appends one batch after the other, as a server's writer does."""
 
-    def __init__(self, store: SpillingStore) -> None:
+    def __init__(self, store: BufferedStore) -> None:
         self._store = store
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._append)
@@ -64,12 +64,12 @@ def test_nothing_is_lost_doubled_or_reordered(
     server: PostgresServer, tmp_path: Path, seconds: float, mode: str
 ) -> None:
     uri = server.fresh_uri()
-    store = open_spilling(uri, tmp_path / "spill", PLENTY)
+    store = open_buffered_store(uri, tmp_path / "spill", PLENTY)
     with Client(store) as client:
         wait_until(lambda: len(client.acknowledged) > 50)
         server.stop(mode)
         away = time.monotonic()
-        wait_until(lambda: store.spilled_bytes > 0)
+        wait_until(lambda: store.buffered_bytes > 0)
         wait_until(lambda: time.monotonic() - away > seconds, seconds + 30)
         server.start()
         wait_until(lambda: is_back(store), 60)
@@ -89,11 +89,11 @@ def test_a_server_that_was_never_there_is_waited_for(
 ) -> None:
     uri = server.fresh_uri()
     server.stop()
-    store = open_spilling(uri, tmp_path / "spill", PLENTY)
+    store = open_buffered_store(uri, tmp_path / "spill", PLENTY)
     store.append([capture("a")])
     store.close()
     server.start()
-    again = open_spilling(uri, tmp_path / "spill", PLENTY)
+    again = open_buffered_store(uri, tmp_path / "spill", PLENTY)
     wait_until(lambda: size_of_all(tmp_path / "spill") == 0)
     again.close()
     assert list(open_store(uri).read(WINDOW)["event_id"]) == ["a"]

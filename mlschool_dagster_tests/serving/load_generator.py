@@ -15,17 +15,17 @@ from mlschool_dagster_tests.serving.tiny_model import ROW
 RETRY_SECONDS = 0.02
 
 
-class Hammer:
+class LoadGenerator:
     """`clients` that post one row after the other to `url`, each under an event id of its own.
 
     A connection that breaks tells nothing of its request, so the client asks again under the same
-    id, until it is answered; so it does, if `patient`, when it is told to come back later. All that
-    is answered is in ``answered`` (event id to version); what else was said is in ``refused``.
+    id, until it is answered; so it does, if `retry_503`, when it is answered 503. All that is
+    answered is in ``answered`` (event id to version); what else was said is in ``refused``.
     """
 
-    def __init__(self, url: str, clients: int = 8, patient: bool = False) -> None:
+    def __init__(self, url: str, clients: int = 8, retry_503: bool = False) -> None:
         self.aim(url)
-        self._patient = patient
+        self._retry_503 = retry_503
         self.stopped = threading.Event()
         self._threads = [threading.Thread(target=self._work) for _ in range(clients)]
         self.answered: dict[str, str] = {}
@@ -88,7 +88,7 @@ class Hammer:
             if status == 200:
                 self.answered[event_id] = json.loads(text)["model_version"]
                 return connection
-            if status != 503 or not self._patient:
+            if status != 503 or not self._retry_503:
                 self.refused.append((status, text))
                 return connection
             time.sleep(RETRY_SECONDS)

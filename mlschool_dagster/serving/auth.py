@@ -37,7 +37,7 @@ _CROSS_SITE = error_body("Pages of other sites may not use the endpoint.")
 Refusal = tuple[int, bytes, Headers]
 
 
-class Access:
+class AuthMiddleware:
     """An ASGI application that lets through to `app` what may talk to the server of `config`.
 
     Refused is what gives the server a name that is not its own (421, RFC 9110, 15.5.20), what a

@@ -13,19 +13,19 @@ Fault = dict[str, Any]
 _BY_STATUS = {400: "malformed", 408: "too slow", 413: "too large", 415: "media type"}
 
 
-class Finding(NamedTuple):
-    """What is wrong in one place: `told` to the caller, `counted` under a name.
+class ValidationIssue(NamedTuple):
+    """What is wrong in one place: `message` to the caller, `reason` under a name.
 
     A caller may be told of its own values. What is counted is shown to others, so its names are
     few and hold nothing that a request can choose.
     """
 
-    told: str
-    counted: str
+    message: str
+    reason: str
 
     def about(self, value: Any) -> str:
         """What to tell of `value`: ``must be a number, not 'heavy'``."""
-        return self.told if value is None else f"{self.told}, not {shown(value)}"
+        return self.message if value is None else f"{self.message}, not {shown(value)}"
 
 
 def shown(value: Any) -> str:
@@ -63,6 +63,6 @@ class InvalidRequestError(Exception):
         self.reasons: Sequence[str] = list(reasons) or [_BY_STATUS.get(status, "refused")]
 
 
-def invalid(finding: Finding, **where: int) -> InvalidRequestError:
+def invalid(issue: ValidationIssue, **where: int) -> InvalidRequestError:
     """The refusal of input that is no table of rows, `where` it shows."""
-    return InvalidRequestError(422, INVALID, [{**where, "reason": finding.told}], [finding.counted])
+    return InvalidRequestError(422, INVALID, [{**where, "reason": issue.message}], [issue.reason])

@@ -1,7 +1,7 @@
 """What the data spec demands of each column of a request.
 
 A rule judges twice: `fits` takes a whole column in a few passes that run in C, since nearly every
-request is valid; `finding` takes one value and says what is wrong with it. Both say the same.
+request is valid; `issue` takes one value and says what is wrong with it. Both say the same.
 """
 
 import math
@@ -18,7 +18,7 @@ from mlschool_dagster.dataset.spec import (
     NumericColumn,
 )
 from mlschool_dagster.errors import listed
-from mlschool_dagster.serving.faults import Finding
+from mlschool_dagster.serving.validation_errors import ValidationIssue
 
 MAX_TEXT = LONGEST_TEXT
 NOT_FINITE = "must be a finite number"
@@ -38,7 +38,7 @@ class Rule(Protocol):
     def fits(self, values: Sequence[Any]) -> bool:
         """Whether all of `values`, of which there is at least one, are valid."""
 
-    def finding(self, value: Any) -> Finding | None:
+    def issue(self, value: Any) -> ValidationIssue | None:
         """What is wrong with `value`; None if it is valid."""
 
 
@@ -61,10 +61,10 @@ class NumericRule:
         self._nullable = column.nullable
         unit = f" {column.unit}" if column.unit else ""
         name = column.name
-        self._null = Finding("may not be null", f"{name}: may not be null")
-        self._type = Finding("must be a number", f"{name}: is no number")
-        self._not_finite = Finding(NOT_FINITE, f"{name}: is not finite")
-        self._range = Finding(
+        self._null = ValidationIssue("may not be null", f"{name}: may not be null")
+        self._type = ValidationIssue("must be a number", f"{name}: is no number")
+        self._not_finite = ValidationIssue(NOT_FINITE, f"{name}: is not finite")
+        self._range = ValidationIssue(
             f"must be between {column.minimum:g} and {column.maximum:g}{unit}",
             f"{name}: is not in range",
         )
@@ -87,8 +87,8 @@ class NumericRule:
             and math.isfinite(sum(values))
         )
 
-    def finding(self, value: Any) -> Finding | None:
-        """See `Rule.finding`."""
+    def issue(self, value: Any) -> ValidationIssue | None:
+        """See `Rule.issue`."""
         if value is None:
             return None if self._nullable else self._null
         if type(value) not in _NUMBERS:
@@ -105,9 +105,9 @@ class CategoricalRule:
     def __init__(self, column: CategoricalColumn) -> None:
         self._valid = frozenset([*column.categories, *([None] if column.nullable else [])])
         name = column.name
-        self._null = Finding("may not be null", f"{name}: may not be null")
-        self._type = Finding("must be a string", f"{name}: is no string")
-        self._unknown = Finding(
+        self._null = ValidationIssue("may not be null", f"{name}: may not be null")
+        self._type = ValidationIssue("must be a string", f"{name}: is no string")
+        self._unknown = ValidationIssue(
             f"must be one of {listed(column.categories)}", f"{name}: is no known category"
         )
 
@@ -119,8 +119,8 @@ class CategoricalRule:
             # A list or an object, which cannot be looked up.
             return False
 
-    def finding(self, value: Any) -> Finding | None:
-        """See `Rule.finding`."""
+    def issue(self, value: Any) -> ValidationIssue | None:
+        """See `Rule.issue`."""
         if value is not None and type(value) is not str:
             return self._type
         if value in self._valid:
@@ -134,18 +134,20 @@ class OpenRule:
     def __init__(self, column: CategoricalColumn) -> None:
         self._types = _TEXTS_OR_NULL if column.nullable else _TEXTS
         name = column.name
-        self._null = Finding("may not be null", f"{name}: may not be null")
-        self._type = Finding("must be a string", f"{name}: is no string")
-        self._long = Finding(f"must have at most {MAX_TEXT} characters", f"{name}: is too long")
-        self._surrogate = Finding(
+        self._null = ValidationIssue("may not be null", f"{name}: may not be null")
+        self._type = ValidationIssue("must be a string", f"{name}: is no string")
+        self._long = ValidationIssue(
+            f"must have at most {MAX_TEXT} characters", f"{name}: is too long"
+        )
+        self._surrogate = ValidationIssue(
             "may not hold half a surrogate pair", f"{name}: holds half a surrogate pair"
         )
         self._read = text_reader(column.categories)
-        self._unread = Finding(
+        self._unread = ValidationIssue(
             "may neither be a missing value nor have white space around it", f"{name}: is unread"
         )
         # PostgreSQL keeps no text with this character.
-        self._nul = Finding("may not hold the character NUL", f"{name}: holds NUL")
+        self._nul = ValidationIssue("may not hold the character NUL", f"{name}: holds NUL")
 
     def fits(self, values: Sequence[Any]) -> bool:
         """See `Rule.fits`."""
@@ -153,13 +155,13 @@ class OpenRule:
             return False
         return all(value is None or self._text(value) is None for value in set(values))
 
-    def finding(self, value: Any) -> Finding | None:
-        """See `Rule.finding`."""
+    def issue(self, value: Any) -> ValidationIssue | None:
+        """See `Rule.issue`."""
         if value is None:
             return None if _NULL in self._types else self._null
         return self._text(value) if type(value) is str else self._type
 
-    def _text(self, value: str) -> Finding | None:
+    def _text(self, value: str) -> ValidationIssue | None:
         if len(value) > MAX_TEXT:
             return self._long
         if self._read(value) != value:
