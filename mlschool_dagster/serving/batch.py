@@ -1,21 +1,45 @@
 """Batch prediction: whole files, by the rules and the model that answer requests, in chunks."""
 
+import json
+import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlschool_dagster.atomic import replacing
 from mlschool_dagster.dataset.source_files import shown
-from mlschool_dagster.dataset.spec import PROBABILITY_PREFIX
-from mlschool_dagster.dataset.tables import carried_schema, table_files
+from mlschool_dagster.dataset.spec import (
+    CONFIDENCE,
+    MODEL_VERSION,
+    PREDICTION,
+    PROBABILITY_PREFIX,
+    ROW_NUMBER,
+    SOURCE_FILE,
+    DataSpec,
+    NumericColumn,
+    probability_column,
+)
+from mlschool_dagster.dataset.tables import Chunk, carried_schema, table_files
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.modeling.compiled import CompiledModel
-from mlschool_dagster.serving.batch_output import PREDICTIONS_FILE, REJECTED_FILE, TAKEN, outputs
+from mlschool_dagster.modeling.compiled import Array, CompiledModel
 from mlschool_dagster.serving.column_rules import Rule, rules_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PREDICTIONS_FILE = "predictions.parquet"
+REJECTED_FILE = "rejected.parquet"
+TAKEN = frozenset({SOURCE_FILE, ROW_NUMBER, PREDICTION, CONFIDENCE, MODEL_VERSION})
+"""Columns of the output, which no column that is carried along may be called."""
+
+Reasons = Mapping[int, Sequence[str]]
+"""Why rows of a chunk are rejected, by their position in it."""
 
 CHUNK_ROWS = 20_000
 
@@ -133,3 +157,141 @@ def _judge(rows: Sequence[Any], rules: Mapping[str, Rule]) -> dict[int, list[str
                 if (issue := rule.issue(value)) is not None:
                     found[at].append(f"{name}: {issue.message}")
     return found
+
+
+@contextmanager
+def outputs(
+    folder: Path, spec: DataSpec, version: str, carried: "pa.Schema"
+) -> "Iterator[Outputs]":
+    """The files of one batch in `folder`; they take their names when the block ends without error.
+
+    Where `PREDICTIONS_FILE` is, the `REJECTED_FILE` beside it is of the same batch.
+    """
+    from pyarrow.parquet import ParquetWriter
+
+    predictions, rejections = folder / PREDICTIONS_FILE, folder / REJECTED_FILE
+    predicted_schema, rejected_schema = _predicted_schema(spec, carried), _rejected_schema()
+    with (
+        replacing(predictions) as predicted,
+        replacing(rejections) as rejected,
+        ParquetWriter(predicted, predicted_schema) as predicted_writer,
+        ParquetWriter(rejected, rejected_schema) as rejected_writer,
+    ):
+        yield Outputs(spec, version, predicted_writer, rejected_writer)
+        # What was rejected takes its name first: it must not do so beside an older batch.
+        predictions.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """The two files of a batch while they are written."""
+
+    spec: DataSpec
+    version: str
+    predicted: Any
+    rejected: Any
+
+    def predict(self, chunk: Chunk, valid: Sequence[int], probabilities: Array) -> list[str]:
+        """Write the rows of `chunk` at the positions `valid`, with their `probabilities`.
+
+        Returns:
+            Their predictions.
+        """
+        import pyarrow as pa
+
+        classes = self.spec.target.classes
+        predictions = [classes[index] for index in probabilities.argmax(axis=1).tolist()]
+        columns: dict[str, Any] = {
+            **_place(chunk, valid),
+            **{name: [chunk.rows[at][name] for at in valid] for name in self.spec.input_names},
+            PREDICTION: predictions,
+            CONFIDENCE: probabilities.max(axis=1),
+            **{probability_column(name): probabilities[:, i] for i, name in enumerate(classes)},
+            MODEL_VERSION: [self.version] * len(valid),
+        }
+        schema = self.predicted.schema
+        carried = chunk.carried.column_names
+        for field in list(schema)[len(columns) :]:
+            try:
+                columns[field.name] = (
+                    chunk.carried[field.name].take(pa.array(valid, pa.int64())).cast(field.type)
+                    if field.name in carried
+                    else pa.nulls(len(valid), field.type)
+                )
+            except pa.ArrowException as error:
+                told = str(error).partition("\n")[0].rstrip(".")
+                raise UserError(
+                    f"Column {field.name} of {chunk.file} has values that are no {field.type}, as "
+                    f"which all files together have it ({told}); write one type, or predict on "
+                    "the files one by one."
+                ) from None
+        self.predicted.write_table(pa.table(columns, schema))
+        return predictions
+
+    def reject(self, chunk: Chunk, reasons: Reasons) -> None:
+        """Write the rows of `chunk` that have `reasons`."""
+        import pyarrow as pa
+
+        positions = sorted(reasons)
+        columns = {
+            **_place(chunk, positions),
+            "reasons": [list(reasons[at]) for at in positions],
+            "input": [_document(chunk, at) for at in positions],
+        }
+        self.rejected.write_table(pa.table(columns, self.rejected.schema))
+
+
+def _predicted_schema(spec: DataSpec, carried: "pa.Schema") -> "pa.Schema":
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            *_place_fields(),
+            *(
+                (c.name, pa.float64() if isinstance(c, NumericColumn) else pa.string())
+                for c in spec.columns
+            ),
+            (PREDICTION, pa.string()),
+            (CONFIDENCE, pa.float64()),
+            *((probability_column(label), pa.float64()) for label in spec.target.classes),
+            (MODEL_VERSION, pa.string()),
+            *carried,
+        ]
+    )
+
+
+def _rejected_schema() -> "pa.Schema":
+    import pyarrow as pa
+
+    return pa.schema([*_place_fields(), ("reasons", pa.list_(pa.string())), ("input", pa.string())])
+
+
+def _place_fields() -> "list[tuple[str, pa.DataType]]":
+    import pyarrow as pa
+
+    return [(SOURCE_FILE, pa.string()), (ROW_NUMBER, pa.int64())]
+
+
+def _place(chunk: Chunk, positions: Sequence[int]) -> dict[str, Any]:
+    return {
+        SOURCE_FILE: [chunk.file] * len(positions),
+        ROW_NUMBER: [chunk.first_row + at for at in positions],
+    }
+
+
+def _document(chunk: Chunk, at: int) -> str:
+    row = chunk.rows[at]
+    if isinstance(row, dict):
+        row = {name: _plain(value) for name, value in row.items()} | {
+            name: _plain(chunk.carried[name][at].as_py()) for name in chunk.carried.column_names
+        }
+    return json.dumps(row, ensure_ascii=False, default=str)
+
+
+def _plain(value: Any) -> Any:
+    # JSON has no word for what is not finite, wherever in a value it is.
+    if isinstance(value, dict):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

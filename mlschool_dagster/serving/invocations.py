@@ -23,11 +23,10 @@ from mlschool_dagster.serving.batching import (
     ConflictError,
     predict,
 )
-from mlschool_dagster.serving.event_ids import new_event_ids
 from mlschool_dagster.serving.logs import RequestLog
 from mlschool_dagster.serving.metrics import Metrics
 from mlschool_dagster.serving.model_router import ModelRouter, NoVersionError, Routing, Version
-from mlschool_dagster.serving.prediction_request import PredictionRequest
+from mlschool_dagster.serving.prediction_request import PredictionRequest, new_event_ids
 from mlschool_dagster.serving.probes import PROBE_HEADER, is_probe_key
 from mlschool_dagster.serving.rejections import RejectionCounts
 from mlschool_dagster.serving.request_body import (

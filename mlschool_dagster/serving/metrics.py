@@ -10,28 +10,31 @@ import logging
 import os
 import threading
 import time
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from mlschool_dagster.capture.records import Capture
-from mlschool_dagster.serving.metrics_buffer import (
-    CounterBuffer,
-    HistogramBuffer,
-    MetricBuffer,
-    serialized,
-    summed,
-)
 from mlschool_dagster.serving.worker_status import LIVING, METRICS_FILES
 
+Labels = tuple[str, ...]
+Numbers = Mapping[Labels, Sequence[float]]
+"""What a buffer has counted, by the values of its labels: as many numbers for each."""
 FLUSH_SECONDS = 0.5
 """How far the shared files may be behind what happened in another worker."""
 LATENCY_BOUNDS = (
@@ -315,3 +318,98 @@ def _serving(workers: Iterable[Mapping[str, Any]]) -> Iterable[Metric]:
         age.add_metric(variant, max(0.0, now - since))
         info.add_metric(variant, 1)
     return age, info
+
+
+class MetricBuffer(Protocol):
+    """Anything that counts, under a name of its own."""
+
+    name: str
+    numbers: dict[Labels, list[float]]
+
+    def metric(self, numbers: Numbers) -> Metric:
+        """`numbers`, added up over workers, as Prometheus wants them."""
+
+
+class CounterBuffer:
+    """The counter `name`; Prometheus appends ``_total`` to its name."""
+
+    def __init__(self, name: str, meaning: str, labels: Sequence[str]) -> None:
+        self.name = name
+        self.numbers: dict[Labels, list[float]] = {} if labels else {(): [0]}
+        self._meaning = meaning
+        self._labels = labels
+
+    def add(self, labels: Labels, count: int = 1) -> None:
+        """Count `count` events with the values `labels`."""
+        numbers = self.numbers.get(labels)
+        if numbers is None:
+            self.numbers[labels] = [count]
+        else:
+            numbers[0] += count
+
+    def metric(self, numbers: Numbers) -> Metric:
+        """See `MetricBuffer.metric`."""
+        family = CounterMetricFamily(self.name, self._meaning, labels=self._labels)
+        for labels, (count,) in numbers.items():
+            family.add_metric(labels, count)
+        return family
+
+
+class HistogramBuffer:
+    """The histogram `name` with buckets up to each of `bounds`, and one above."""
+
+    def __init__(
+        self, name: str, meaning: str, labels: Sequence[str], bounds: Sequence[float]
+    ) -> None:
+        self.name = name
+        self.numbers: dict[Labels, list[float]] = {} if labels else {(): self._nothing(bounds)}
+        self._meaning = meaning
+        self._labels = labels
+        self._bounds = bounds
+
+    def add(self, labels: Labels, values: Sequence[float]) -> None:
+        """Observe `values` with the label values `labels`."""
+        numbers = self.numbers.get(labels)
+        if numbers is None:
+            numbers = self.numbers[labels] = self._nothing(self._bounds)
+        for value in values:
+            numbers[bisect_left(self._bounds, value)] += 1
+        numbers[-1] += sum(values)
+
+    def metric(self, numbers: Numbers) -> Metric:
+        """See `MetricBuffer.metric`."""
+        family = HistogramMetricFamily(self.name, self._meaning, labels=self._labels)
+        bounds = [*map(floatToGoString, self._bounds), "+Inf"]
+        for labels, (*counts, total) in numbers.items():
+            buckets = list(zip(bounds, accumulate(counts), strict=True))
+            family.add_metric(labels, buckets=buckets, sum_value=total)
+        return family
+
+    @staticmethod
+    def _nothing(bounds: Sequence[float]) -> list[float]:
+        """A count for each bucket, and the sum."""
+        return [0] * (len(bounds) + 1) + [0.0]
+
+
+def serialized(numbers: Numbers) -> list[Any]:
+    """`numbers` as JSON-compatible data; `summed` reads it back."""
+    return [[labels, counted] for labels, counted in numbers.items()]
+
+
+def summed(documents: Iterable[Sequence[Any]]) -> dict[Labels, list[float]]:
+    """The sum of what several workers have `serialized`.
+
+    Raises:
+        ValueError, TypeError: one of them is no such thing.
+    """
+    sums: dict[Labels, list[float]] = {}
+    for document in documents:
+        for labels, counted in document:
+            key = tuple(labels)
+            before = sums.get(key)
+            sums[key] = (
+                [float(number) for number in counted]
+                if before is None
+                else [one + other for one, other in zip(before, counted, strict=True)]
+            )
+    return sums

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlschool_dagster.serving.event_ids import new_event_ids
 from mlschool_dagster.serving.parsing import MAX_ROWS
+from mlschool_dagster.serving.prediction_request import new_event_ids
 
 
 @given(st.integers(1, MAX_ROWS))
