@@ -1,26 +1,29 @@
 """How the platform's own tables are opened: SQLite by default, PostgreSQL by URI.
 
-Belongs here: one engine for either database, its patience and its mishaps in a sentence. Does not
-belong here: what a table means, and the capture store, which has its own drivers.
+Belongs here: one SQLAlchemy engine for either database, its transactions and timeouts, and its
+errors as sentences. Does not belong here: what a table means, and the capture store, which does
+without SQLAlchemy.
 """
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, inspect
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError
 
-from mlschool_dagster.credentials import public_uri
 from mlschool_dagster.errors import UserError
+
+if TYPE_CHECKING:
+    import psycopg
 
 BUSY_SECONDS = 30.0
 """How long a statement waits for another process that writes."""
-CONNECT_SECONDS = 5
-"""How long a server may take to answer."""
+SETTING = "MLSCHOOL_HISTORY"
 _POLL_SECONDS = 0.01
 _READING = "reading"
 _BEGIN_WRITING = {
@@ -40,7 +43,7 @@ class Database:
     """
 
     def __init__(self, uri: str, tables: MetaData) -> None:
-        self._engine = _engine(uri)
+        self._engine, self._explain = _engine(uri)
         with self.reading() as connection:
             complete = set(tables.tables) <= set(inspect(connection).get_table_names())
         if not complete:
@@ -56,7 +59,7 @@ class Database:
         Raises:
             UserError: the database cannot be reached or used.
         """
-        with self._mishaps(), self._engine.begin() as connection:
+        with self._errors(), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
@@ -67,7 +70,7 @@ class Database:
             UserError: the database cannot be reached or used.
         """
         engine = self._engine.execution_options(**{_READING: True})
-        with self._mishaps(), engine.begin() as connection:
+        with self._errors(), engine.begin() as connection:
             yield connection
 
     def close(self) -> None:
@@ -75,39 +78,34 @@ class Database:
         self._engine.dispose()
 
     @contextmanager
-    def _mishaps(self) -> Iterator[None]:
+    def _errors(self) -> Iterator[None]:
         try:
             yield
         except (IntegrityError, DataError):
             # What was to be written is wrong, not the database.
             raise
         except DBAPIError as error:
-            cause = str(error.orig).strip().splitlines()[0]
-            raise UserError(
-                f"The database {public_uri(self._engine.url.render_as_string())} cannot be "
-                f"used ({cause}); check MLSCHOOL_HISTORY and that its server runs."
-            ) from None
+            raise UserError(self._explain(error)) from None
 
 
-def _engine(uri: str) -> Engine:
-    try:
-        url = make_url(uri)
-    except (ArgumentError, ValueError):
-        raise UserError(
-            "MLSCHOOL_HISTORY is no URI of a database; use sqlite:///path/to/file or "
-            "postgresql://user:password@host/database."
-        ) from None
-    if url.drivername in ("postgres", "postgresql"):
-        engine = _postgres(url)
-    elif url.drivername == "sqlite" and url.database:
-        engine = _sqlite(url, Path(url.database).absolute())
+def _engine(uri: str) -> tuple[Engine, Callable[[DBAPIError], str]]:
+    """The engine for `uri`, and what words an error of its driver."""
+    scheme, separator, _ = uri.partition("://")
+    if separator and scheme in ("postgres", "postgresql"):
+        engine, explain = _postgres(uri)
     else:
-        raise UserError(
-            f"MLSCHOOL_HISTORY has the scheme {url.drivername!r}; use sqlite:///path/to/file or "
-            "postgresql://user:password@host/database."
-        )
+        try:
+            url = make_url(uri)
+        except (ArgumentError, ValueError):
+            url = None
+        if url is None or url.drivername != "sqlite" or not url.database:
+            raise UserError(
+                f"{SETTING} is no URI of a database that can be used; use sqlite:///path/to/file "
+                "or postgresql://user:password@host/database."
+            )
+        engine, explain = _sqlite(url, Path(url.database).absolute())
     event.listen(engine, "begin", _begin)
-    return engine
+    return engine, explain
 
 
 def _begin(connection: Connection) -> None:
@@ -119,32 +117,28 @@ def _begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN")
 
 
-def _postgres(url: URL) -> Engine:
-    # A password with an @ in it ends up in the host, where every error would show it.
-    if "@" in (url.host or ""):
-        raise UserError(
-            "MLSCHOOL_HISTORY cannot be understood; percent-encode what is special in its password."
-        )
-    try:
-        return create_engine(
-            url.set(drivername="postgresql+psycopg"),
-            # In a database whose encoding is SQL_ASCII texts would come as bytes.
-            connect_args={"connect_timeout": CONNECT_SECONDS, "client_encoding": "UTF8"},
-        )
-    except ImportError:
-        raise UserError(
-            "The driver for PostgreSQL is not installed; "
-            "run pip install 'mlschool-dagster[postgres]'."
-        ) from None
+def _postgres(uri: str) -> tuple[Engine, Callable[[DBAPIError], str]]:
+    # Not where SQLite does.
+    from mlschool_dagster.postgres import PostgresDatabase
+
+    database = PostgresDatabase(uri, "database", SETTING)
+
+    def connect() -> "psycopg.Connection[Any]":
+        connection = database.connect("mlschool platform", int(BUSY_SECONDS))
+        connection.autocommit = False
+        return connection
+
+    engine = create_engine("postgresql+psycopg://", creator=connect, pool_pre_ping=True)
+    return engine, lambda error: database.explain(error.orig or error)
 
 
-def _sqlite(url: URL, path: Path) -> Engine:
+def _sqlite(url: URL, path: Path) -> tuple[Engine, Callable[[DBAPIError], str]]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
             f"The folder of the database {path} cannot be used ({error.strerror}); choose another "
-            "by MLSCHOOL_HISTORY."
+            f"by {SETTING}."
         ) from None
     engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
 
@@ -153,7 +147,8 @@ def _sqlite(url: URL, path: Path) -> Engine:
         connection.isolation_level = None
         _enter_wal(connection)
 
-    return engine
+    advice = f"check {SETTING}, that you may write there, and that its disk has room"
+    return engine, lambda error: f"The database {path} cannot be used ({error.orig}); {advice}."
 
 
 def _enter_wal(connection: sqlite3.Connection) -> None:

@@ -24,6 +24,7 @@ FOR_ALL = {
     "garbage",
     "identity",
     "owned",
+    "postgres",
 }
 BELOW = {"capture", "modeling", "dataset"}
 MIDDLE = {"deployment", "serving", "monitoring", "promotion", "alerting", "simulation"}

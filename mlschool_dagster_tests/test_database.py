@@ -120,3 +120,16 @@ def test_a_file_that_another_program_reads_is_entered_all_the_same(tmp_path: Pat
         assert other.execute("SELECT n FROM counters").fetchone() == (1,)
         count_up(f"sqlite:///{path}", 1)
     assert counted(f"sqlite:///{path}") == 2
+
+
+def test_a_connection_that_died_unnoticed_is_replaced(postgres: PostgresServer) -> None:
+    uri = postgres.fresh_uri()
+    count_up(uri, 1)
+    database = Database(uri, TABLES)
+    postgres.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE application_name = 'mlschool platform'"
+    )
+    with database.reading() as connection:
+        assert connection.execute(select(COUNTERS.c.n)).scalar_one() == 1
+    database.close()

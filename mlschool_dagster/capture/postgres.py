@@ -9,9 +9,11 @@ held until the transaction's end: numbers become visible in their order, and a c
 """
 
 import re
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import orjson
@@ -22,7 +24,6 @@ from mlschool_dagster.capture.idempotency import (
     key_of,
     resolve_duplicates,
 )
-from mlschool_dagster.capture.postgres_connections import WRITE_SECONDS, Connections
 from mlschool_dagster.capture.records import (
     CAPTURE_COLUMNS,
     CAPTURE_FIELDS,
@@ -32,15 +33,24 @@ from mlschool_dagster.capture.records import (
     capture_row,
 )
 from mlschool_dagster.capture.sql import SHADOWS, TRAFFIC, WINDOW_NUMBER, Row, SqlStore
-from mlschool_dagster.capture.store import Appended, InvalidCaptureError
+from mlschool_dagster.capture.store import Appended, InvalidCaptureError, StoreUnavailableError
 from mlschool_dagster.errors import UserError
+from mlschool_dagster.postgres import READ_SECONDS, Connection, PostgresDatabase, psycopg
 
-if TYPE_CHECKING:
-    from mlschool_dagster.capture.postgres_patience import Connection
+T = TypeVar("T")
 
-
-MIGRATION_SECONDS = 3600.0
-"""How long a store of an earlier release may take to be brought up to date."""
+LOCK_SECONDS = 5
+WRITE_SECONDS = LOCK_SECONDS + 1.0
+"""Longest wait for the answer to a write."""
+MOST_IDLE = 4
+_UNAVAILABLE = (psycopg.OperationalError, psycopg.InternalError, psycopg.errors.UndefinedTable)
+_INVALID_VALUES = (
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    psycopg.errors.ProgramLimitExceeded,
+    UnicodeError,
+)
+"""What is raised because of the values themselves, however often they are tried."""
 
 _SCHEMA_VERSION = 3
 
@@ -52,10 +62,6 @@ _LOCK_SCHEMA = f"SELECT pg_advisory_xact_lock({_LOCKS}, {_SCHEMA_LOCK})"
 _LOCK_CAPTURES = f"SELECT pg_advisory_xact_lock({_LOCKS}, {_CAPTURES_LOCK})"
 _LOCK_LABELS = f"SELECT pg_advisory_xact_lock({_LOCKS}, {_LABELS_LOCK})"
 
-_BY_WINDOW = (
-    f"CREATE INDEX traffic_by_window ON captures (({WINDOW_NUMBER}), sequence) WHERE {TRAFFIC}",
-    f"CREATE INDEX shadows_by_window ON captures (({WINDOW_NUMBER}), sequence) WHERE {SHADOWS}",
-)
 _SCHEMA = (
     "CREATE TABLE store (identity TEXT NOT NULL, version INTEGER NOT NULL)",
     """CREATE TABLE captures (
@@ -75,7 +81,8 @@ _SCHEMA = (
     "COMMENT ON COLUMN captures.captured_at IS 'microseconds since 1970-01-01, UTC'",
     "CREATE UNIQUE INDEX answers ON captures (event_id) WHERE role <> 'shadow'",
     "CREATE UNIQUE INDEX shadows ON captures (event_id) WHERE role = 'shadow'",
-    *_BY_WINDOW,
+    f"CREATE INDEX traffic_by_window ON captures (({WINDOW_NUMBER}), sequence) WHERE {TRAFFIC}",
+    f"CREATE INDEX shadows_by_window ON captures (({WINDOW_NUMBER}), sequence) WHERE {SHADOWS}",
     """CREATE TABLE labels (
         sequence BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
         event_id TEXT NOT NULL,
@@ -108,14 +115,6 @@ _HAS_SCHEMA = (
     "WHERE schemaname = current_schema() AND tablename = 'store')"
 )
 _VERSION = "SELECT version FROM store"
-_FROM_VERSION_2 = (
-    # Whoever appends waits until the indices are there.
-    "SET LOCAL statement_timeout = 0",
-    "DROP INDEX traffic_by_time",
-    "DROP INDEX shadows_by_time",
-    *_BY_WINDOW,
-    f"UPDATE store SET version = {_SCHEMA_VERSION}",  # noqa: S608
-)
 
 
 def _insert_rows(table: str, columns: str, types: str, lock: str) -> str:
@@ -149,6 +148,97 @@ _ADD_REFUSALS = (
 _KNOWN_CAPTURES = f"SELECT {CAPTURE_FIELDS} FROM captures WHERE event_id = ANY(%s)"  # noqa: S608
 
 
+class _Connections:
+    """Connections to one database, for many threads; `prepare` sees each new one first.
+
+    They are kept open between uses, and fail fast. psycopg's own pool would not do: it connects in
+    the background and tells a caller neither at once nor why a server cannot be reached, and a
+    server's captures must not wait for it.
+    """
+
+    def __init__(self, database: PostgresDatabase, prepare: Callable[[Connection], None]) -> None:
+        self._database = database
+        self._prepare = prepare
+        self._idle: list[Connection] = []
+        self._changing = threading.Lock()
+
+    def run(self, work: Callable[[Connection], T], seconds: float = READ_SECONDS) -> T:
+        """The outcome of `work` with a connection in autocommit mode; each answer takes `seconds`.
+
+        A connection that was idle may have died unnoticed: then `work` is done once more with a new
+        one, so it must do no harm twice.
+
+        Raises:
+            StoreUnavailableError: the server cannot be reached, or does not do the work in time.
+        """
+        with self._errors():
+            idle = self._take()
+            if idle is not None:
+                try:
+                    return self._use(idle, work, seconds)
+                except Exception:
+                    if not idle.broken:
+                        raise
+                    # What broke it broke the others too.
+                    self.close()
+            return self._use(self._connect(), work, seconds)
+
+    def close(self) -> None:
+        """Close what is idle; what is in use is closed after it."""
+        with self._changing:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def _connect(self) -> Connection:
+        connection = self._database.connect("mlschool capture store", LOCK_SECONDS)
+        try:
+            self._prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _use(self, connection: Connection, work: Callable[[Connection], T], seconds: float) -> T:
+        connection.seconds = seconds
+        try:
+            outcome = work(connection)
+        except psycopg.IntegrityError:
+            self._keep(connection)
+            raise
+        except BaseException:
+            connection.close()
+            raise
+        self._keep(connection)
+        return outcome
+
+    def _take(self) -> Connection | None:
+        with self._changing:
+            return self._idle.pop() if self._idle else None
+
+    def _keep(self, connection: Connection) -> None:
+        with self._changing:
+            if len(self._idle) < MOST_IDLE:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except psycopg.errors.ProgramLimitExceeded:
+            raise
+        except (
+            psycopg.OperationalError,
+            psycopg.InternalError,
+            psycopg.errors.UndefinedTable,
+        ) as error:
+            raise StoreUnavailableError(self._database.explain(error)) from None
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise UserError(self._database.explain(error)) from None
+
+
 class PostgresStore(SqlStore):
     """A capture store in the PostgreSQL database at `uri`, which is contacted on first use.
 
@@ -160,27 +250,30 @@ class PostgresStore(SqlStore):
     """
 
     def __init__(self, uri: str) -> None:
-        self._connections = Connections(uri, self._prepare)
+        self._database = PostgresDatabase(uri, "capture store", "MLSCHOOL_CAPTURE_STORE")
+        self._connections = _Connections(self._database, self._prepare)
 
     def append(self, captures: Sequence[Capture]) -> Appended:
         """See `CaptureStore.append`."""
         if not captures:
             self._connections.run(_nothing, WRITE_SECONDS)
             return NO_DUPLICATES
-        from psycopg import DataError, IntegrityError
-        from psycopg.errors import ProgramLimitExceeded, UniqueViolation
-
         rows = list(map(capture_row, captures))
         try:
             try:
                 self._insert(_INSERT_CAPTURES, rows)
-            except UniqueViolation:
+            except psycopg.errors.UniqueViolation:
                 return self._connections.run(
                     lambda connection: _insert_unknown(connection, captures), WRITE_SECONDS
                 )
-        except (DataError, IntegrityError, ProgramLimitExceeded, UnicodeError) as error:
+        except (
+            psycopg.DataError,
+            psycopg.IntegrityError,
+            psycopg.errors.ProgramLimitExceeded,
+            UnicodeError,
+        ) as error:
             raise InvalidCaptureError(
-                f"The capture store {self._connections.name} does not take {len(rows)} captures "
+                f"The {self._database.name} does not take {len(rows)} captures "
                 f"({type(error).__name__})."
             ) from error
         return NO_DUPLICATES
@@ -193,15 +286,12 @@ class PostgresStore(SqlStore):
         Raises:
             UserError: there is no such role, or this user may not.
         """
-        from psycopg import sql
-        from psycopg.errors import UndefinedObject
+        writer = psycopg.sql.Identifier(role)
 
-        writer = sql.Identifier(role)
-
-        def grant(connection: "Connection") -> bool:
+        def grant(connection: Connection) -> bool:
             with connection.transaction():
                 for statement in _RIGHTS_OF_WRITER:
-                    connection.execute(sql.SQL(statement).format(writer=writer))
+                    connection.execute(psycopg.sql.SQL(statement).format(writer=writer))
                 # To who has no right to give, PostgreSQL only gives a warning.
                 answer = connection.execute(_MAY_WRITE.encode(), (role,)).fetchone()
             return bool(answer and answer[0])
@@ -209,12 +299,12 @@ class PostgresStore(SqlStore):
         try:
             if not self._connections.run(grant, WRITE_SECONDS):
                 raise UserError(
-                    f"The capture store {self._connections.name} belongs to another user than the "
+                    f"The {self._database.name} belongs to another user than the "
                     "one of its address; connect as its owner."
                 )
-        except UndefinedObject:
+        except psycopg.errors.UndefinedObject:
             raise UserError(
-                f"The capture store {self._connections.name} has no role {role!r}; create it first."
+                f"The {self._database.name} has no role {role!r}; create it first."
             ) from None
 
     def close(self) -> None:
@@ -233,7 +323,7 @@ class PostgresStore(SqlStore):
         self._insert(_ADD_REFUSALS, rows)
 
     def _change(self, statements: Sequence[str], parameters: Mapping[str, Any]) -> int:
-        def change(connection: "Connection") -> int:
+        def change(connection: Connection) -> int:
             with connection.transaction():
                 return [
                     connection.execute(_in_psycopg(each), parameters).rowcount
@@ -247,7 +337,7 @@ class PostgresStore(SqlStore):
             lambda connection: _insert(connection, statement, rows), WRITE_SECONDS
         )
 
-    def _prepare(self, connection: "Connection") -> None:
+    def _prepare(self, connection: Connection) -> None:
         if not _value(connection, _HAS_SCHEMA):
             with connection.transaction():
                 connection.execute(_LOCK_SCHEMA)
@@ -256,45 +346,33 @@ class PostgresStore(SqlStore):
                     _execute(connection, _SCHEMA)
                     connection.execute(_INSERT_STORE, (uuid4().hex[:8], _SCHEMA_VERSION))
         version = _value(connection, _VERSION)
-        if version == 2:
-            version = _migrate(connection)
         if version != _SCHEMA_VERSION:
             raise UserError(
-                f"The capture store {self._connections.name} has the format {version}, this "
+                f"The {self._database.name} has the format {version}, this "
                 f"release writes {_SCHEMA_VERSION}; use the release that wrote it or another "
                 "database."
             )
 
 
-def _migrate(connection: "Connection") -> int:
-    """Bring version 2 to the present one; the version that it is then."""
-    connection.seconds = MIGRATION_SECONDS
-    with connection.transaction():
-        connection.execute(_LOCK_SCHEMA)
-        if _value(connection, _VERSION) == 2:
-            _execute(connection, _FROM_VERSION_2)
-    return int(_value(connection, _VERSION))
-
-
-def _execute(connection: "Connection", statements: Sequence[str]) -> None:
+def _execute(connection: Connection, statements: Sequence[str]) -> None:
     for statement in statements:
         connection.execute(statement.encode())
 
 
-def _value(connection: "Connection", query: str) -> Any:
+def _value(connection: Connection, query: str) -> Any:
     row = connection.execute(query.encode()).fetchone()
     return None if row is None else row[0]
 
 
-def _insert(connection: "Connection", statement: str, rows: Sequence[Row]) -> int:
+def _insert(connection: Connection, statement: str, rows: Sequence[Row]) -> int:
     return connection.execute(statement.encode(), (orjson.dumps(rows).decode(),)).rowcount
 
 
-def _nothing(connection: "Connection") -> None:
+def _nothing(connection: Connection) -> None:
     connection.execute(_LOCK_CAPTURES)
 
 
-def _insert_unknown(connection: "Connection", captures: Sequence[Capture]) -> Appended:
+def _insert_unknown(connection: Connection, captures: Sequence[Capture]) -> Appended:
     with connection.transaction():
         connection.execute(_LOCK_CAPTURES)
         event_ids = [event_id for event_id, _ in affected_keys(captures)]

@@ -272,9 +272,7 @@ class SqliteStore(SqlStore):
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version == 0:
                 _create_tables(connection)
-            elif version < _SCHEMA_VERSION:
-                _migrate(connection, version)
-            elif version > _SCHEMA_VERSION:
+            elif version != _SCHEMA_VERSION:
                 raise UserError(
                     f"The capture store {self._path} has the format {version}, this release writes "
                     f"{_SCHEMA_VERSION}; use the release that wrote it or another file."
@@ -482,33 +480,3 @@ def _create_tables(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
     connection.execute("INSERT INTO store VALUES (?)", (uuid4().hex[:8],))
     connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-
-
-def _migrate(connection: sqlite3.Connection, version: int) -> None:
-    """Bring a file of an earlier `version` to the present format; to be called in a transaction.
-
-    Sequence numbers stay, so that cursors and tokens do.
-    """
-    if version == 1:
-        _give_roles(connection)
-    else:
-        connection.execute("DROP INDEX traffic_by_time")
-        connection.execute("DROP INDEX shadows_by_time")
-    for statement in _BY_WINDOW:
-        connection.execute(statement)
-    connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-
-
-def _give_roles(connection: sqlite3.Connection) -> None:
-    """Version 1 knew no roles and no sampling: the primary answered, and all was captured."""
-    connection.execute("DROP INDEX traffic_by_time")
-    connection.execute("ALTER TABLE captures RENAME TO captures_1")
-    connection.execute(_CAPTURES)
-    before = CAPTURE_FIELDS.removesuffix(", role, sampling_share")
-    connection.execute(
-        f"INSERT INTO captures (sequence, {CAPTURE_COLUMNS}) "  # noqa: S608
-        f"SELECT sequence, {before}, 'primary', 1.0, probe FROM captures_1 ORDER BY sequence"
-    )
-    connection.execute("DROP TABLE captures_1")
-    for statement in (*_UNIQUE, _REFUSALS):
-        connection.execute(statement)

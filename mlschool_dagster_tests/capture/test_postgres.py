@@ -17,7 +17,6 @@ from mlschool_dagster.capture.idempotency import NO_DUPLICATES
 from mlschool_dagster.capture.store import (
     CaptureStore,
     InvalidCaptureError,
-    Revision,
     StoreUnavailableError,
     open_store,
 )
@@ -107,33 +106,6 @@ def test_the_format_of_a_newer_release_is_told(postgres: PostgresServer) -> None
     postgres.execute(f"UPDATE {schema}.store SET version = 99")  # noqa: S608
     with pytest.raises(UserError, match="format 99"):
         open_store(uri).windows()
-
-
-def test_the_format_of_an_earlier_release_is_brought_up_to_date(
-    postgres: PostgresServer, uri: str
-) -> None:
-    store = open_store(uri)
-    store.append([capture("a")])
-    before = store.revision(WINDOW)
-    store.close()
-    schema = uri.rpartition("%3D")[2]
-    for statement in (
-        "UPDATE {}.store SET version = 2",
-        "DROP INDEX {}.traffic_by_window",
-        "DROP INDEX {}.shadows_by_window",
-        "CREATE INDEX traffic_by_time ON {}.captures (captured_at)",
-        "CREATE INDEX shadows_by_time ON {}.captures (captured_at)",
-    ):
-        postgres.execute(statement.format(schema))
-
-    def work(_: int) -> Revision:
-        store = open_store(uri)
-        revision = store.revision(WINDOW)
-        store.close()
-        return revision
-
-    with ThreadPoolExecutor(4) as threads:
-        assert list(threads.map(work, range(4))) == [before] * 4
 
 
 def test_tables_that_were_removed_are_made_anew(postgres: PostgresServer, uri: str) -> None:
