@@ -2,7 +2,6 @@
 
 import os
 from contextlib import suppress
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -12,43 +11,16 @@ from mlschool_dagster.capture.windows import first_window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.credentials import move_tracking_password
 from mlschool_dagster.dataset.spec import DataSpec, load_spec
-from mlschool_dagster.defs.alerting.failure_sensor import alert_sensor
-from mlschool_dagster.defs.data.raw_data import raw_data
-from mlschool_dagster.defs.data.training_data import training_data
-from mlschool_dagster.defs.jobs import asset_jobs, health_schedule, retraining_schedule
-from mlschool_dagster.defs.maintenance.retention import retention_job, retention_schedule
-from mlschool_dagster.defs.monitoring.accuracy_estimates import accuracy_estimates
-from mlschool_dagster.defs.monitoring.arrival_sensors import (
-    CAPTURES,
-    FOLLOWING,
-    LABELS,
-    arrival_sensor,
+from mlschool_dagster.defs import (
+    alerting,
+    data,
+    maintenance,
+    monitoring,
+    promotion,
+    serving,
+    simulation,
+    training,
 )
-from mlschool_dagster.defs.monitoring.captures import (
-    captured_traffic,
-    coverage_check,
-    labels,
-    live_traffic,
-)
-from mlschool_dagster.defs.monitoring.dashboard import dashboard
-from mlschool_dagster.defs.monitoring.dashboard_sensor import dashboard_job, dashboard_sensor
-from mlschool_dagster.defs.monitoring.data_quality_report import data_quality_report
-from mlschool_dagster.defs.monitoring.drift_report import drift_report
-from mlschool_dagster.defs.monitoring.performance_report import performance_report
-from mlschool_dagster.defs.monitoring.traffic_volume import traffic_volume
-from mlschool_dagster.defs.monitoring.traffic_volume_sensor import volume_job, volume_sensor
-from mlschool_dagster.defs.monitoring.windows import partitions
-from mlschool_dagster.defs.promotion.approval_job import approval_job
-from mlschool_dagster.defs.promotion.challenger_comparison import challenger_comparison
-from mlschool_dagster.defs.promotion.promotion_ledger import canary_evidence, promotion_ledger
-from mlschool_dagster.defs.promotion.promotion_sensor import promotion_jobs, promotion_sensor
-from mlschool_dagster.defs.promotion.retraining_sensor import retraining_sensor
-from mlschool_dagster.defs.serving.batch_predictions import batch_predictions
-from mlschool_dagster.defs.serving.deployment_ledger import deployment_ledger
-from mlschool_dagster.defs.serving.endpoint import endpoint
-from mlschool_dagster.defs.serving.endpoint_health import endpoint_health, health_checks
-from mlschool_dagster.defs.simulation.jobs import labeling_job, traffic_job
-from mlschool_dagster.defs.training.training import cross_validation_and_model, registered_version
 from mlschool_dagster.owned import PRIVATE
 from mlschool_dagster.promotion.config import gates
 from mlschool_dagster.resources.alerts import Alerts
@@ -81,70 +53,21 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
         # Whoever only looks at the definitions needs no state.
         settings.make_home()
     spec = load_spec(settings.spec)
-    windows = partitions(first_window(settings.files / FIRST_WINDOW, utc_now()))
-    following = replace(FOLLOWING, rest=timedelta(seconds=settings.rest_seconds))
-    ground_truth = settings.home / "simulation" / "ground_truth.jsonl"
-    training, retraining, deployment, rollback, health, batch, monitoring = asset_jobs(spec)
-    rebuilding = dashboard_job()
-    promoting = promotion_jobs()
-    looking = volume_job()
-    retaining = retention_job()
-    return dg.Definitions(
-        assets=[
-            raw_data(spec, settings.data),
-            training_data(spec),
-            cross_validation_and_model(spec),
-            registered_version(spec),
-            challenger_comparison(spec),
-            endpoint(spec),
-            deployment_ledger(),
-            canary_evidence(spec),
-            promotion_ledger(spec),
-            endpoint_health(),
-            batch_predictions(spec, settings.data),
-            live_traffic(spec),
-            traffic_volume(),
-            captured_traffic(spec, windows),
-            labels(spec, windows),
-            data_quality_report(spec, windows),
-            drift_report(spec, windows),
-            performance_report(spec, windows),
-            accuracy_estimates(),
-            dashboard(spec),
-        ],
-        asset_checks=[coverage_check(), health_checks()],
-        jobs=[
-            training,
-            retraining,
-            deployment,
-            rollback,
-            health,
-            batch,
-            traffic_job(spec, settings.data, ground_truth),
-            labeling_job(spec, ground_truth),
-            monitoring,
-            rebuilding,
-            looking,
-            *promoting,
-            approval_job(),
-            retaining,
-        ],
-        schedules=[
-            retraining_schedule(training),
-            health_schedule(health),
-            retention_schedule(retaining),
-        ],
-        sensors=[
-            arrival_sensor(CAPTURES, monitoring, following),
-            arrival_sensor(LABELS, monitoring, following),
-            retraining_sensor(retraining),
-            promotion_sensor([deployment, rollback, *promoting]),
-            dashboard_sensor(rebuilding),
-            volume_sensor(looking),
-            alert_sensor(),
-        ],
-        resources={**RESOURCES[settings.deployment](settings, spec), **overrides},
-        executor=dg.in_process_executor,
+    first = first_window(settings.files / FIRST_WINDOW, utc_now())
+    log = settings.home / "simulation" / "diary.jsonl"
+    return dg.Definitions.merge(
+        data.build_definitions(spec, settings.data),
+        training.build_definitions(spec),
+        serving.build_definitions(spec, settings.data),
+        monitoring.build_definitions(spec, first, timedelta(seconds=settings.rest_seconds)),
+        promotion.build_definitions(spec),
+        alerting.definitions,
+        simulation.build_definitions(spec, settings.data, log),
+        maintenance.definitions,
+        dg.Definitions(
+            resources={**RESOURCES[settings.deployment](settings, spec), **overrides},
+            executor=dg.in_process_executor,
+        ),
     )
 
 

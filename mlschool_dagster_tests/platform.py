@@ -23,7 +23,7 @@ from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.dataset.spec import load_spec
 from mlschool_dagster.definitions import build_definitions
-from mlschool_dagster.defs.check_results import UNDECIDED
+from mlschool_dagster.defs.common import UNDECIDED
 from mlschool_dagster.local.platform import prepare
 from mlschool_dagster.modeling.registry import Registry
 from mlschool_dagster.settings import ROOT, Settings
@@ -59,14 +59,14 @@ class Platform:
         job: str,
         config: Config = MappingProxyType({}),
         window: Window | None = None,
-        assets: Sequence[str] = (),
+        assets: Sequence[str | dg.AssetKey] = (),
     ) -> dg.ExecuteInProcessResult:
         """Execute `job` here; `config` is by op, `assets` selects some of the job's."""
         return self.definitions.resolve_job_def(job).execute_in_process(
             run_config=run_config(config),
             instance=self.instance,
             partition_key=window.key if window else None,
-            asset_selection=[dg.AssetKey(name) for name in assets] or None,
+            asset_selection=[dg.AssetKey.from_coercible(name) for name in assets] or None,
             raise_on_error=False,
         )
 
@@ -176,12 +176,12 @@ def materialized(result: dg.ExecuteInProcessResult) -> set[str]:
     }
 
 
-def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
+def metadata(result: dg.ExecuteInProcessResult, asset: str | dg.AssetKey) -> dict[str, Any]:
     """What `asset` says of itself after the run."""
     (event,) = (
         event
         for event in result.get_asset_materialization_events()
-        if event.asset_key == dg.AssetKey(asset)
+        if event.asset_key == dg.AssetKey.from_coercible(asset)
     )
     return {name: value.value for name, value in event.materialization.metadata.items()}
 

@@ -22,9 +22,12 @@ from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.dataset.spec import CONFIDENCE, PREDICTION, load_spec
 from mlschool_dagster.definitions import build_definitions
-from mlschool_dagster.defs.jobs import MONITORED, asset_jobs
-from mlschool_dagster.defs.monitoring.arrival_sensors import CAPTURES, arrival_sensor
-from mlschool_dagster.defs.monitoring.captures import REPORTS
+from mlschool_dagster.defs.keys import CAPTURED_TRAFFIC, LABELS, REPORTS
+from mlschool_dagster.defs.monitoring.arrival_sensors import (
+    MONITORED,
+    NEW_CAPTURES,
+    build_arrival_sensor,
+)
 from mlschool_dagster.defs.monitoring.windows import (
     CAPTURES_TOKEN,
     LABELS_FILE,
@@ -36,7 +39,7 @@ from mlschool_dagster.settings import Settings
 
 SETTINGS = Settings.from_environment()
 SPEC = load_spec(SETTINGS.spec)
-FROZEN = ("captured_traffic", "labels")
+FROZEN = (CAPTURED_TRAFFIC, LABELS)
 COVERED = 48
 """Windows that the check of coverage looks at."""
 NEW_ROWS = 1000
@@ -52,13 +55,13 @@ class Run:
         self.instance = dg.DagsterInstance.get()
 
     def job(
-        self, name: str, window: Window | None = None, assets: Sequence[str] = ()
+        self, name: str, window: Window | None = None, assets: Sequence[dg.AssetKey] = ()
     ) -> dg.ExecuteInProcessResult:
         """Execute the job `name`; it raises what fails."""
         return self.definitions.resolve_job_def(name).execute_in_process(
             instance=self.instance,
             partition_key=window.key if window else None,
-            asset_selection=[dg.AssetKey(asset) for asset in assets] or None,
+            asset_selection=list(assets) or None,
         )
 
     def statistics(self, window: Window) -> None:
@@ -180,8 +183,7 @@ def history() -> dict[str, Any]:
             run.instance.report_runless_asset_event(
                 dg.AssetMaterialization(report, metadata=read, partition=window.key)
             )
-    job = next(job for job in asset_jobs(SPEC) if job.name == "monitoring_job")
-    sensor = arrival_sensor(CAPTURES, job)
+    sensor = build_arrival_sensor(NEW_CAPTURES)
     read = store.captures_token(known[0])
     cursor = json.dumps({"version": 1, "cursor": read, "pending": []})
     seconds: list[dict[str, float]] = []

@@ -13,6 +13,7 @@ from dagster._core.errors import DagsterUserCodeProcessError
 from dagster_shared.error import SerializableErrorInfo
 from pydantic import ValidationError
 
+from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.monitoring.page import reason
 from mlschool_dagster.resources.files import PlatformFiles
@@ -124,16 +125,41 @@ def _cell(value: Any) -> str | int | float | bool | None:
     return str(value)
 
 
-def metadata_of(context: dg.AssetExecutionContext, key: str, *names: str) -> tuple[Any, ...]:
+def metadata_of(
+    context: dg.AssetExecutionContext, key: dg.AssetKey, *names: str
+) -> tuple[Any, ...]:
     """Metadata values `names` of what this run made of asset `key`, else of its newest state.
 
     Raises:
         UserError: the asset has not been materialized.
     """
-    records = context.instance.fetch_materializations(dg.AssetKey(key), limit=RECORDS).records
+    records = context.instance.fetch_materializations(key, limit=RECORDS).records
     if not records:
-        raise UserError(f"{key} has not been materialized yet; materialize it first.")
+        name = key.to_user_string()
+        raise UserError(f"{name} has not been materialized yet; materialize it first.")
     own = [record for record in records if record.run_id == context.run_id]
     materialization = (own or records)[0].asset_materialization
     metadata = materialization.metadata if materialization else {}
     return tuple(metadata[name].value for name in names)
+
+
+UNDECIDED = "undecided"
+"""Metadata of a check that could not tell; it is absent from all others."""
+
+
+def undecided(is_undecided: bool) -> dict[str, bool]:
+    """The mark as metadata of a check, nothing if it could tell."""
+    return {UNDECIDED: True} if is_undecided else {}
+
+
+def of_window(window: Window, verdict: str) -> str:
+    """A `verdict` that names its window: windows are monitored in any order, and again."""
+    return f"{window.key}: {verdict}"
+
+
+def outcomes(results: Iterable[dg.AssetCheckResult]) -> dict[str, bool | None]:
+    """Whether each check passed, by name; None where it could not tell."""
+    return {
+        str(result.check_name): None if UNDECIDED in (result.metadata or {}) else result.passed
+        for result in results
+    }

@@ -9,12 +9,12 @@ import dagster as dg
 from mlschool_dagster.capture.store import CaptureStore, open_store
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.defs.monitoring.arrival_sensors import (
-    CAPTURES,
-    LABELS,
-    PARTITION_TAG,
+    NEW_CAPTURES,
+    NEW_LABELS,
     FollowedStream,
     Stream,
 )
+from mlschool_dagster.defs.monitoring.windows import PARTITION_TAG
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.local.jobs import run_config, run_job
 from mlschool_dagster.local.platform import Platform, Say
@@ -51,11 +51,11 @@ class Demonstration:
             if not landed:
                 raise UserError("The traffic left no capture; see the endpoint's log.")
             self.say(f"{landed} captures landed; the daemon's sensor takes over")
-            window = self._await_coverage(CAPTURES, store, instance, captured)
+            window = self._await_coverage(NEW_CAPTURES, store, instance, captured)
             labelled = {window: store.labels_token(window) for window in store.windows()}
             self._run("labeling_job")
             self.say("labels landed; the daemon's sensor takes over")
-            self._await_coverage(LABELS, store, instance, labelled)
+            self._await_coverage(NEW_LABELS, store, instance, labelled)
             for line in summary(instance, self.settings, self.platform, window, landed):
                 self.say(line)
 

@@ -20,7 +20,11 @@ from mlschool_dagster.capture.windows import LENGTH, Window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.dataset.spec import DataSpec, load_spec
 from mlschool_dagster.dataset.tables import read_data
-from mlschool_dagster.defs.monitoring.arrival_sensors import CAPTURES, LABELS, FollowedStream
+from mlschool_dagster.defs.monitoring.arrival_sensors import (
+    NEW_CAPTURES,
+    NEW_LABELS,
+    FollowedStream,
+)
 from mlschool_dagster.deployment.client import EndpointClient
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.local.jobs import run_config, run_job
@@ -203,7 +207,7 @@ class Stage:
         """Wait until the reports cover everything, and no sensor has anything left to do."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         quiet_since = time.time()
-        streams = [FollowedStream(stream, store, instance) for stream in (CAPTURES, LABELS)]
+        streams = [FollowedStream(stream, store, instance) for stream in (NEW_CAPTURES, NEW_LABELS)]
         while True:
             covered = all(s.coverage(w) == s.token(w) for s in streams for w in store.windows())
             if not covered or _runs_under_way(instance):

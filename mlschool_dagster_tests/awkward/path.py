@@ -19,7 +19,7 @@ from mlschool_dagster.capture.records import Label
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.dataset.spec import DataSpec, load_spec
 from mlschool_dagster.dataset.tables import read_data
-from mlschool_dagster.defs.monitoring.captures import REPORTS
+from mlschool_dagster.defs.keys import REPORTS
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.local.platform import local_endpoint
 from mlschool_dagster.modeling.compiled import CompiledModel

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mlschool_dagster.capture.frames import captures_frame
 from mlschool_dagster.capture.records import Label
 from mlschool_dagster.dataset.spec import RESERVED, DataSpec, load_spec
-from mlschool_dagster.defs.data.raw_data import raw_data
+from mlschool_dagster.defs.data.raw_data import build_raw_data
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.monitoring.frames import current_frame
 from mlschool_dagster_tests.worlds import DATA
@@ -193,7 +193,7 @@ def test_whatever_stands_in_an_entry_it_is_read_or_refused(path: str, value: Any
         assert "\n" not in str(refused)
     else:
         # What is taken can be declared to Dagster, and comes back from JSON as it was.
-        raw_data(spec, "data.csv")
+        build_raw_data(spec, "data.csv")
         assert DataSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
 
 

@@ -16,8 +16,9 @@ from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick,
 from dagster_shared.error import SerializableErrorInfo
 
 from mlschool_dagster.alerting.incidents import Condition, Signal
-from mlschool_dagster.defs.check_results import UNDECIDED
-from mlschool_dagster.defs.monitoring.arrival_sensors import PARTITION_TAG, RUNS_LOOKED_AT
+from mlschool_dagster.defs.common import UNDECIDED
+from mlschool_dagster.defs.monitoring.arrival_sensors import RUNS_LOOKED_AT
+from mlschool_dagster.defs.monitoring.windows import PARTITION_TAG
 from mlschool_dagster.promotion.episode import Entry, Step
 
 RunLink = Callable[[str], str]

@@ -34,36 +34,31 @@ class Position:
     promotion: int
 
 
-def alert_sensor() -> dg.SensorDefinition:
-    """The sensor ``failure_sensor``."""
-
-    @dg.sensor(
-        name="failure_sensor",
-        minimum_interval_seconds=INTERVAL_SECONDS,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Notifies people when an asset check, run, sensor, schedule or promotion goes "
-        "wrong, once, and when it is well again: in the log, and by webhook and e-mail if they are "
-        "configured. Its own failures can be reported only once it works again.",
+@dg.sensor(
+    minimum_interval_seconds=INTERVAL_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Notifies people when an asset check, run, sensor, schedule or promotion goes "
+    "wrong, once, and when it is well again: in the log, and by webhook and e-mail if they are "
+    "configured. Its own failures can be reported only once it works again.",
+)
+def failure_sensor(
+    context: dg.SensorEvaluationContext, alerts: Alerts, history: History
+) -> dg.SensorResult:
+    """Read new signals, record incidents, and deliver what is due."""
+    channels = alerts.channels(context.log)
+    signals, position = _read_signals(context, alerts, history)
+    now = utc_now()
+    with alerts.outbox(channels) as outbox:
+        caused = outbox.record(signals, now, timedelta(hours=alerts.reminder_hours))
+        deliver(outbox, channels, now)
+        undelivered = [_sentence(failure) for failure in outbox.failures()]
+    for sentence in undelivered:
+        context.log.warning(sentence)
+    texts = [notification.text for notification in caused] or ["Nothing went wrong."]
+    return dg.SensorResult(
+        skip_reason=dg.SkipReason(" ".join([*texts, *undelivered])),
+        cursor=json.dumps(asdict(position)),
     )
-    def failures(
-        context: dg.SensorEvaluationContext, alerts: Alerts, history: History
-    ) -> dg.SensorResult:
-        channels = alerts.channels(context.log)
-        signals, position = _read_signals(context, alerts, history)
-        now = utc_now()
-        with alerts.outbox(channels) as outbox:
-            caused = outbox.record(signals, now, timedelta(hours=alerts.reminder_hours))
-            deliver(outbox, channels, now)
-            undelivered = [_sentence(failure) for failure in outbox.failures()]
-        for sentence in undelivered:
-            context.log.warning(sentence)
-        texts = [notification.text for notification in caused] or ["Nothing went wrong."]
-        return dg.SensorResult(
-            skip_reason=dg.SkipReason(" ".join([*texts, *undelivered])),
-            cursor=json.dumps(asdict(position)),
-        )
-
-    return failures
 
 
 def _read_signals(

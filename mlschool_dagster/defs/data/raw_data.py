@@ -9,6 +9,7 @@ from pydantic import Field
 from mlschool_dagster.atomic import replacing
 from mlschool_dagster.dataset.spec import CategoricalColumn, Column, DataSpec
 from mlschool_dagster.defs.common import OWNERS, PlainConfig, picture, plain_errors, table
+from mlschool_dagster.defs.keys import raw_data_key
 from mlschool_dagster.errors import UserError, listed
 from mlschool_dagster.resources.files import PlatformFiles
 
@@ -19,14 +20,9 @@ GROUP = "data"
 PREVIEW_ROWS = 8
 
 
-def raw_data_name(spec: DataSpec) -> str:
-    """The name of the asset of the raw data."""
-    return f"raw_{spec.name}"
-
-
-def raw_data(spec: DataSpec, default_uri: str) -> dg.AssetsDefinition:
+def build_raw_data(spec: DataSpec, default_uri: str) -> dg.AssetsDefinition:
     """The asset of the data that `spec` describes, read from `default_uri` unless configured."""
-    name = raw_data_name(spec)
+    key = raw_data_key(spec)
 
     class RawDataConfig(PlainConfig):
         """Where the data is read from."""
@@ -37,7 +33,7 @@ def raw_data(spec: DataSpec, default_uri: str) -> dg.AssetsDefinition:
         )
 
     @dg.asset(
-        name=name,
+        key=key,
         group_name=GROUP,
         kinds={"csv", "pandas"},
         owners=OWNERS,
@@ -46,7 +42,7 @@ def raw_data(spec: DataSpec, default_uri: str) -> dg.AssetsDefinition:
         check_specs=[
             dg.AssetCheckSpec(
                 "contract",
-                asset=name,
+                asset=key,
                 blocking=True,
                 description="Columns, types, ranges, categories, missing share, duplicates and "
                 "row count are as the data spec says; otherwise nothing is written and nothing "
@@ -86,7 +82,7 @@ def raw_data(spec: DataSpec, default_uri: str) -> dg.AssetsDefinition:
                     f"{config.uri} breaks the data contract: {' '.join(broken)} "
                     "Mend the data, or the data spec."
                 )
-            path = files.dataset(name)
+            path = files.dataset(key.to_user_string())
             with replacing(path) as temporary:
                 frame.to_parquet(temporary)
             context.log.info(f"{len(frame)} rows from {config.uri}")

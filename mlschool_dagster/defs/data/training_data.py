@@ -12,7 +12,7 @@ from mlschool_dagster.capture.store import CaptureStore
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.defs.common import OWNERS, PlainConfig, metadata_of, plain_errors, table
-from mlschool_dagster.defs.data.raw_data import raw_data_name
+from mlschool_dagster.defs.keys import TRAINING_DATA, raw_data_key
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.files import PlatformFiles
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlschool_dagster.modeling.training_data import TrainingData
 
 GROUP = "training"
-NAME = "training_data"
+NAME = TRAINING_DATA.to_user_string()
 HELD_OUT = "held_out"
 PREVIEW_ROWS = 8
 
@@ -72,12 +72,12 @@ class LabelledWindow:
     labels_token: str
 
 
-def training_data(spec: DataSpec) -> dg.AssetsDefinition:
+def build_training_data(spec: DataSpec) -> dg.AssetsDefinition:
     """The asset ``training_data``: the rows that the next model is trained on."""
-    source = raw_data_name(spec)
+    source = raw_data_key(spec)
 
     @dg.asset(
-        name=NAME,
+        key=TRAINING_DATA,
         deps=[source],
         group_name=GROUP,
         kinds={"parquet", "pandas"},
@@ -87,14 +87,14 @@ def training_data(spec: DataSpec) -> dg.AssetsDefinition:
         check_specs=[
             dg.AssetCheckSpec(
                 "ground_truth",
-                asset=NAME,
+                asset=TRAINING_DATA,
                 blocking=True,
                 description="The labels do not contradict the base data, or several sources agree "
                 "that the truth has changed; otherwise nothing is trained on them.",
             ),
             dg.AssetCheckSpec(
                 "training_contract",
-                asset=NAME,
+                asset=TRAINING_DATA,
                 blocking=True,
                 description="The rows keep the data contract all together; otherwise nothing is "
                 "trained on them.",
@@ -118,7 +118,7 @@ def training_data(spec: DataSpec) -> dg.AssetsDefinition:
 
         with plain_errors():
             (origin,) = metadata_of(context, source, "source")
-            base = pd.read_parquet(files.dataset(source))
+            base = pd.read_parquet(files.dataset(source.to_user_string()))
             labelled, windows = _labelled_captures(config, captures, spec)
             found = training_data(
                 base,

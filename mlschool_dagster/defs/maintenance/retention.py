@@ -12,7 +12,7 @@ from mlschool_dagster.capture.store import CaptureStore
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.defs.common import PlainConfig, plain_errors, table
-from mlschool_dagster.defs.monitoring.captures import REPORTS
+from mlschool_dagster.defs.keys import PERFORMANCE_REPORT, REPORTS
 from mlschool_dagster.defs.monitoring.windows import CAPTURES_TOKEN, LABELS_TOKEN, covered_token
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.monitoring.retention import (
@@ -26,7 +26,6 @@ from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.history import History
 
-NAME = "retention_job"
 BATCH = 200
 _FINISHED = [
     dg.DagsterRunStatus.SUCCESS,
@@ -54,65 +53,59 @@ class RetentionConfig(PlainConfig):
     dry_run: bool = Field(default=True, description="Only tell what would be deleted.")
 
 
-def retention_job() -> dg.JobDefinition:
-    """The job ``retention_job``."""
-
-    @dg.op(
-        description="Deletes what is older than configured, in small batches, or only tells of it.",
-        out=dg.Out(dg.Nothing),
-    )
-    def retention(
-        context: dg.OpExecutionContext,
-        config: RetentionConfig,
-        captures: Captures,
-        files: PlatformFiles,
-        history: History,
-    ) -> None:
-        with plain_errors():
-            outgoing = list(_outgoing(context.instance, config, captures, files, history))
-        for one in outgoing:
-            context.log.info(
-                f"{one.kind} before {one.before:%Y-%m-%d %H:%M}: {one.items} "
-                f"{'to delete' if config.dry_run else 'deleted'}, {one.kept} kept"
-                f"{f': {one.remark}' if one.remark else ''}"
-            )
-        context.add_output_metadata(
-            {
-                "to delete" if config.dry_run else "deleted": table(one.row() for one in outgoing),
-                "dry_run": config.dry_run,
-            }
+@dg.op(
+    out=dg.Out(dg.Nothing),
+)
+def retention(
+    context: dg.OpExecutionContext,
+    config: RetentionConfig,
+    captures: Captures,
+    files: PlatformFiles,
+    history: History,
+) -> None:
+    """Delete what is older than configured, in small batches, or report what would be deleted."""
+    with plain_errors():
+        outgoing = list(_outgoing(context.instance, config, captures, files, history))
+    for one in outgoing:
+        context.log.info(
+            f"{one.kind} before {one.before:%Y-%m-%d %H:%M}: {one.items} "
+            f"{'to delete' if config.dry_run else 'deleted'}, {one.kept} kept"
+            f"{f': {one.remark}' if one.remark else ''}"
         )
-        with plain_errors():
-            if failed := [one.remark for one in outgoing if one.failed]:
-                raise UserError(" ".join(failed))
-
-    @dg.job(
-        name=NAME,
-        description="Deletes what is older than it is to be kept: captures and labels, frozen "
-        "windows and reports, metrics, and Dagster's own runs. By default it keeps everything, and "
-        "deletes nothing: see its configuration.",
-        tags={"stage": "retention"},
-        executor_def=dg.in_process_executor,
+    context.add_output_metadata(
+        {
+            "to delete" if config.dry_run else "deleted": table(one.row() for one in outgoing),
+            "dry_run": config.dry_run,
+        }
     )
-    def job() -> None:
-        retention()
+    with plain_errors():
+        if failed := [one.remark for one in outgoing if one.failed]:
+            raise UserError(" ".join(failed))
 
-    return job
+
+@dg.job(
+    tags={"stage": "retention"},
+    executor_def=dg.in_process_executor,
+)
+def retention_job() -> None:
+    """Delete captures, labels, snapshots, reports, metrics and runs that are older than configured.
+
+    By default everything is kept and nothing is deleted: see the configuration.
+    """
+    retention()
 
 
-def retention_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:
-    """Retention every week; off until somebody turns it on."""
-    days = {"capture_days": 90, "report_days": 90, "metric_days": 365, "run_days": 30}
-    return dg.ScheduleDefinition(
-        name="weekly_retention",
-        job=job,
-        cron_schedule="0 4 * * 0",
-        execution_timezone="UTC",
-        run_config={"ops": {"retention": {"config": {**days, "dry_run": False}}}},
-        default_status=dg.DefaultScheduleStatus.STOPPED,
-        description="Deletes every Sunday at 04:00 UTC captures and reports after 90 days, metrics "
-        "after a year and runs after 30 days.",
-    )
+_DAYS = {"capture_days": 90, "report_days": 90, "metric_days": 365, "run_days": 30}
+weekly_retention = dg.ScheduleDefinition(
+    name="weekly_retention",
+    job=retention_job,
+    cron_schedule="0 4 * * 0",
+    execution_timezone="UTC",
+    run_config={"ops": {"retention": {"config": {**_DAYS, "dry_run": False}}}},
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+    description="Deletes every Sunday at 04:00 UTC captures and reports after 90 days, metrics "
+    "after a year and runs after 30 days.",
+)
 
 
 def _outgoing(
@@ -141,7 +134,7 @@ def _outgoing(
 
 def _is_covered(instance: dg.DagsterInstance, store: CaptureStore, window: Window) -> bool:
     captures = covered_token(instance, window, REPORTS, CAPTURES_TOKEN)
-    labels = covered_token(instance, window, ("performance_report",), LABELS_TOKEN)
+    labels = covered_token(instance, window, (PERFORMANCE_REPORT,), LABELS_TOKEN)
     return captures == store.captures_token(window) and labels == store.labels_token(window)
 
 

@@ -3,13 +3,17 @@
 import dagster as dg
 from pydantic import Field
 
-from mlschool_dagster.defs.check_results import undecided
-from mlschool_dagster.defs.common import OWNERS, PlainConfig, picture, plain_errors, table
-from mlschool_dagster.defs.monitoring.performance_report import NAME as PERFORMANCE_REPORT
+from mlschool_dagster.defs.common import (
+    OWNERS,
+    PlainConfig,
+    picture,
+    plain_errors,
+    table,
+    undecided,
+)
+from mlschool_dagster.defs.keys import ACCURACY_ESTIMATES, PERFORMANCE_REPORT
 from mlschool_dagster.defs.monitoring.windows import GROUP
 from mlschool_dagster.resources.history import History
-
-NAME = "accuracy_estimates"
 
 
 class EstimatesConfig(PlainConfig):
@@ -22,69 +26,66 @@ class EstimatesConfig(PlainConfig):
     )
 
 
-def accuracy_estimates() -> dg.AssetsDefinition:
-    """The asset ``accuracy_estimates``: whether what was estimated came true."""
+@dg.asset(
+    key=ACCURACY_ESTIMATES,
+    deps=[PERFORMANCE_REPORT],
+    group_name=GROUP,
+    kinds={"table", "python"},
+    owners=OWNERS,
+    code_version="1",
+    check_specs=[
+        dg.AssetCheckSpec(
+            "estimates_hold",
+            asset=ACCURACY_ESTIMATES,
+            description="The realised accuracy lay in the interval that was estimated before "
+            "labels arrived, in nine of ten windows but for chance, and there were enough "
+            "windows to say so.",
+        )
+    ],
+)
+def accuracy_estimates(
+    context: dg.AssetExecutionContext, config: EstimatesConfig, history: History
+) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """Compare each window's estimated accuracy with the accuracy that its labels showed.
 
-    @dg.asset(
-        name=NAME,
-        deps=[PERFORMANCE_REPORT],
-        group_name=GROUP,
-        kinds={"table", "python"},
-        owners=OWNERS,
-        code_version="1",
-        check_specs=[
-            dg.AssetCheckSpec(
-                "estimates_hold",
-                asset=NAME,
-                description="The realised accuracy lay in the interval that was estimated before "
-                "labels arrived, in nine of ten windows but for chance, and there were enough "
-                "windows to say so.",
+    The estimate comes from calibrated confidences, before labels arrive. The report shows how far
+    it was off, and how often its interval held. Where it does not, do not rely on estimates.
+    """
+    from mlschool_dagster.monitoring import plots
+    from mlschool_dagster.monitoring.cbpe_backtest import (
+        COMPARED,
+        BacktestVerdict,
+        backtest,
+    )
+
+    with plain_errors(), history.metrics() as metrics:
+        found = backtest(metrics.read(COMPARED, newest=config.windows))
+    context.log.info(found.summary)
+    measured = {
+        "mean_absolute_error": found.mean_absolute_error,
+        "interval_coverage": found.coverage,
+    }
+    known = {name: value for name, value in measured.items() if value is not None}
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": len(found.comparisons),
+            "verdict": str(found.verdict),
+            **known,
+            "estimated_and_realised": picture(
+                lambda: plots.estimates(found), "estimated and realised accuracy over windows"
+            ),
+            "windows": table(found.rows()),
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="estimates_hold",
+                passed=found.verdict is BacktestVerdict.HOLD,
+                severity=dg.AssetCheckSeverity.WARN,
+                description=found.summary,
+                metadata={
+                    **known,
+                    **undecided(found.verdict is BacktestVerdict.NOT_ENOUGH_DATA),
+                },
             )
         ],
-        description="The accuracy of the labelled rows of each window as calibrated confidences "
-        "let one expect it, beside what their labels showed: how far it was off, and how often "
-        "its interval held. Where it does not, estimates without labels say little.",
     )
-    def estimates(
-        context: dg.AssetExecutionContext, config: EstimatesConfig, history: History
-    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        from mlschool_dagster.monitoring import plots
-        from mlschool_dagster.monitoring.cbpe_backtest import (
-            COMPARED,
-            BacktestVerdict,
-            backtest,
-        )
-
-        with plain_errors(), history.metrics() as metrics:
-            found = backtest(metrics.read(COMPARED, newest=config.windows))
-        context.log.info(found.summary)
-        measured = {
-            "mean_absolute_error": found.mean_absolute_error,
-            "interval_coverage": found.coverage,
-        }
-        known = {name: value for name, value in measured.items() if value is not None}
-        return dg.MaterializeResult(
-            metadata={
-                "dagster/row_count": len(found.comparisons),
-                "verdict": str(found.verdict),
-                **known,
-                "estimated_and_realised": picture(
-                    lambda: plots.estimates(found), "estimated and realised accuracy over windows"
-                ),
-                "windows": table(found.rows()),
-            },
-            check_results=[
-                dg.AssetCheckResult(
-                    check_name="estimates_hold",
-                    passed=found.verdict is BacktestVerdict.HOLD,
-                    severity=dg.AssetCheckSeverity.WARN,
-                    description=found.summary,
-                    metadata={
-                        **known,
-                        **undecided(found.verdict is BacktestVerdict.NOT_ENOUGH_DATA),
-                    },
-                )
-            ],
-        )
-
-    return estimates

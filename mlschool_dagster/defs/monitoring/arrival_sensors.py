@@ -3,25 +3,28 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from mlschool_dagster.capture.store import CaptureStore, Changes
 from mlschool_dagster.capture.windows import Window, begin_with
 from mlschool_dagster.clock import utc_now
-from mlschool_dagster.defs.jobs import MONITORED, MONITORING_SECONDS
-from mlschool_dagster.defs.monitoring.accuracy_estimates import NAME as ACCURACY_ESTIMATES
-from mlschool_dagster.defs.monitoring.captures import REPORTS
-from mlschool_dagster.defs.monitoring.windows import CAPTURES_TOKEN, LABELS_TOKEN, covered_token
+from mlschool_dagster.defs.keys import (
+    ACCURACY_ESTIMATES,
+    CAPTURED_TRAFFIC,
+    LABELS,
+    PERFORMANCE_REPORT,
+    REPORTS,
+)
+from mlschool_dagster.defs.monitoring.windows import (
+    CAPTURES_TOKEN,
+    LABELS_TOKEN,
+    PARTITION_TAG,
+    covered_token,
+)
 from mlschool_dagster.monitoring.reconciler import ReconcilerConfig, Run, RunStatus, Tick, reconcile
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.files import PlatformFiles
-
-if TYPE_CHECKING:
-    from dagster._core.definitions.unresolved_asset_job_definition import (
-        UnresolvedAssetJobDefinition as AssetJob,
-    )
 
 INTERVAL_SECONDS = 2
 """Less than the 5 s after which Dagster's daemon looks at its sensors again: a sensor that asks for
@@ -30,12 +33,24 @@ just those is every other time a moment too early, and looks at its store every 
 RUNS_LOOKED_AT = 25
 """How many runs of the same work are looked back at, the newest."""
 
+MONITORED = (CAPTURED_TRAFFIC, LABELS, *REPORTS, ACCURACY_ESTIMATES)
+
+MONITORING_SECONDS = 600
+"""How long monitoring a window may take; a run that takes longer has died with its machine."""
+
+monitoring_job = dg.define_asset_job(
+    "monitoring_job",
+    dg.AssetSelection.assets(*MONITORED),
+    description="Everything that is known of one hourly window. Choose it by the tag "
+    "dagster/partition.",
+    tags={"stage": "monitoring", "dagster/max_runtime": MONITORING_SECONDS},
+)
+
 FOLLOWING = ReconcilerConfig(
     backoff=timedelta(seconds=30), stale_after=timedelta(seconds=MONITORING_SECONDS)
 )
 
 RUN_KEY_TAG = "dagster/run_key"
-PARTITION_TAG = "dagster/partition"
 STREAM_TAG = "stream"
 
 _STATUSES = {
@@ -55,22 +70,22 @@ class Stream:
 
     name: str
     token_name: str
-    selection: tuple[str, ...]
-    reports: tuple[str, ...]
+    selection: tuple[dg.AssetKey, ...]
+    reports: tuple[dg.AssetKey, ...]
 
 
-CAPTURES = Stream(
+NEW_CAPTURES = Stream(
     name="captures",
     token_name=CAPTURES_TOKEN,
     selection=MONITORED,
     reports=REPORTS,
 )
-LABELS = Stream(
+NEW_LABELS = Stream(
     name="labels",
     token_name=LABELS_TOKEN,
     # Labels may land before the captures' own run: the traffic is frozen along with them.
-    selection=("captured_traffic", "labels", "performance_report", ACCURACY_ESTIMATES),
-    reports=("performance_report",),
+    selection=(CAPTURED_TRAFFIC, LABELS, PERFORMANCE_REPORT, ACCURACY_ESTIMATES),
+    reports=(PERFORMANCE_REPORT,),
 )
 
 
@@ -121,10 +136,10 @@ def behind() -> timedelta:
     return min(utc_now() - datetime.now(UTC), timedelta(0))
 
 
-def _known(context: dg.SensorEvaluationContext, job: "AssetJob", window: Window) -> str | None:
+def _known(context: dg.SensorEvaluationContext, window: Window) -> str | None:
     """The window's partition, if this process knows it; else its tag alone leads a run to it."""
     repository = context.repository_def
-    partitions = repository.get_job(job.name).partitions_def if repository else None
+    partitions = repository.get_job(monitoring_job.name).partitions_def if repository else None
     known = partitions is not None and partitions.has_partition_key(window.key)
     return window.key if known else None
 
@@ -139,14 +154,14 @@ def _idle(stream: Stream, tick: Tick) -> str:
     )
 
 
-def arrival_sensor(
-    stream: Stream, job: "AssetJob", config: ReconcilerConfig = FOLLOWING
+def build_arrival_sensor(
+    stream: Stream, config: ReconcilerConfig = FOLLOWING
 ) -> dg.SensorDefinition:
-    """The sensor ``new_<stream>_sensor``: one run of `job` per window touched."""
+    """The sensor ``new_<stream>_sensor``: one monitoring run per window touched."""
 
     @dg.sensor(
         name=f"new_{stream.name}_sensor",
-        job=job,
+        job=monitoring_job,
         minimum_interval_seconds=INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Requests one monitoring run per window in which {stream.name} landed, again "
@@ -168,8 +183,8 @@ def arrival_sensor(
         requests = [
             dg.RunRequest(
                 run_key=request.key,
-                partition_key=_known(context, job, request.window),
-                asset_selection=[dg.AssetKey(name) for name in stream.selection],
+                partition_key=_known(context, request.window),
+                asset_selection=stream.selection,
                 tags={STREAM_TAG: stream.name, PARTITION_TAG: request.window.key},
             )
             for request in tick.requests

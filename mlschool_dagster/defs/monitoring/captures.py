@@ -6,18 +6,18 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 import dagster as dg
-from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.dataset.spec import MODEL_VERSION, ROLE, DataSpec
-from mlschool_dagster.defs.check_results import outcomes, undecided
-from mlschool_dagster.defs.common import OWNERS, plain_errors, table
+from mlschool_dagster.defs.common import OWNERS, outcomes, plain_errors, table, undecided
+from mlschool_dagster.defs.keys import CAPTURED_TRAFFIC, ENDPOINT, LABELS, LIVE_TRAFFIC, REPORTS
 from mlschool_dagster.defs.monitoring.windows import (
     CAPTURES_TOKEN,
     GROUP,
     LABELS_FILE,
     LABELS_TOKEN,
+    PARTITION_TAG,
     REFUSALS,
     TOKEN,
     TRAFFIC_FILE,
@@ -32,8 +32,6 @@ from mlschool_dagster.resources.history import History
 if TYPE_CHECKING:
     from mlschool_dagster.monitoring.snapshot import ParquetSnapshot
 
-LIVE_TRAFFIC = "live_traffic"
-REPORTS = ("data_quality_report", "drift_report", "performance_report")
 KNOWN_LABELS = "known_labels"
 PREVIEW_ROWS = 8
 CLASSES_SHOWN = 100
@@ -45,7 +43,7 @@ REPORTING_TIME = timedelta(minutes=10)
 """How long after a window's end its last captures may still be on their way into the reports."""
 
 
-def live_traffic(spec: DataSpec) -> dg.AssetSpec:
+def build_live_traffic(spec: DataSpec) -> dg.AssetSpec:
     """The outside world, which sends requests whenever it likes."""
     return dg.AssetSpec(
         LIVE_TRAFFIC,
@@ -58,13 +56,15 @@ def live_traffic(spec: DataSpec) -> dg.AssetSpec:
     )
 
 
-def captured_traffic(spec: DataSpec, windows: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
+def build_captured_traffic(
+    spec: DataSpec, windows: dg.PartitionsDefinition[str]
+) -> dg.AssetsDefinition:
     """The asset ``captured_traffic``: a window's requests and predictions, frozen."""
 
     @windowed_asset(
-        "captured_traffic",
+        CAPTURED_TRAFFIC,
         windows,
-        deps=["endpoint", LIVE_TRAFFIC],
+        deps=[ENDPOINT, LIVE_TRAFFIC],
         kinds={"parquet", "pandas"},
         description="Requests and predictions of one hour, frozen as Parquet as they are in the "
         "capture store now, with the counts of what was refused.",
@@ -105,20 +105,20 @@ def captured_traffic(spec: DataSpec, windows: dg.PartitionsDefinition[str]) -> d
     return traffic
 
 
-def labels(spec: DataSpec, windows: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
+def build_labels(spec: DataSpec, windows: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
     """The asset ``labels``: the ground truth of a window, as far as it is known."""
 
     @windowed_asset(
-        "labels",
+        LABELS,
         windows,
-        deps=["captured_traffic"],
+        deps=[CAPTURED_TRAFFIC],
         kinds={"parquet", "pandas"},
         description=f"Ground truth ({spec.target.name}) of one hour's captures, joined by event "
         "id, as far as it has arrived.",
         check_specs=[
             dg.AssetCheckSpec(
                 KNOWN_LABELS,
-                asset="labels",
+                asset=LABELS,
                 description=f"Every label is one of {spec.target.name}'s classes, spelt as they "
                 "are; any other one is no evidence of anything.",
             )
@@ -191,54 +191,47 @@ def _known_labels(window: Window, strange: dict[str, int], labels: int) -> dg.As
     )
 
 
-def coverage_check() -> dg.AssetChecksDefinition:
-    """The check ``coverage``: every capture is in a report."""
-
-    @dg.asset_check(
-        asset="captured_traffic",
-        name="coverage",
-        additional_deps=["data_quality_report", "drift_report", "performance_report"],
-        description=f"Every capture of the newest {WINDOWS_CHECKED} windows with traffic is "
-        "covered by all three reports.",
+@dg.asset_check(
+    asset=CAPTURED_TRAFFIC,
+    additional_deps=REPORTS,
+)
+def coverage(context: dg.AssetCheckExecutionContext, captures: Captures) -> dg.AssetCheckResult:
+    """Every capture of the newest 48 windows with traffic is covered by all three reports."""
+    uncovered: list[dict[str, str | int | bool]] = []
+    with plain_errors(), captures.open() as store:
+        # What a clock that was ahead captured has no report before its hour has come.
+        begun = [w for w in store.newest_windows() if w.start <= utc_now()]
+        windows = begun[:WINDOWS_CHECKED]
+        for window in windows:
+            covered = covered_token(context.instance, window, REPORTS, CAPTURES_TOKEN)
+            if covered != store.captures_token(window):
+                # Captures that land while a run reads those before them are no trouble yet.
+                on_its_way = window.end + REPORTING_TIME >= utc_now() or _is_monitored(
+                    context.instance, window
+                )
+                uncovered.append(
+                    {
+                        "window": window.key,
+                        "captures": store.count(window),
+                        "on_its_way": on_its_way,
+                    }
+                )
+    overdue = [str(entry["window"]) for entry in uncovered if not entry["on_its_way"]]
+    coming = [str(entry["window"]) for entry in uncovered if entry["on_its_way"]]
+    told = f"Every capture of {len(windows)} windows is in every report."
+    if overdue:
+        told = f"Captures of {', '.join(overdue)} are not in every report."
+    elif coming:
+        told = f"Captures of {', '.join(coming)} are on their way into the reports."
+    return dg.AssetCheckResult(
+        passed=not overdue,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=told,
+        metadata={
+            "uncovered": table(uncovered),
+            **undecided(bool(coming) and not overdue),
+        },
     )
-    def coverage(context: dg.AssetCheckExecutionContext, captures: Captures) -> dg.AssetCheckResult:
-        uncovered: list[dict[str, str | int | bool]] = []
-        with plain_errors(), captures.open() as store:
-            # What a clock that was ahead captured has no report before its hour has come.
-            begun = [w for w in store.newest_windows() if w.start <= utc_now()]
-            windows = begun[:WINDOWS_CHECKED]
-            for window in windows:
-                covered = covered_token(context.instance, window, REPORTS, CAPTURES_TOKEN)
-                if covered != store.captures_token(window):
-                    # Captures that land while a run reads those before them are no trouble yet.
-                    on_its_way = window.end + REPORTING_TIME >= utc_now() or _is_monitored(
-                        context.instance, window
-                    )
-                    uncovered.append(
-                        {
-                            "window": window.key,
-                            "captures": store.count(window),
-                            "on_its_way": on_its_way,
-                        }
-                    )
-        overdue = [str(entry["window"]) for entry in uncovered if not entry["on_its_way"]]
-        coming = [str(entry["window"]) for entry in uncovered if entry["on_its_way"]]
-        told = f"Every capture of {len(windows)} windows is in every report."
-        if overdue:
-            told = f"Captures of {', '.join(overdue)} are not in every report."
-        elif coming:
-            told = f"Captures of {', '.join(coming)} are on their way into the reports."
-        return dg.AssetCheckResult(
-            passed=not overdue,
-            severity=dg.AssetCheckSeverity.WARN,
-            description=told,
-            metadata={
-                "uncovered": table(uncovered),
-                **undecided(bool(coming) and not overdue),
-            },
-        )
-
-    return coverage
 
 
 def _is_monitored(instance: dg.DagsterInstance, window: Window) -> bool:
@@ -250,7 +243,7 @@ def _is_monitored(instance: dg.DagsterInstance, window: Window) -> bool:
             dg.DagsterRunStatus.STARTING,
             dg.DagsterRunStatus.STARTED,
         ],
-        tags={PARTITION_NAME_TAG: window.key},
+        tags={PARTITION_TAG: window.key},
         updated_after=datetime.now(UTC) - HANGING,
     )
     return bool(instance.get_run_records(under_way, limit=1))

@@ -5,12 +5,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 from pydantic import Field
 
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.defs.common import OWNERS, PlainConfig, plain_errors, table
-from mlschool_dagster.defs.monitoring.captures import REPORTS
+from mlschool_dagster.defs.keys import (
+    ACCURACY_ESTIMATES,
+    DASHBOARD,
+    DEPLOYMENT_LEDGER,
+    PROMOTION_LEDGER,
+    REPORTS,
+    TRAFFIC_VOLUME,
+)
 from mlschool_dagster.defs.monitoring.windows import GROUP
 from mlschool_dagster.defs.serving.deployment_ledger import RUN_ID_SHOWN
 from mlschool_dagster.resources.endpoint import LocalEndpointResource
@@ -22,15 +30,15 @@ if TYPE_CHECKING:
     from mlschool_dagster.promotion.episode import Entry
     from mlschool_dagster.serving.desired_state import Deployment
 
-NAME = "dashboard"
+INTERVAL_SECONDS = 60
 PAGE = "dashboard.html"
 """The page's name in the folder of the platform's files."""
 SHOWN = (
     *REPORTS,
-    "accuracy_estimates",
-    "traffic_volume",
-    "deployment_ledger",
-    "promotion_ledger",
+    ACCURACY_ESTIMATES,
+    TRAFFIC_VOLUME,
+    DEPLOYMENT_LEDGER,
+    PROMOTION_LEDGER,
 )
 """The assets of which the page tells."""
 
@@ -45,11 +53,11 @@ class DashboardConfig(PlainConfig):
     )
 
 
-def dashboard(spec: DataSpec) -> dg.AssetsDefinition:
+def build_dashboard(spec: DataSpec) -> dg.AssetsDefinition:
     """The asset ``dashboard``: one page that shows how the model does over time."""
 
     @dg.asset(
-        name=NAME,
+        key=DASHBOARD,
         deps=SHOWN,
         group_name=GROUP,
         kinds={"plotly", "html"},
@@ -152,3 +160,38 @@ def _promotions(entries: "Sequence[Entry]") -> "list[Event]":
         )
         for entry in entries
     ]
+
+
+dashboard_job = dg.define_asset_job(
+    "dashboard_job",
+    dg.AssetSelection.assets(DASHBOARD),
+    description="Rebuild the dashboard page from what is known by now.",
+    # Runs that monitor go first.
+    tags={"stage": "monitoring", "dagster/max_runtime": 300, "dagster/priority": "-1"},
+)
+
+
+@dg.sensor(
+    job=dashboard_job,
+    minimum_interval_seconds=INTERVAL_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Rebuilds the dashboard when a report or a ledger that it shows is newer than "
+    "the page, one run at a time.",
+)
+def dashboard_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """One run for all that became newer since the last.
+
+    A run for each report would make a backfill of many windows rebuild the page as many times.
+    """
+    busy = dg.RunsFilter(job_name=dashboard_job.name, statuses=NOT_FINISHED_STATUSES)
+    if context.instance.get_run_records(busy, limit=1):
+        return dg.SkipReason("The dashboard is being rebuilt.")
+    # What lands while a run reads has a newer number than the one that the run was asked for.
+    return dg.RunRequest(run_key=f"up to {_newest(context.instance)}")
+
+
+def _newest(instance: dg.DagsterInstance) -> int:
+    """The number of the newest materialization of what the page shows; 0 without any."""
+    records = instance.get_asset_records(SHOWN)
+    numbers = [record.asset_entry.last_materialization_storage_id or 0 for record in records]
+    return max(numbers, default=0)

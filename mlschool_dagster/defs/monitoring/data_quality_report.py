@@ -6,8 +6,16 @@ from typing import Any
 import dagster as dg
 
 from mlschool_dagster.dataset.spec import DataSpec
-from mlschool_dagster.defs.check_results import of_window, outcomes, undecided
-from mlschool_dagster.defs.common import page, picture, plain_errors, table
+from mlschool_dagster.defs.common import (
+    of_window,
+    outcomes,
+    page,
+    picture,
+    plain_errors,
+    table,
+    undecided,
+)
+from mlschool_dagster.defs.keys import CAPTURED_TRAFFIC, DATA_QUALITY_REPORT
 from mlschool_dagster.defs.monitoring.windows import (
     ReportConfig,
     chosen_window,
@@ -20,23 +28,23 @@ from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.history import History
 from mlschool_dagster.resources.tracking import MlflowTracking
 
-NAME = "data_quality_report"
+NAME = DATA_QUALITY_REPORT.to_user_string()
 
 
-def data_quality_report(
+def build_data_quality_report(
     spec: DataSpec, windows: dg.PartitionsDefinition[str]
 ) -> dg.AssetsDefinition:
     """The asset ``data_quality_report``: what is wrong with a window's rows in themselves."""
 
     @windowed_asset(
-        NAME,
+        DATA_QUALITY_REPORT,
         windows,
-        deps=["captured_traffic"],
+        deps=[CAPTURED_TRAFFIC],
         kinds={"evidently", "html"},
         check_specs=[
             dg.AssetCheckSpec(
                 "data_quality",
-                asset=NAME,
+                asset=DATA_QUALITY_REPORT,
                 description="No missing values beyond the reference, new categories, values out "
                 f"of range, constant columns, repeated events, or more than "
                 f"{MAXIMUM_REFUSED_SHARE:.0%} refusals beyond chance.",

@@ -7,8 +7,16 @@ from pydantic import Field
 
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.dataset.spec import CONFIDENCE, PREDICTION, DataSpec
-from mlschool_dagster.defs.check_results import of_window, outcomes, undecided
-from mlschool_dagster.defs.common import page, picture, plain_errors, table
+from mlschool_dagster.defs.common import (
+    of_window,
+    outcomes,
+    page,
+    picture,
+    plain_errors,
+    table,
+    undecided,
+)
+from mlschool_dagster.defs.keys import CAPTURED_TRAFFIC, DRIFT_REPORT
 from mlschool_dagster.defs.monitoring.windows import (
     ReportConfig,
     chosen_window,
@@ -25,7 +33,7 @@ if TYPE_CHECKING:
     from mlschool_dagster.monitoring.drift import DriftReport
     from mlschool_dagster.monitoring.e_values import Evidence
 
-NAME = "drift_report"
+NAME = DRIFT_REPORT.to_user_string()
 NO_DRIFT = "no_drift"
 NO_CONFIRMED_DRIFT = "no_confirmed_drift"
 
@@ -59,25 +67,27 @@ class DriftSettings(ReportConfig):
         return DriftConfig(self.alpha, self.minimum_effect, self.minimum_rows)
 
 
-def drift_report(spec: DataSpec, windows: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
+def build_drift_report(
+    spec: DataSpec, windows: dg.PartitionsDefinition[str]
+) -> dg.AssetsDefinition:
     """The asset ``drift_report``: whether a window still looks like the training data."""
 
     @windowed_asset(
-        NAME,
+        DRIFT_REPORT,
         windows,
-        deps=["captured_traffic"],
+        deps=[CAPTURED_TRAFFIC],
         kinds={"evidently", "scipy", "html"},
         check_specs=[
             dg.AssetCheckSpec(
                 NO_DRIFT,
-                asset=NAME,
+                asset=DRIFT_REPORT,
                 description="No column, prediction or confidence has drifted away from the "
                 "training data, and there was enough data to say so. Of windows without drift it "
                 "fails at most one in twenty.",
             ),
             dg.AssetCheckSpec(
                 NO_CONFIRMED_DRIFT,
-                asset=NAME,
+                asset=DRIFT_REPORT,
                 description="The evidence of all windows up to this one, against the training data "
                 "of the version that served, does not confirm drift. In 1,000 windows without "
                 "drift the chance that it ever fails is at most one in twenty.",

@@ -8,8 +8,16 @@ from pydantic import Field
 
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.dataset.spec import MODEL_VERSION, PREDICTION, DataSpec
-from mlschool_dagster.defs.check_results import of_window, outcomes, undecided
-from mlschool_dagster.defs.common import page, picture, plain_errors, table
+from mlschool_dagster.defs.common import (
+    of_window,
+    outcomes,
+    page,
+    picture,
+    plain_errors,
+    table,
+    undecided,
+)
+from mlschool_dagster.defs.keys import CAPTURED_TRAFFIC, LABELS, PERFORMANCE_REPORT
 from mlschool_dagster.defs.monitoring.windows import (
     LABELS_FILE,
     LABELS_TOKEN,
@@ -32,7 +40,7 @@ if TYPE_CHECKING:
     from mlschool_dagster.modeling.calibration import ConfidenceCalibration
     from mlschool_dagster.monitoring.performance import PerformanceReport
 
-NAME = "performance_report"
+NAME = PERFORMANCE_REPORT.to_user_string()
 
 
 class PerformanceSettings(ReportConfig):
@@ -52,18 +60,18 @@ class PerformanceSettings(ReportConfig):
     )
 
 
-def performance_report(
+def build_performance_report(
     spec: DataSpec, windows: dg.PartitionsDefinition[str]
 ) -> dg.AssetsDefinition:
     """The asset ``performance_report``: how often the model was right."""
 
     @windowed_asset(
-        NAME,
+        PERFORMANCE_REPORT,
         windows,
-        deps=["captured_traffic", "labels"],
+        deps=[CAPTURED_TRAFFIC, LABELS],
         kinds={"evidently", "html"},
         check_specs=[
-            dg.AssetCheckSpec(name, asset=NAME, description=description)
+            dg.AssetCheckSpec(name, asset=PERFORMANCE_REPORT, description=description)
             for name, description in _checks(spec).items()
         ],
         description="Accuracy of one hour's captures, estimated from calibrated confidences before "

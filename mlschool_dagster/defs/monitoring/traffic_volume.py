@@ -1,27 +1,33 @@
 """Volume and freshness of the traffic: what comes, against what usually comes."""
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
 
 from mlschool_dagster.clock import utc_now
-from mlschool_dagster.defs.check_results import undecided
-from mlschool_dagster.defs.common import OWNERS, PlainConfig, picture, plain_errors, table
-from mlschool_dagster.defs.monitoring.captures import LIVE_TRAFFIC
+from mlschool_dagster.defs.common import (
+    OWNERS,
+    PlainConfig,
+    picture,
+    plain_errors,
+    table,
+    undecided,
+)
+from mlschool_dagster.defs.keys import LIVE_TRAFFIC, TRAFFIC_VOLUME
 from mlschool_dagster.defs.monitoring.windows import GROUP
-from mlschool_dagster.monitoring.traffic import REPORT as NAME
 from mlschool_dagster.monitoring.traffic import VolumeConfig
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.history import History
 
 if TYPE_CHECKING:
-    from datetime import timedelta
-
     from mlschool_dagster.monitoring.metrics import Metric
     from mlschool_dagster.monitoring.traffic import TrafficCheck
 
 TOKENS = "tokens"
+EVERY = timedelta(minutes=10)
+INTERVAL_SECONDS = 30
 _DEFAULTS = VolumeConfig()
 
 
@@ -51,58 +57,53 @@ class VolumeSettings(PlainConfig):
         return VolumeConfig(self.level, self.minimum_windows, self.patience)
 
 
-def traffic_volume() -> dg.AssetsDefinition:
-    """The asset ``traffic_volume``: rows per window, and the time since the last one."""
+@dg.asset(
+    key=TRAFFIC_VOLUME,
+    deps=[LIVE_TRAFFIC],
+    group_name=GROUP,
+    kinds={"table", "python"},
+    owners=OWNERS,
+    code_version="1",
+    check_specs=[
+        dg.AssetCheckSpec(
+            "volume_as_expected",
+            asset=TRAFFIC_VOLUME,
+            description="The newest finished window, and those that finished or changed since "
+            "the last look, have as much traffic as is usual.",
+        ),
+        dg.AssetCheckSpec(
+            "traffic_is_fresh",
+            asset=TRAFFIC_VOLUME,
+            description="The last capture is no longer ago than traffic usually pauses.",
+        ),
+    ],
+)
+def traffic_volume(
+    context: dg.AssetExecutionContext,
+    config: VolumeSettings,
+    captures: Captures,
+    history: History,
+) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """Compare rows per hour, and the time since the last capture, with what is usual.
 
-    @dg.asset(
-        name=NAME,
-        deps=[LIVE_TRAFFIC],
-        group_name=GROUP,
-        kinds={"table", "python"},
-        owners=OWNERS,
-        code_version="1",
-        description="Captured rows per hour against what is usual for that hour of the week or "
-        "day, and the time since the last capture against usual silences. Windows without the "
-        "traffic they should have had (outages), or in which all requests were refused, are found "
-        "here alone: no report is made of them.",
-        check_specs=[
-            dg.AssetCheckSpec(
-                "volume_as_expected",
-                asset=NAME,
-                description="The newest finished window, and those that finished or changed since "
-                "the last look, have as much traffic as is usual.",
-            ),
-            dg.AssetCheckSpec(
-                "traffic_is_fresh",
-                asset=NAME,
-                description="The last capture is no longer ago than traffic usually pauses.",
-            ),
-        ],
+    Usual is what that hour of the week or day had before. Windows without the traffic they should
+    have had (outages), or in which all requests were refused, show here alone: no report is made
+    of them.
+    """
+    from mlschool_dagster.monitoring.traffic import check_traffic
+
+    with plain_errors(), captures.open() as store, history.metrics() as metrics:
+        seen = check_traffic(store, metrics, _tokens(context.instance), utc_now(), config.volume())
+    context.log.info(f"{len(seen.changed_windows)} windows are new or have changed")
+    return dg.MaterializeResult(
+        metadata={**_figures(seen), TOKENS: dg.MetadataValue.json(seen.tokens)},
+        check_results=[_volume_check(seen), _freshness_check(seen)],
     )
-    def volume(
-        context: dg.AssetExecutionContext,
-        config: VolumeSettings,
-        captures: Captures,
-        history: History,
-    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        from mlschool_dagster.monitoring.traffic import check_traffic
-
-        with plain_errors(), captures.open() as store, history.metrics() as metrics:
-            seen = check_traffic(
-                store, metrics, _tokens(context.instance), utc_now(), config.volume()
-            )
-        context.log.info(f"{len(seen.changed_windows)} windows are new or have changed")
-        return dg.MaterializeResult(
-            metadata={**_figures(seen), TOKENS: dg.MetadataValue.json(seen.tokens)},
-            check_results=[_volume_check(seen), _freshness_check(seen)],
-        )
-
-    return volume
 
 
 def _tokens(instance: dg.DagsterInstance) -> dict[str, str]:
     """Which captures the last look has seen."""
-    event = instance.get_latest_materialization_event(dg.AssetKey(NAME))
+    event = instance.get_latest_materialization_event(TRAFFIC_VOLUME)
     materialization = event.asset_materialization if event else None
     tokens = materialization.metadata[TOKENS].value if materialization else {}
     return dict(tokens)  # type: ignore[arg-type]
@@ -196,5 +197,33 @@ def _freshness_check(seen: "TrafficCheck") -> dg.AssetCheckResult:
     )
 
 
-def _hours(duration: "timedelta") -> float:
+def _hours(duration: timedelta) -> float:
     return duration.total_seconds() / 3600
+
+
+volume_job = dg.define_asset_job(
+    "volume_job",
+    dg.AssetSelection.assets(TRAFFIC_VOLUME),
+    description="See how much traffic comes, against what usually comes.",
+    # An outage is told whatever many windows wait for their reports.
+    tags={"stage": "monitoring", "dagster/max_runtime": 300, "dagster/priority": "1"},
+)
+
+
+@dg.sensor(
+    job=volume_job,
+    minimum_interval_seconds=INTERVAL_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Looks at the volume and freshness of the traffic every ten minutes.",
+)
+def traffic_volume_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """A schedule by the platform's own clock.
+
+    Dagster's schedules know the machine's clock only, and sleep through a simulated day.
+    """
+    now = utc_now()
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    slot = (now - (now - midnight) % EVERY).isoformat()
+    if slot == context.cursor:
+        return dg.SensorResult(skip_reason=dg.SkipReason("The last look is recent enough."))
+    return dg.SensorResult(run_requests=[dg.RunRequest(run_key=slot)], cursor=slot)

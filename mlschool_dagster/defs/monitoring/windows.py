@@ -30,6 +30,8 @@ CAPTURES_TOKEN = "captures_token"  # noqa: S105 - names a state of the store
 LABELS_TOKEN = "labels_token"  # noqa: S105
 TOKEN = "token"  # noqa: S105
 REFUSALS = "refusals"
+PARTITION_TAG = "dagster/partition"
+"""Tag of a run that names its window."""
 
 
 class ReportConfig(PlainConfig):
@@ -50,17 +52,17 @@ def partitions(first: Window) -> dg.HourlyPartitionsDefinition:
 
 
 def windowed_asset(
-    name: str,
+    key: dg.AssetKey,
     windows: dg.PartitionsDefinition[str],
     *,
-    deps: Sequence[str],
+    deps: Sequence[dg.AssetKey],
     kinds: set[str],
     description: str,
     check_specs: Sequence[dg.AssetCheckSpec] = (),
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """Declares an asset with one partition for each of `windows`."""
     return dg.asset(
-        name=name,
+        key=key,
         deps=deps,
         group_name=GROUP,
         kinds=kinds,
@@ -107,7 +109,7 @@ def window_snapshot(files: PlatformFiles, window: Window, name: str) -> "Parquet
 
 
 def covered_token(
-    instance: dg.DagsterInstance, window: Window, reports: Sequence[str], token_name: str
+    instance: dg.DagsterInstance, window: Window, reports: Sequence[dg.AssetKey], token_name: str
 ) -> str | None:
     """The store's token that the newest materializations of all `reports` of `window` have read.
 
@@ -116,7 +118,7 @@ def covered_token(
     tokens: set[str | None] = set()
     for report in reports:
         records = instance.fetch_materializations(
-            dg.AssetRecordsFilter(asset_key=dg.AssetKey(report), asset_partitions=[window.key]),
+            dg.AssetRecordsFilter(asset_key=report, asset_partitions=[window.key]),
             limit=1,
         ).records
         materialization = records[0].asset_materialization if records else None

@@ -4,7 +4,7 @@ A request that is lost with its daemon is made again by the same key, and a run 
 found by its tags.
 """
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Set
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any
@@ -12,6 +12,9 @@ from typing import Any
 import dagster as dg
 
 from mlschool_dagster.defs.common import EPISODE_TAG
+from mlschool_dagster.defs.promotion.challenger_comparison import retraining_job
+from mlschool_dagster.defs.promotion.promotion_ledger import canary_evidence_job
+from mlschool_dagster.defs.serving.endpoint import deployment_job, rollback_job
 from mlschool_dagster.promotion.config import PromotionConfig
 from mlschool_dagster.promotion.episode import Episode, episodes
 from mlschool_dagster.promotion.ledger import OutOfOrderError, PromotionLedger
@@ -21,15 +24,14 @@ ACT_TAG = "mlschool/act"
 LOOK = "look"
 """The act of gathering evidence: it changes nothing, so that no step stands for it."""
 
-EVIDENCE_JOB = "canary_evidence_job"
-JOBS: Mapping[str, str] = MappingProxyType(
+JOBS = MappingProxyType(
     {
-        Act.TRAINING: "retraining_job",
-        Act.CANARY: "deployment_job",
-        Act.PROMOTION: "deployment_job",
-        Act.WITHDRAWAL: "deployment_job",
-        Act.ROLLBACK: "rollback_job",
-        LOOK: EVIDENCE_JOB,
+        Act.TRAINING: retraining_job,
+        Act.CANARY: deployment_job,
+        Act.PROMOTION: deployment_job,
+        Act.WITHDRAWAL: deployment_job,
+        Act.ROLLBACK: rollback_job,
+        LOOK: canary_evidence_job,
     }
 )
 
@@ -63,7 +65,7 @@ def run_request(episode: Episode, act: str, number: int, config: PromotionConfig
     wanted = _deployment(episode, act, config)
     return dg.RunRequest(
         run_key=f"{episode.id}/{act}#{number}",
-        job_name=JOBS[act],
+        job_name=JOBS[act].name,
         run_config={"ops": {"endpoint": {"config": wanted}}} if wanted else {},
         tags={EPISODE_TAG: episode.id, ACT_TAG: str(act)},
     )

@@ -36,44 +36,41 @@ class ApprovalSettings(PlainConfig):
     )
 
 
-def approval_job() -> dg.JobDefinition:
-    """The job ``approval_job``: an answer to the step that waits for approval."""
-
-    @dg.op(description="Writes the answer into the promotion ledger, if a step waits for one.")
-    def approval(
-        context: dg.OpExecutionContext, config: ApprovalSettings, history: History
-    ) -> None:
-        with plain_errors(), history.promotions() as ledger:
-            told = episodes(ledger.entries())
-            waiting = [e for e in told if e.last.step is Step.APPROVAL_AWAITED]
-            chosen = [e for e in waiting if config.episode in ("", e.id)]
-            if not chosen:
-                which = f"Episode {config.episode}" if config.episode else "No episode"
-                waits = "does not wait" if config.episode else "waits"
-                raise UserError(
-                    f"{which} {waits} for approval; see the asset promotion_ledger for what does."
-                )
-            (episode,) = chosen
-            step = _STEPS[config.decision]
-            ledger.append(
-                Entry(
-                    episode=episode.id,
-                    at=utc_now(),
-                    step=step,
-                    version=episode.challenger,
-                    by=config.by,
-                    reason=config.reason,
-                    details={"gate": episode.last.details["gate"], "run_id": context.run_id},
-                )
+@dg.op()
+def approval(context: dg.OpExecutionContext, config: ApprovalSettings, history: History) -> None:
+    """Write the answer into the promotion ledger, if a step waits for one."""
+    with plain_errors(), history.promotions() as ledger:
+        told = episodes(ledger.entries())
+        waiting = [e for e in told if e.last.step is Step.APPROVAL_AWAITED]
+        chosen = [e for e in waiting if config.episode in ("", e.id)]
+        if not chosen:
+            which = f"Episode {config.episode}" if config.episode else "No episode"
+            waits = "does not wait" if config.episode else "waits"
+            raise UserError(
+                f"{which} {waits} for approval; see the asset promotion_ledger for what does."
             )
-            context.log.info(f"episode {episode.id}: {step.value} by {config.by}")
+        (episode,) = chosen
+        step = _STEPS[config.decision]
+        ledger.append(
+            Entry(
+                episode=episode.id,
+                at=utc_now(),
+                step=step,
+                version=episode.challenger,
+                by=config.by,
+                reason=config.reason,
+                details={"gate": episode.last.details["gate"], "run_id": context.run_id},
+            )
+        )
+        context.log.info(f"episode {episode.id}: {step.value} by {config.by}")
 
-    @dg.job(
-        description="Approve or decline the step of a promotion that waits for a human "
-        "(MLSCHOOL_APPROVALS says which do).",
-        tags={"stage": "promotion"},
-    )
-    def approval_job() -> None:
-        approval()
 
-    return approval_job
+@dg.job(
+    tags={"stage": "promotion"},
+)
+def approval_job() -> None:
+    """Approve or decline the step of a promotion that waits for a person.
+
+    MLSCHOOL_APPROVALS says which steps do.
+    """
+    approval()

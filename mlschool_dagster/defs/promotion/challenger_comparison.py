@@ -9,7 +9,6 @@ from pydantic import Field
 
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.dataset.spec import DataSpec
-from mlschool_dagster.defs.check_results import undecided
 from mlschool_dagster.defs.common import (
     EPISODE_TAG,
     NETWORK_RETRIES,
@@ -19,10 +18,15 @@ from mlschool_dagster.defs.common import (
     picture,
     plain_errors,
     table,
+    undecided,
 )
-from mlschool_dagster.defs.data.raw_data import raw_data_name
-from mlschool_dagster.defs.data.training_data import HELD_OUT
-from mlschool_dagster.defs.data.training_data import NAME as TRAINING_DATA
+from mlschool_dagster.defs.data.training_data import HELD_OUT, LABELLED
+from mlschool_dagster.defs.keys import (
+    CHALLENGER_COMPARISON,
+    REGISTERED_VERSION,
+    TRAINING_DATA,
+    raw_data_key,
+)
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.history import History
@@ -35,7 +39,6 @@ if TYPE_CHECKING:
     from mlschool_dagster.modeling.registry import Registry
 
 GROUP = "training"
-NAME = "challenger_comparison"
 
 
 class ComparisonSettings(PlainConfig):
@@ -75,12 +78,12 @@ class ComparisonSettings(PlainConfig):
         return ComparisonConfig(**self.model_dump())
 
 
-def challenger_comparison(spec: DataSpec) -> dg.AssetsDefinition:
+def build_challenger_comparison(spec: DataSpec) -> dg.AssetsDefinition:
     """The asset ``challenger_comparison``: challenger and champion on the same labelled rows."""
 
     @dg.asset(
-        name=NAME,
-        deps=["registered_version", TRAINING_DATA],
+        key=CHALLENGER_COMPARISON,
+        deps=[REGISTERED_VERSION, TRAINING_DATA],
         group_name=GROUP,
         kinds={"mlflow", "scipy"},
         owners=OWNERS,
@@ -89,7 +92,7 @@ def challenger_comparison(spec: DataSpec) -> dg.AssetsDefinition:
         check_specs=[
             dg.AssetCheckSpec(
                 "challenger_is_better",
-                asset=NAME,
+                asset=CHALLENGER_COMPARISON,
                 description="The challenger beats the champion on labelled captures put aside, is "
                 "worse for no class or category, and has not forgotten the base data.",
             )
@@ -106,7 +109,7 @@ def challenger_comparison(spec: DataSpec) -> dg.AssetsDefinition:
         history: History,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         with plain_errors():
-            (challenger,) = metadata_of(context, "registered_version", "version")
+            (challenger,) = metadata_of(context, REGISTERED_VERSION, "version")
             registry = mlflow.registry(spec.name)
             champion = registry.resolve("champion").version if _has_champion(registry) else None
             if champion == challenger:
@@ -122,7 +125,7 @@ def challenger_comparison(spec: DataSpec) -> dg.AssetsDefinition:
                 unknown = found.verdict == "not enough data"
             context.log.info(summary)
             figures = _figures(found)
-            with mlflow.asset_run(context, NAME) as run:
+            with mlflow.asset_run(context, CHALLENGER_COMPARISON.to_user_string()) as run:
                 run.log_metrics(figures)
                 tags = {"comparison": summary, "comparison_champion": champion or "none"}
                 run.set_tags({**tags, "challenger": challenger})
@@ -188,7 +191,7 @@ def _compared(
     folders = [registry.fetch(version, files.versions) for version in (champion, challenger)]
     before, after = (correct_mask(CompiledModel.load(folder), held_out) for folder in folders)
     known, learnt = (pd.read_parquet(folder / REFERENCE_FILE) for folder in folders)
-    base = pd.read_parquet(files.dataset(raw_data_name(spec)))
+    base = pd.read_parquet(files.dataset(raw_data_key(spec).to_user_string()))
     return compare(
         before,
         after,
@@ -269,3 +272,13 @@ def _tell_ledger(
         ledger.append(
             Entry(episode, utc_now(), Step.COMPARED, challenger, context.run_id, summary, details)
         )
+
+
+retraining_job = dg.define_asset_job(
+    "retraining_job",
+    dg.AssetSelection.assets(CHALLENGER_COMPARISON).upstream(),
+    description="A challenger trained on the raw data and labelled captures, and compared with the "
+    "champion on captures that neither was trained on.",
+    config={"ops": {"training_data": {"config": {"captures": LABELLED}}}},
+    tags={"stage": "training", "dagster/max_runtime": 3600},
+)

@@ -9,7 +9,12 @@ import dagster as dg
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.defs.common import NETWORK_RETRIES, OWNERS, plain_errors, table
-from mlschool_dagster.defs.promotion.challenger_comparison import NAME as COMPARISON
+from mlschool_dagster.defs.keys import (
+    CANARY_EVIDENCE,
+    CHALLENGER_COMPARISON,
+    ENDPOINT,
+    PROMOTION_LEDGER,
+)
 from mlschool_dagster.defs.serving.deployment_ledger import RUN_ID_SHOWN
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.promotion.episode import Entry, Episode, Step, episodes
@@ -24,9 +29,6 @@ if TYPE_CHECKING:
     from mlschool_dagster.promotion.pairing import Chances
 
 GROUP = "promotion"
-CANARY_EVIDENCE = "canary_evidence"
-PROMOTION_LEDGER = "promotion_ledger"
-
 EPISODE = "episode"
 LINKS = 10
 """How many challengers are linked to."""
@@ -34,12 +36,12 @@ EVIDENCE = "evidence"
 LANDED = "landed"
 
 
-def canary_evidence(spec: DataSpec) -> dg.AssetsDefinition:
+def build_canary_evidence(spec: DataSpec) -> dg.AssetsDefinition:
     """The asset ``canary_evidence``: champion and challenger on the same live requests."""
 
     @dg.asset(
-        name=CANARY_EVIDENCE,
-        deps=["endpoint", COMPARISON],
+        key=CANARY_EVIDENCE,
+        deps=[ENDPOINT, CHALLENGER_COMPARISON],
         group_name=GROUP,
         kinds={"table", "python"},
         owners=OWNERS,
@@ -118,12 +120,12 @@ def _chances(registry: "Registry", version: str, files: PlatformFiles) -> "Chanc
     return chances
 
 
-def promotion_ledger(spec: DataSpec) -> dg.AssetsDefinition:
+def build_promotion_ledger(spec: DataSpec) -> dg.AssetsDefinition:
     """The asset ``promotion_ledger``: each step of each promotion, by whom and why."""
 
     @dg.asset(
-        name=PROMOTION_LEDGER,
-        deps=[COMPARISON, CANARY_EVIDENCE, "endpoint"],
+        key=PROMOTION_LEDGER,
+        deps=[CHALLENGER_COMPARISON, CANARY_EVIDENCE, ENDPOINT],
         group_name=GROUP,
         kinds={"table", "mlflow"},
         owners=OWNERS,
@@ -229,3 +231,18 @@ def _is_run(by: str) -> bool:
 
 def _shown(entry: Entry) -> str:
     return entry.at.strftime("%Y-%m-%d %H:%M:%S")
+
+
+canary_evidence_job = dg.define_asset_job(
+    "canary_evidence_job",
+    dg.AssetSelection.assets(CANARY_EVIDENCE),
+    description="Hold the canary of the open episode against the champion, on the requests that "
+    "both predicted on.",
+    tags={"stage": "promotion", "dagster/max_runtime": 1800},
+)
+promotion_ledger_job = dg.define_asset_job(
+    "promotion_ledger_job",
+    dg.AssetSelection.assets(PROMOTION_LEDGER),
+    description="Show every step of every promotion, and tag the versions in MLflow.",
+    tags={"stage": "promotion", "dagster/max_runtime": 600},
+)

@@ -1,13 +1,15 @@
 """Promotion: the challenger of the open episode is led step by step to its end."""
 
-from typing import TYPE_CHECKING
-
 import dagster as dg
 
 from mlschool_dagster.clock import utc_now
-from mlschool_dagster.defs.promotion.actions import EVIDENCE_JOB, LOOK, move_on, run_request
-from mlschool_dagster.defs.promotion.promotion_ledger import CANARY_EVIDENCE, PROMOTION_LEDGER
+from mlschool_dagster.defs.promotion.actions import LOOK, move_on, run_request
+from mlschool_dagster.defs.promotion.promotion_ledger import (
+    canary_evidence_job,
+    promotion_ledger_job,
+)
 from mlschool_dagster.defs.promotion.rollouts import EpisodeWorld
+from mlschool_dagster.defs.serving.endpoint import deployment_job, rollback_job
 from mlschool_dagster.promotion.config import PromotionConfig
 from mlschool_dagster.promotion.episode import Entry, Episode, Step, episodes
 from mlschool_dagster.promotion.steps import Act
@@ -16,42 +18,17 @@ from mlschool_dagster.resources.endpoint import LocalEndpointResource
 from mlschool_dagster.resources.history import History
 from mlschool_dagster.resources.promotion import PromotionPolicy
 
-if TYPE_CHECKING:
-    from dagster._core.definitions.unresolved_asset_job_definition import (
-        UnresolvedAssetJobDefinition as AssetJob,
-    )
-
 NAME = "promotion_sensor"
 INTERVAL_SECONDS = 15
-LEDGER_JOB = "promotion_ledger_job"
 ACTS = frozenset(Act) - {Act.TRAINING}
 
 
-def promotion_jobs() -> "list[AssetJob]":
-    """The jobs ``canary_evidence_job`` and ``promotion_ledger_job``."""
-    return [
-        dg.define_asset_job(
-            EVIDENCE_JOB,
-            [CANARY_EVIDENCE],
-            description="Hold the canary of the open episode against the champion, on the requests "
-            "that both predicted on.",
-            tags={"stage": "promotion", "dagster/max_runtime": 1800},
-        ),
-        dg.define_asset_job(
-            LEDGER_JOB,
-            [PROMOTION_LEDGER],
-            description="Show every step of every promotion, and tag the versions in MLflow.",
-            tags={"stage": "promotion", "dagster/max_runtime": 600},
-        ),
-    ]
-
-
-def promotion_sensor(jobs: "list[AssetJob]") -> dg.SensorDefinition:
-    """The sensor ``promotion_sensor``, which requests runs of `jobs`."""
+def build_promotion_sensor() -> dg.SensorDefinition:
+    """The sensor ``promotion_sensor``."""
 
     @dg.sensor(
         name=NAME,
-        jobs=jobs,
+        jobs=[deployment_job, rollback_job, canary_evidence_job, promotion_ledger_job],
         minimum_interval_seconds=INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Leads a challenger that was compared better through canary, promotion and "
@@ -99,5 +76,6 @@ def _shown(entries: list[Entry]) -> dg.RunRequest:
     """The ledger as it is now; the key names its last entry, of whichever ledger."""
     newest = entries[-1]
     return dg.RunRequest(
-        run_key=f"{newest.episode}/{newest.step}@{newest.number}", job_name=LEDGER_JOB
+        run_key=f"{newest.episode}/{newest.step}@{newest.number}",
+        job_name=promotion_ledger_job.name,
     )

@@ -2,13 +2,13 @@
 
 import secrets
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.defs.promotion.actions import move_on
+from mlschool_dagster.defs.promotion.challenger_comparison import retraining_job
 from mlschool_dagster.defs.promotion.promotion_sensor import INTERVAL_SECONDS
 from mlschool_dagster.defs.promotion.rollouts import EpisodeWorld
 from mlschool_dagster.promotion.config import PromotionConfig
@@ -21,22 +21,17 @@ from mlschool_dagster.resources.endpoint import LocalEndpointResource
 from mlschool_dagster.resources.history import History
 from mlschool_dagster.resources.promotion import PromotionPolicy
 
-if TYPE_CHECKING:
-    from dagster._core.definitions.unresolved_asset_job_definition import (
-        UnresolvedAssetJobDefinition as AssetJob,
-    )
-
 NAME = "retraining_sensor"
 WINDOWS = 24 * 14
 """Newest windows that are looked at: two weeks of them."""
 
 
-def retraining_sensor(job: "AssetJob") -> dg.SensorDefinition:
-    """The sensor ``retraining_sensor``: a run of `job` for each challenger that is wanted."""
+def build_retraining_sensor() -> dg.SensorDefinition:
+    """The sensor ``retraining_sensor``: requests a retraining run for each open episode."""
 
     @dg.sensor(
         name=NAME,
-        jobs=[job],
+        jobs=[retraining_job],
         minimum_interval_seconds=INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Begins an episode when the champion got worse: drift, or accuracy below its "

@@ -10,14 +10,13 @@ import dagster as dg
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.defs.common import EPISODE_TAG
+from mlschool_dagster.defs.keys import CANARY_EVIDENCE, ENDPOINT_HEALTH
 from mlschool_dagster.defs.promotion.actions import ACT_TAG, LOOK
 from mlschool_dagster.defs.promotion.promotion_ledger import (
-    CANARY_EVIDENCE,
     EPISODE,
     EVIDENCE,
     LANDED,
 )
-from mlschool_dagster.defs.serving.endpoint_health import NAME as ENDPOINT_HEALTH
 from mlschool_dagster.monitoring.metrics import Metric
 from mlschool_dagster.monitoring.reconciler import RunStatus
 from mlschool_dagster.promotion.episode import Episode, Step
@@ -81,9 +80,7 @@ class EpisodeWorld:
         role = "version" if self.episode.standing.step is Step.PROMOTED else "canary"
         looks = [
             record.asset_observation.metadata
-            for record in self.instance.fetch_observations(
-                dg.AssetKey(ENDPOINT_HEALTH), OBSERVATIONS
-            ).records
+            for record in self.instance.fetch_observations(ENDPOINT_HEALTH, OBSERVATIONS).records
             if record.asset_observation is not None
         ]
         own: list[Any] = [
@@ -125,7 +122,7 @@ class EpisodeWorld:
 
     def _gathered(self) -> Mapping[str, Any] | None:
         """What the newest look at this episode's canary told, if there was one."""
-        records = self.instance.fetch_materializations(dg.AssetKey(CANARY_EVIDENCE), 1).records
+        records = self.instance.fetch_materializations(CANARY_EVIDENCE, 1).records
         found = records[0].asset_materialization if records else None
         if found is None or found.metadata[EPISODE].value != self.episode.id:
             return None

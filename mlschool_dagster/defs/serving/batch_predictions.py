@@ -8,6 +8,7 @@ from pydantic import Field
 
 from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.defs.common import OWNERS, PlainConfig, plain_errors, table
+from mlschool_dagster.defs.keys import BATCH_PREDICTIONS, REGISTERED_VERSION
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.tracking import MlflowTracking
 
@@ -18,7 +19,7 @@ GROUP = "serving"
 PREVIEW_ROWS = 8
 
 
-def batch_predictions(spec: DataSpec, default_input: str) -> dg.AssetsDefinition:
+def build_batch_predictions(spec: DataSpec, default_input: str) -> dg.AssetsDefinition:
     """The asset ``batch_predictions``: files of rows, read from `default_input` if not told."""
 
     class BatchConfig(PlainConfig):
@@ -39,8 +40,8 @@ def batch_predictions(spec: DataSpec, default_input: str) -> dg.AssetsDefinition
         )
 
     @dg.asset(
-        name="batch_predictions",
-        deps=["registered_version"],
+        key=BATCH_PREDICTIONS,
+        deps=[REGISTERED_VERSION],
         group_name=GROUP,
         kinds={"parquet", "python"},
         owners=OWNERS,
@@ -104,3 +105,12 @@ def _head(path: Path) -> list[dict[str, object]]:
     with ParquetFile(path) as file:
         first = next(file.iter_batches(PREVIEW_ROWS), None)
     return [] if first is None else first.to_pylist()
+
+
+batch_job = dg.define_asset_job(
+    "batch_job",
+    dg.AssetSelection.assets(BATCH_PREDICTIONS),
+    description="Predict on a CSV or Parquet file, or a folder of them, with the champion unless "
+    "configured.",
+    tags={"stage": "serving"},
+)

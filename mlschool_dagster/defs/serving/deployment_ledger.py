@@ -8,6 +8,7 @@ import dagster as dg
 
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.defs.common import OWNERS, plain_errors, table
+from mlschool_dagster.defs.keys import DEPLOYMENT_LEDGER, ENDPOINT
 from mlschool_dagster.defs.serving.endpoint import GROUP
 from mlschool_dagster.resources.endpoint import LocalEndpointResource
 
@@ -18,40 +19,37 @@ RUN_ID_SHOWN = 8
 """Characters of a run id by which Dagster itself shows runs."""
 
 
-def deployment_ledger() -> dg.AssetsDefinition:
-    """The asset ``deployment_ledger``: who changed what serves, when and why."""
+@dg.asset(
+    key=DEPLOYMENT_LEDGER,
+    deps=[ENDPOINT],
+    group_name=GROUP,
+    kinds={"table", "python"},
+    owners=OWNERS,
+    code_version="1",
+)
+def deployment_ledger(
+    context: dg.AssetExecutionContext, endpoint: LocalEndpointResource
+) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """Every change of what the endpoint serves: when, by which run, what, from, to and why.
 
-    @dg.asset(
-        name="deployment_ledger",
-        deps=["endpoint"],
-        group_name=GROUP,
-        kinds={"table", "python"},
-        owners=OWNERS,
-        code_version="1",
-        description="Every change of what the endpoint serves: when, by which run, what, from, to "
-        "and why; and for how long each version was the primary. Newest first, times in UTC.",
+    Also for how long each version was the primary. Newest first, times in UTC.
+    """
+    from mlschool_dagster.deployment.ledger import Action, changes, terms
+
+    with plain_errors():
+        history = endpoint.target().history()
+    told, served = changes(history), terms(history)
+    rolled_back = sum(change.action is Action.ROLLED_BACK for change in told)
+    context.log.info(f"{len(told)} changes, {len(served)} terms of a primary")
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": len(told),
+            "changes": _changes_table(told),
+            "served": _terms_table(served, utc_now()),
+            "versions_served": float(len({term.version for term in served})),
+            "rolled_back": float(rolled_back),
+        }
     )
-    def ledger(
-        context: dg.AssetExecutionContext, endpoint: LocalEndpointResource
-    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        from mlschool_dagster.deployment.ledger import Action, changes, terms
-
-        with plain_errors():
-            history = endpoint.target().history()
-        told, served = changes(history), terms(history)
-        rolled_back = sum(change.action is Action.ROLLED_BACK for change in told)
-        context.log.info(f"{len(told)} changes, {len(served)} terms of a primary")
-        return dg.MaterializeResult(
-            metadata={
-                "dagster/row_count": len(told),
-                "changes": _changes_table(told),
-                "served": _terms_table(served, utc_now()),
-                "versions_served": float(len({term.version for term in served})),
-                "rolled_back": float(rolled_back),
-            }
-        )
-
-    return ledger
 
 
 def _changes_table(told: "Sequence[Change]") -> dg.MetadataValue:

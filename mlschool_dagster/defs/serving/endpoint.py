@@ -1,26 +1,31 @@
 """The endpoint: which versions serve, where, since when."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
 
 from mlschool_dagster.dataset.spec import DataSpec
-from mlschool_dagster.defs.common import NETWORK_RETRIES, OWNERS, PlainConfig, plain_errors
-from mlschool_dagster.defs.serving.smoke_test import SmokeTest, smoke_test_spec
+from mlschool_dagster.defs.common import NETWORK_RETRIES, OWNERS, PlainConfig, plain_errors, table
+from mlschool_dagster.defs.keys import DEPLOYMENT_LEDGER, ENDPOINT, REGISTERED_VERSION
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.resources.endpoint import LocalEndpointResource
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.tracking import MlflowTracking
 
 if TYPE_CHECKING:
-    from mlschool_dagster.deployment.endpoint import EndpointStatus
+    from mlschool_dagster.deployment.endpoint import EndpointStatus, Invoke
     from mlschool_dagster.modeling.registry import Registry
     from mlschool_dagster.serving.desired_state import Deployment, Plan, Release
 
 GROUP = "serving"
 PREVIOUS = "previous"
+CHECK = "smoke_test"
+TOLERANCE = 1e-3
+"""Largest difference of a probability from the trained network's, whose single precision differs
+by 1e-6 between CPUs."""
 
 
 class DeploymentConfig(PlainConfig):
@@ -58,18 +63,77 @@ class DeploymentConfig(PlainConfig):
     reason: str = Field(default="", description="Why; the ledger keeps it.")
 
 
-def endpoint(spec: DataSpec) -> dg.AssetsDefinition:
+@dataclass
+class SmokeTest:
+    """Samples of what each new version was trained on, and the answers to them."""
+
+    answers: list[dict[str, Any]] = field(default_factory=list)
+
+    def verify(self, release: "Release", invoke: "Invoke") -> None:
+        """Have `release` answer the samples in its folder.
+
+        Raises:
+            UserError: an answer is not the trained network's, or there is no sample to send.
+        """
+        from mlschool_dagster.modeling.version_folder import read_samples
+
+        samples = read_samples(release.folder)
+        predictions = invoke([sample.inputs for sample in samples])
+        answers = [
+            {
+                "version": release.version,
+                **sample.inputs,
+                "expected": sample.prediction,
+                "expected_confidence": sample.confidence,
+                "predicted": answer.prediction,
+                "confidence": answer.confidence,
+                "as_expected": abs(answer.probabilities[sample.prediction] - sample.confidence)
+                <= TOLERANCE,
+            }
+            for sample, answer in zip(samples, predictions, strict=True)
+        ]
+        self.answers.extend(answers)
+        if wrong := sum(not answer["as_expected"] for answer in answers):
+            raise UserError(
+                f"Version {release.version} failed its smoke test ({wrong} of {len(answers)} "
+                "samples are not answered as by the trained network) and does not serve; deploy "
+                "another version."
+            )
+
+    def result(self) -> dg.AssetCheckResult:
+        """The outcome as an asset check."""
+        count = len(self.answers)
+        right = sum(answer["as_expected"] for answer in self.answers)
+        return dg.AssetCheckResult(
+            check_name=CHECK,
+            passed=right == count,
+            description=f"{right} of {count} samples were answered as by the trained network."
+            if count
+            else "No version is new; each was tested before it took traffic.",
+            metadata={"answers": table(self.answers)},
+        )
+
+
+def build_endpoint(spec: DataSpec) -> dg.AssetsDefinition:
     """The asset ``endpoint``: registered versions that answer requests."""
 
     @dg.asset(
-        name="endpoint",
-        deps=["registered_version"],
+        key=ENDPOINT,
+        deps=[REGISTERED_VERSION],
         group_name=GROUP,
         kinds={"http", "python"},
         owners=OWNERS,
         code_version="2",
         retry_policy=NETWORK_RETRIES,
-        check_specs=[smoke_test_spec("endpoint")],
+        check_specs=[
+            dg.AssetCheckSpec(
+                CHECK,
+                asset=ENDPOINT,
+                blocking=True,
+                description="Each new version answers samples as the network did when it was "
+                "trained, before it takes any traffic; otherwise what served before serves on.",
+            )
+        ],
         description="The inference server and the versions it serves: the primary, and perhaps a "
         "canary and a shadow. The primary becomes the champion once every worker serves it.",
     )
@@ -171,3 +235,20 @@ def _roles(status: "EndpointStatus") -> dict[str, str | float]:
         "shadow": status.shadow or "none",
         "sampling_share": status.sampling_share,
     }
+
+
+deployment_job = dg.define_asset_job(
+    "deployment_job",
+    dg.AssetSelection.assets(ENDPOINT, DEPLOYMENT_LEDGER),
+    description="Let the endpoint serve a version: the champion unless configured; with a canary "
+    "and a shadow if there are to be any.",
+    tags={"stage": "serving", "dagster/max_runtime": 600},
+)
+rollback_job = dg.define_asset_job(
+    "rollback_job",
+    dg.AssetSelection.assets(ENDPOINT, DEPLOYMENT_LEDGER),
+    description="Let the primary before the present one serve again, alone. It needs no "
+    "configuration.",
+    config={"ops": {"endpoint": {"config": {"version": PREVIOUS, "reason": "roll back"}}}},
+    tags={"stage": "serving", "dagster/max_runtime": 600},
+)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from mlschool_dagster.defs.check_results import undecided
-from mlschool_dagster.defs.common import OWNERS, PlainConfig, plain_errors
+from mlschool_dagster.defs.common import OWNERS, PlainConfig, plain_errors, undecided
+from mlschool_dagster.defs.keys import ENDPOINT, ENDPOINT_HEALTH
 from mlschool_dagster.defs.serving.endpoint import GROUP
 from mlschool_dagster.resources.endpoint import LocalEndpointResource
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from mlschool_dagster.deployment.activity import Reading, Traffic
     from mlschool_dagster.deployment.endpoint import EndpointStatus
 
-NAME = "endpoint_health"
 READING = "reading"
 _SEVERITY = {
     "up": dg.AssetCheckSeverity.ERROR,
@@ -42,85 +41,81 @@ class HealthConfig(PlainConfig):
     )
 
 
-def endpoint_health() -> dg.AssetSpec:
-    """The asset ``endpoint_health``, which is observed and never made."""
-    return dg.AssetSpec(
-        NAME,
-        deps=["endpoint"],
-        group_name=GROUP,
-        kinds={"prometheus", "http"},
-        owners=OWNERS,
-        code_version="1",
-        description="Whether the endpoint is up, which versions it serves, and what its metrics "
-        "say of the time since the last observation: requests, errors, latency (seconds), memory "
-        "(bytes), what waits to be captured. Observed by health_job.",
+endpoint_health = dg.AssetSpec(
+    ENDPOINT_HEALTH,
+    deps=[ENDPOINT],
+    group_name=GROUP,
+    kinds={"prometheus", "http"},
+    owners=OWNERS,
+    code_version="1",
+    description="Whether the endpoint is up, which versions it serves, and what its metrics say of "
+    "the time since the last observation: requests, errors, latency (seconds), memory (bytes), "
+    "what waits to be captured. Observed by health_job.",
+)
+
+
+_CHECKS = {
+    "up": "The endpoint that was deployed answers.",
+    "error_share": "The endpoint failed to answer at most the configured share of requests.",
+    "latency": "The 99th percentile of the time to answer is at most the configured one.",
+}
+
+
+@dg.multi_asset_check(
+    name=ENDPOINT_HEALTH.to_user_string(),
+    specs=[
+        dg.AssetCheckSpec(name, asset=ENDPOINT_HEALTH, description=description)
+        for name, description in _CHECKS.items()
+    ],
+)
+def health_checks(
+    context: dg.AssetCheckExecutionContext,
+    config: HealthConfig,
+    endpoint: LocalEndpointResource,
+) -> Iterator[dg.AssetObservation | dg.AssetCheckResult]:
+    """Observe the endpoint since the last observation, and check what was observed."""
+    from mlschool_dagster.deployment.activity import read_metrics, traffic
+
+    with plain_errors():
+        target = endpoint.target()
+        history = target.history()
+        wanted = bool(history) and history[-1].plan.primary is not None
+        status = target.status()
+    exposition = endpoint.exposition() if status else None
+    before = _last_reading(context.instance)
+    if status is None or exposition is None:
+        context.log.warning("the endpoint does not answer")
+        yield dg.AssetObservation(ENDPOINT_HEALTH, metadata={"up": 0.0, READING: _kept(before)})
+        yield from _absent(wanted)
+        return
+    now = read_metrics(exposition)
+    recent = traffic(now, before)
+    latency = _latency(recent)
+    context.log.info(f"{recent.requests:g} requests since the last observation")
+    yield dg.AssetObservation(
+        ENDPOINT_HEALTH,
+        metadata={
+            "up": 1.0,
+            **_serving(status),
+            "requests": recent.requests,
+            "refused": recent.refused,
+            "errors": recent.errors,
+            "error_share": recent.error_share,
+            **latency,
+            "requests_waiting": now.waiting,
+            "spill_bytes": now.spilled,
+            READING: _kept(now),
+        },
     )
-
-
-def health_checks() -> dg.AssetChecksDefinition:
-    """The checks of ``endpoint_health``, and the observation that they rest on."""
-    descriptions = {
-        "up": "The endpoint that was deployed answers.",
-        "error_share": "The endpoint failed to answer at most the configured share of requests.",
-        "latency": "The 99th percentile of the time to answer is at most the configured one.",
-    }
-
-    @dg.multi_asset_check(
-        name=NAME,
-        specs=[
-            dg.AssetCheckSpec(name, asset=NAME, description=description)
-            for name, description in descriptions.items()
-        ],
-    )
-    def observe(
-        context: dg.AssetCheckExecutionContext,
-        config: HealthConfig,
-        endpoint: LocalEndpointResource,
-    ) -> Iterator[dg.AssetObservation | dg.AssetCheckResult]:
-        from mlschool_dagster.deployment.activity import read_metrics, traffic
-
-        with plain_errors():
-            target = endpoint.target()
-            history = target.history()
-            wanted = bool(history) and history[-1].plan.primary is not None
-            status = target.status()
-        exposition = endpoint.exposition() if status else None
-        before = _last_reading(context.instance)
-        if status is None or exposition is None:
-            context.log.warning("the endpoint does not answer")
-            yield dg.AssetObservation(NAME, metadata={"up": 0.0, READING: _kept(before)})
-            yield from _absent(wanted)
-            return
-        now = read_metrics(exposition)
-        recent = traffic(now, before)
-        latency = _latency(recent)
-        context.log.info(f"{recent.requests:g} requests since the last observation")
-        yield dg.AssetObservation(
-            NAME,
-            metadata={
-                "up": 1.0,
-                **_serving(status),
-                "requests": recent.requests,
-                "refused": recent.refused,
-                "errors": recent.errors,
-                "error_share": recent.error_share,
-                **latency,
-                "requests_waiting": now.waiting,
-                "spill_bytes": now.spilled,
-                READING: _kept(now),
-            },
-        )
-        yield _result("up", True, f"Version {status.version} answers.")
-        yield _error_share(recent, config)
-        yield _p99(latency, config)
-
-    return observe
+    yield _result("up", True, f"Version {status.version} answers.")
+    yield _error_share(recent, config)
+    yield _p99(latency, config)
 
 
 def _last_reading(instance: dg.DagsterInstance) -> "Reading | None":
     from mlschool_dagster.deployment.activity import Reading
 
-    records = instance.fetch_observations(dg.AssetKey(NAME), limit=1).records
+    records = instance.fetch_observations(ENDPOINT_HEALTH, limit=1).records
     observation = records[0].asset_observation if records else None
     kept: Any = observation.metadata[READING].value if observation else None
     return Reading.from_dict(kept) if kept else None
@@ -186,9 +181,25 @@ def _result(
 ) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         check_name=name,
-        asset_key=NAME,
+        asset_key=ENDPOINT_HEALTH,
         passed=passed,
         severity=_SEVERITY[name],
         description=told,
         metadata=metadata,
     )
+
+
+health_job = dg.define_asset_job(
+    "health_job",
+    dg.AssetSelection.checks_for_assets(ENDPOINT_HEALTH),
+    description="See how the endpoint does, and what it did since the last look.",
+    tags={"stage": "serving", "dagster/max_runtime": 120},
+)
+endpoint_health_schedule = dg.ScheduleDefinition(
+    name="endpoint_health_schedule",
+    job=health_job,
+    cron_schedule="*/10 * * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Observes endpoint_health every ten minutes.",
+)

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.defs.common import NETWORK_RETRIES, PlainConfig, plain_errors, table
-from mlschool_dagster.defs.monitoring.captures import LIVE_TRAFFIC
+from mlschool_dagster.defs.keys import LIVE_TRAFFIC
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.endpoint import LocalEndpointResource
 from mlschool_dagster.simulation.config import Drift, TrafficConfig
@@ -62,7 +62,7 @@ class LabelingSettings(PlainConfig):
     seed: int = Field(default=42, description="Seed: equal seed, equal labels.")
 
 
-def traffic_job(spec: DataSpec, data: str, ground_truth: Path) -> dg.JobDefinition:
+def build_traffic_job(spec: DataSpec, data: str, ground_truth: Path) -> dg.JobDefinition:
     """The job ``traffic_job``: send rows of `data` to the endpoint over HTTP."""
 
     @dg.op(
@@ -112,7 +112,7 @@ def traffic_job(spec: DataSpec, data: str, ground_truth: Path) -> dg.JobDefiniti
     return job
 
 
-def labeling_job(spec: DataSpec, ground_truth: Path) -> dg.JobDefinition:
+def build_labeling_job(spec: DataSpec, ground_truth: Path) -> dg.JobDefinition:
     """The job ``labeling_job``: label every capture that has no label yet."""
 
     @dg.op(description="Labels every unlabelled capture with the truth, or with a guess.")

@@ -19,7 +19,7 @@ from dagster_shared.error import SerializableErrorInfo
 
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
-from mlschool_dagster.defs.check_results import undecided
+from mlschool_dagster.defs.common import undecided
 from mlschool_dagster.promotion.episode import Entry, Step
 from mlschool_dagster.promotion.ledger import open_ledger
 from mlschool_dagster.resources.alerts import Alerts

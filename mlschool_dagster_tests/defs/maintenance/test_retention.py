@@ -10,8 +10,8 @@ import pytest
 
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
+from mlschool_dagster.defs.keys import CAPTURED_TRAFFIC, REPORTS
 from mlschool_dagster.defs.maintenance import retention
-from mlschool_dagster.defs.monitoring.captures import REPORTS
 from mlschool_dagster.defs.monitoring.windows import CAPTURES_TOKEN, LABELS_TOKEN, covered_token
 from mlschool_dagster.monitoring.metrics import Metric, MetricName, open_history
 from mlschool_dagster.owned import is_owned, make_owned
@@ -198,7 +198,7 @@ def test_runs_go_but_for_those_that_made_the_newest_state(
     assert not {first, gone} & files
     with platform.store() as store:
         token = store.captures_token(WINDOW)
-    assert covered_token(platform.instance, WINDOW, ["captured_traffic"], CAPTURES_TOKEN) == token
+    assert covered_token(platform.instance, WINDOW, [CAPTURED_TRAFFIC], CAPTURES_TOKEN) == token
 
 
 def test_a_negative_number_of_days_is_told(platform: Platform) -> None:

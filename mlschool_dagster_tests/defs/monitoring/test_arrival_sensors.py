@@ -10,16 +10,22 @@ from dagster._daemon.sensor import MIN_INTERVAL_LOOP_TIME
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.definitions import build_definitions
-from mlschool_dagster.defs.jobs import MONITORED, asset_jobs
-from mlschool_dagster.defs.monitoring.arrival_sensors import (
-    CAPTURES,
+from mlschool_dagster.defs.keys import (
+    ACCURACY_ESTIMATES,
+    CAPTURED_TRAFFIC,
     LABELS,
+    PERFORMANCE_REPORT,
+)
+from mlschool_dagster.defs.monitoring.arrival_sensors import (
+    MONITORED,
+    NEW_CAPTURES,
+    NEW_LABELS,
     Stream,
-    arrival_sensor,
+    build_arrival_sensor,
 )
 from mlschool_dagster.monitoring.reconciler import ReconcilerConfig
 from mlschool_dagster_tests.capture.samples import NOON, capture, label
-from mlschool_dagster_tests.platform import LATER, SPEC, WINDOW, Platform
+from mlschool_dagster_tests.platform import LATER, WINDOW, Platform
 
 FAST = ReconcilerConfig(backoff=timedelta(0), stale_after=timedelta(minutes=10))
 
@@ -32,8 +38,7 @@ class Ticks:
         self.stream = stream
         self.cursor: str | None = None
         self.skipped = ""
-        job = next(job for job in asset_jobs(SPEC) if job.name == "monitoring_job")
-        self.sensor = arrival_sensor(stream, job, FAST)
+        self.sensor = build_arrival_sensor(stream, FAST)
 
     def tick(self) -> Sequence[dg.RunRequest]:
         """The runs that one tick requests."""
@@ -77,7 +82,7 @@ class Ticks:
             )
 
 
-@pytest.fixture(params=[CAPTURES, LABELS], ids=["captures", "labels"])
+@pytest.fixture(params=[NEW_CAPTURES, NEW_LABELS], ids=["captures", "labels"])
 def ticks(platform: Platform, request: pytest.FixtureRequest) -> Ticks:
     return Ticks(platform, request.param)
 
@@ -110,9 +115,7 @@ def test_a_landing_asks_for_one_run_of_its_window(ticks: Ticks) -> None:
     assert request.partition_key == WINDOW.key
     assert request.run_key is not None
     assert request.run_key.startswith(f"{WINDOW.key}@")
-    assert {key.to_user_string() for key in request.asset_selection or ()} == set(
-        ticks.stream.selection
-    )
+    assert set(request.asset_selection or ()) == set(ticks.stream.selection)
     assert request.tags["stream"] == ticks.stream.name
 
 
@@ -166,7 +169,7 @@ def test_a_run_under_way_is_waited_for(ticks: Ticks, status: dg.DagsterRunStatus
 
 def test_the_runs_of_one_stream_are_no_attempts_of_the_other(platform: Platform) -> None:
     land(platform, "a")
-    captures, labels = Ticks(platform, CAPTURES), Ticks(platform, LABELS)
+    captures, labels = Ticks(platform, NEW_CAPTURES), Ticks(platform, NEW_LABELS)
     for _ in range(FAST.max_attempts):
         (request,) = captures.tick()
         captures.created(request, dg.DagsterRunStatus.FAILURE)
@@ -194,13 +197,13 @@ def test_a_cursor_that_is_none_is_told_in_one_sentence(ticks: Ticks) -> None:
 
 
 def test_captures_bring_everything_up_to_date_and_labels_what_depends_on_them() -> None:
-    assert set(CAPTURES.selection) == set(MONITORED)
-    judged_by_labels = {"labels", "performance_report", "accuracy_estimates"}
-    assert set(LABELS.selection) == {"captured_traffic", *judged_by_labels}
+    assert set(NEW_CAPTURES.selection) == set(MONITORED)
+    judged_by_labels = {LABELS, PERFORMANCE_REPORT, ACCURACY_ESTIMATES}
+    assert set(NEW_LABELS.selection) == {CAPTURED_TRAFFIC, *judged_by_labels}
 
 
 def test_labels_that_come_before_their_captures_wait_for_them(platform: Platform) -> None:
-    ticks = Ticks(platform, LABELS)
+    ticks = Ticks(platform, NEW_LABELS)
     with platform.store() as store:
         store.append_labels([label("a")])
     assert ticks.tick() == ()

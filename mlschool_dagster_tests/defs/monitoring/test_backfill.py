@@ -9,8 +9,8 @@ import dagster as dg
 import pytest
 
 from mlschool_dagster.capture.windows import Window
-from mlschool_dagster.defs.monitoring.arrival_sensors import CAPTURES
-from mlschool_dagster.defs.monitoring.captures import REPORTS
+from mlschool_dagster.defs.keys import REPORTS
+from mlschool_dagster.defs.monitoring.arrival_sensors import NEW_CAPTURES
 from mlschool_dagster.monitoring.metrics import open_history
 from mlschool_dagster_tests.capture.samples import NOON, capture
 from mlschool_dagster_tests.defs.monitoring.test_arrival_sensors import Ticks
@@ -27,7 +27,7 @@ def test_a_window_that_a_backfill_works_on_is_left_to_it(
 ) -> None:
     with platform.store() as store:
         store.append([capture("a", WINDOW.start - NOON)])
-    ticks = Ticks(platform, CAPTURES)
+    ticks = Ticks(platform, NEW_CAPTURES)
     platform.instance.create_run_for_job(
         platform.definitions.resolve_job_def("monitoring_job"),
         tags={"dagster/backfill": "of somebody", "dagster/partition": WINDOW.key},

@@ -16,8 +16,11 @@ import psutil
 import pytest
 
 from mlschool_dagster.capture.windows import Window
-from mlschool_dagster.defs.jobs import MONITORING_SECONDS
-from mlschool_dagster.defs.monitoring.arrival_sensors import CAPTURES, FollowedStream
+from mlschool_dagster.defs.monitoring.arrival_sensors import (
+    MONITORING_SECONDS,
+    NEW_CAPTURES,
+    FollowedStream,
+)
 from mlschool_dagster_tests.platform import (
     LATER,
     WINDOW,
@@ -106,7 +109,7 @@ def runs(platform: Platform, *statuses: dg.DagsterRunStatus) -> bool:
 def covered(platform: Platform) -> bool:
     """Whether all three reports of every window cover all that has landed in it."""
     with platform.store() as store:
-        followed = FollowedStream(CAPTURES, store, platform.instance)
+        followed = FollowedStream(NEW_CAPTURES, store, platform.instance)
         return all(followed.coverage(w) == followed.token(w) for w in store.windows())
 
 

@@ -9,8 +9,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from mlschool_dagster.defs.monitoring.dashboard import PAGE, SHOWN
-from mlschool_dagster.defs.monitoring.dashboard_sensor import dashboard_job, dashboard_sensor
+from mlschool_dagster.defs.monitoring.dashboard import PAGE, SHOWN, dashboard_sensor
 from mlschool_dagster.monitoring.metrics import open_history
 from mlschool_dagster.promotion.episode import Entry, Step
 from mlschool_dagster.promotion.ledger import open_ledger
@@ -95,7 +94,7 @@ class Ticks:
 
     def __init__(self, platform: Platform) -> None:
         self.platform = platform
-        self.sensor = dashboard_sensor(dashboard_job())
+        self.sensor = dashboard_sensor
         self.known: set[str | None] = set()
 
     def asked(self) -> int:

@@ -13,10 +13,9 @@ import pytest
 from mlschool_dagster.capture.records import Capture
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.definitions import build_definitions
-from mlschool_dagster.defs.check_results import UNDECIDED
-from mlschool_dagster.defs.jobs import MONITORED
-from mlschool_dagster.defs.monitoring.arrival_sensors import LABELS
-from mlschool_dagster.defs.monitoring.captures import REPORTS
+from mlschool_dagster.defs.common import UNDECIDED
+from mlschool_dagster.defs.keys import REPORTS
+from mlschool_dagster.defs.monitoring.arrival_sensors import MONITORED, NEW_LABELS
 from mlschool_dagster.resources.tracking import MlflowTracking
 from mlschool_dagster_tests.capture.samples import capture
 from mlschool_dagster_tests.platform import (
@@ -56,8 +55,8 @@ def monitor(platform: Platform, config: Any = None, window: Window = WINDOW) -> 
     """Monitor `window` and return the reports' metadata by report."""
     result = platform.run("monitoring_job", config or {}, window)
     assert result.success
-    assert materialized(result) == set(MONITORED)
-    return {report: metadata(result, report) for report in REPORTS}
+    assert materialized(result) == {key.to_user_string() for key in MONITORED}
+    return {report.to_user_string(): metadata(result, report) for report in REPORTS}
 
 
 def frozen(platform: Platform, name: str) -> pd.DataFrame:
@@ -132,8 +131,8 @@ def test_a_page_that_cannot_be_written_is_named_and_nothing_else_is_lost(
 def test_samples_bound_what_is_drawn_never_what_is_counted(serving: Platform) -> None:
     land(serving, 60, labelled=40)
     whole = monitor(serving)
-    sampled = monitor(serving, {name: {"samples": 5} for name in REPORTS})
-    for name in REPORTS:
+    sampled = monitor(serving, {name: {"samples": 5} for name in whole})
+    for name in whole:
         assert numbers(sampled[name]) == numbers(whole[name])
 
 
@@ -227,7 +226,7 @@ def test_the_coverage_check_names_the_windows_that_a_report_lacks(serving: Platf
     assert uncovered(serving) == {WINDOW.key, LATER.key}
     monitor(serving)
     assert uncovered(serving) == {LATER.key}
-    serving.run("monitoring_job", window=LATER, assets=LABELS.selection)
+    serving.run("monitoring_job", window=LATER, assets=NEW_LABELS.selection)
     assert uncovered(serving) == {LATER.key}
     monitor(serving, window=LATER)
     assert uncovered(serving) == set()

@@ -11,7 +11,7 @@ import pytest
 from mlschool_dagster.capture.records import Role
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
-from mlschool_dagster.defs.promotion.promotion_sensor import LEDGER_JOB
+from mlschool_dagster.defs.promotion.promotion_ledger import promotion_ledger_job
 from mlschool_dagster.deployment.local import LocalEndpoint
 from mlschool_dagster.local.platform import local_endpoint
 from mlschool_dagster.monitoring.metrics import Metric, MetricName, open_history
@@ -93,7 +93,7 @@ def sensor(platform: Platform) -> Sensor:
 
 def moves(sensor: Sensor) -> list[dg.RunRequest]:
     """What a tick requests besides showing the ledger."""
-    return [request for request in sensor.tick() if request.job_name != LEDGER_JOB]
+    return [request for request in sensor.tick() if request.job_name != promotion_ledger_job.name]
 
 
 def deployed(sensor: Sensor, primary: str, canary: str = "") -> None:
@@ -190,7 +190,8 @@ def test_an_endpoint_that_fails_requests_takes_the_canary_back(sensor: Sensor) -
 
 def test_the_ledger_is_shown_once_after_each_change(sensor: Sensor) -> None:
     def shown() -> list[dg.RunRequest]:
-        return [request for request in sensor.tick() if request.job_name == LEDGER_JOB]
+        job = promotion_ledger_job.name
+        return [request for request in sensor.tick() if request.job_name == job]
 
     (first,) = shown()
     assert shown() == []
@@ -214,7 +215,7 @@ def test_a_better_challenger_is_promoted_and_found_healthy(
 
     assert [r.run_key for r in sensor.lose()] == [r.run_key for r in sensor.lose()]
     canary, shown = sensor.tick()
-    assert (canary.job_name, shown.job_name) == ("deployment_job", LEDGER_JOB)
+    assert (canary.job_name, shown.job_name) == ("deployment_job", promotion_ledger_job.name)
     assert sensor.carry_out(canary).success
     assert sensor.carry_out(shown).success
     status = target.status()

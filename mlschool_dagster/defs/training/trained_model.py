@@ -20,7 +20,12 @@ from mlschool_dagster.defs.common import (
     plain_errors,
     table,
 )
-from mlschool_dagster.defs.data.training_data import NAME as TRAINING_DATA
+from mlschool_dagster.defs.keys import (
+    CROSS_VALIDATION,
+    REGISTERED_VERSION,
+    TRAINED_MODEL,
+    TRAINING_DATA,
+)
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.config import TrainingConfig
 from mlschool_dagster.resources.files import PlatformFiles
@@ -70,7 +75,7 @@ class TrainingSettings(PlainConfig):
         return TrainingConfig(**{**values, "hidden_layers": tuple(self.hidden_layers)})
 
 
-def cross_validation_and_model(spec: DataSpec) -> dg.AssetsDefinition:
+def build_trained_model(spec: DataSpec) -> dg.AssetsDefinition:
     """The assets ``cross_validation`` and ``trained_model``, computed by one compiled program."""
 
     @dg.multi_asset(
@@ -78,7 +83,7 @@ def cross_validation_and_model(spec: DataSpec) -> dg.AssetsDefinition:
         group_name=GROUP,
         specs=[
             dg.AssetSpec(
-                "cross_validation",
+                CROSS_VALIDATION,
                 deps=[TRAINING_DATA],
                 kinds={"keras", "jax", "mlflow"},
                 owners=OWNERS,
@@ -87,7 +92,7 @@ def cross_validation_and_model(spec: DataSpec) -> dg.AssetsDefinition:
                 "transformers refitted inside each, and an out-of-fold prediction for every row.",
             ),
             dg.AssetSpec(
-                "trained_model",
+                TRAINED_MODEL,
                 deps=[TRAINING_DATA],
                 kinds={"keras", "jax", "mlflow"},
                 owners=OWNERS,
@@ -99,7 +104,7 @@ def cross_validation_and_model(spec: DataSpec) -> dg.AssetsDefinition:
         check_specs=[
             dg.AssetCheckSpec(
                 "accuracy_gate",
-                asset="cross_validation",
+                asset=CROSS_VALIDATION,
                 blocking=True,
                 description="Mean cross-validated accuracy reaches accuracy_threshold; otherwise "
                 "no version is registered.",
@@ -123,7 +128,7 @@ def cross_validation_and_model(spec: DataSpec) -> dg.AssetsDefinition:
             digest, origin, lineage = metadata_of(
                 context, TRAINING_DATA, "digest", "source", "lineage"
             )
-            frame = pd.read_parquet(files.dataset(TRAINING_DATA))
+            frame = pd.read_parquet(files.dataset(TRAINING_DATA.to_user_string()))
             settings = config.training()
             with mlflow.asset_run(context, "trained_model") as run:
                 run.set_tags(lineage)
@@ -148,7 +153,7 @@ def cross_validation_and_model(spec: DataSpec) -> dg.AssetsDefinition:
                     "data_version": digest,
                 }
             yield dg.MaterializeResult(
-                asset_key="cross_validation",
+                asset_key=CROSS_VALIDATION,
                 metadata={
                     **_scores(evaluation),
                     "accuracy_threshold": config.accuracy_threshold,
@@ -158,7 +163,7 @@ def cross_validation_and_model(spec: DataSpec) -> dg.AssetsDefinition:
                 },
             )
             yield dg.MaterializeResult(
-                asset_key="trained_model",
+                asset_key=TRAINED_MODEL,
                 metadata={
                     "model_uri": model_uri,
                     "training_loss": float(result.final_curves.loss[-1]),
@@ -172,7 +177,7 @@ def cross_validation_and_model(spec: DataSpec) -> dg.AssetsDefinition:
             )
             gate = _Gate(evaluation.accuracy_mean, config.accuracy_threshold)
             yield dg.AssetCheckResult(
-                asset_key="cross_validation",
+                asset_key=CROSS_VALIDATION,
                 check_name="accuracy_gate",
                 passed=gate.is_open,
                 description=gate.sentence,
@@ -228,12 +233,12 @@ def _tables(evaluation: "Evaluation") -> dict[str, dg.MetadataValue]:
     }
 
 
-def registered_version(spec: DataSpec) -> dg.AssetsDefinition:
+def build_registered_version(spec: DataSpec) -> dg.AssetsDefinition:
     """The asset ``registered_version``: the trained model as a version in MLflow's registry."""
 
     @dg.asset(
-        name="registered_version",
-        deps=["cross_validation", "trained_model"],
+        key=REGISTERED_VERSION,
+        deps=[CROSS_VALIDATION, TRAINED_MODEL],
         group_name=GROUP,
         kinds={"mlflow"},
         owners=OWNERS,
@@ -247,12 +252,12 @@ def registered_version(spec: DataSpec) -> dg.AssetsDefinition:
         from mlschool_dagster.modeling.packaging import git_commit
 
         with plain_errors():
-            scores = metadata_of(context, "cross_validation", "accuracy_mean", "accuracy_threshold")
+            scores = metadata_of(context, CROSS_VALIDATION, "accuracy_mean", "accuracy_threshold")
             # A check blocks only the run it was evaluated in; this holds in any other run as well.
             _Gate(*scores).require_open()
             model_uri, run_id, digest, lineage, card = metadata_of(
                 context,
-                "trained_model",
+                TRAINED_MODEL,
                 *("model_uri", "mlflow_run_id", "data_version", "lineage", "model_card"),
             )
             registry = mlflow.registry(spec.name)
@@ -281,3 +286,20 @@ def registered_version(spec: DataSpec) -> dg.AssetsDefinition:
             )
 
     return version
+
+
+training_job = dg.define_asset_job(
+    "training_job",
+    dg.AssetSelection.assets(REGISTERED_VERSION).upstream(),
+    description="Raw data to registered version; fails, and registers nothing, when the data "
+    "breaks its contract or the accuracy is below the threshold.",
+    tags={"stage": "training", "dagster/max_runtime": 3600},
+)
+nightly_retraining = dg.ScheduleDefinition(
+    name="nightly_retraining",
+    job=training_job,
+    cron_schedule="0 3 * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+    description="Trains every night at 03:00 UTC; new versions become challenger.",
+)
