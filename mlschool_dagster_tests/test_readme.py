@@ -49,7 +49,7 @@ SERVERS = ("mlflow models serve",)
 """Commands that run until they are stopped: they are when they answer."""
 
 SENTENCES = {
-    "approval_job": "No episode",
+    "approval_job": "No rollout",
     "rollback_job": "nothing to roll back to",
 }
 """Jobs that may end in a sentence here, because there is nothing yet for them to do."""

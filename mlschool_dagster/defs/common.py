@@ -25,8 +25,8 @@ _LOG = logging.getLogger(__name__)
 
 OWNERS = ["team:mlops"]
 
-EPISODE_TAG = "mlschool/episode"
-"""Tag of a run that belongs to the story of one challenger: the episode's id."""
+ROLLOUT_TAG = "mlschool/rollout"
+"""Tag of a run that belongs to the story of one challenger: the rollout's id."""
 
 RECORDS = 20
 """How many materializations to look back for the one of this run."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from mlschool_dagster.local.scenario_story import DRIFTED, Alert, Expected, Hour, Story
 from mlschool_dagster.monitoring.metrics import MetricName
-from mlschool_dagster.promotion.episode import Step
+from mlschool_dagster.promotion.rollout import Step
 from mlschool_dagster.simulation.config import Drift
 from mlschool_dagster.simulation.labeller import Labeller
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mlschool_dagster.monitoring.metrics import ALL, MetricName
-from mlschool_dagster.promotion.episode import Step
+from mlschool_dagster.promotion.rollout import Step
 from mlschool_dagster.simulation.config import Drift
 from mlschool_dagster.simulation.labeller import Labeller
 
@@ -25,7 +25,7 @@ class Alert:
 
 
 Happening = MetricName | Step | Alert
-"""What the platform can conclude (a finding of a metric), do (a step of an episode), or tell."""
+"""What the platform can conclude (a finding of a metric), do (a step of a rollout), or tell."""
 
 DRIFTED = "*"
 """The column that the story lets drift, whatever it is called in this data set."""

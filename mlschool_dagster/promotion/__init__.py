@@ -1,7 +1,6 @@
-"""The closed loop: from a model that got worse to a better one that serves, or back.
+"""Promotion: from a degraded champion to a better model that serves, or back.
 
-Belongs here: when to retrain, what a challenger must show before it may answer, which step comes
-next, and the ledger of all steps. Does not belong here: training and comparing (modeling),
-deployment, measuring (monitoring), and how steps are carried out: whoever runs
-them asks this package what to do and tells it what happened.
+Belongs here: when to retrain, what evidence a challenger needs, the state machine of a rollout, and
+the promotion ledger. Does not belong here: training and comparing (modeling), deploying
+(deployment), measuring (monitoring), and executing the actions (the sensors of `defs.promotion`).
 """

@@ -1,66 +1,69 @@
-"""Evidence that may be looked at again and again: e-values, and the verdicts that rest on them.
+"""Anytime-valid evidence: e-values, and the verdict on a canary.
 
-A canary is judged whenever something has landed, so that a p-value would reject sooner or later
-whatever is true. An e-value is a bet against a hypothesis: as long as that holds, the chance that
-its capital ever reaches 1 / alpha is at most alpha (Ville 1939), whenever one looks and stops.
+A canary is judged whenever new data arrives, so that a p-value would reject sooner or later
+whatever is true. An e-value is a bet against a hypothesis: while it holds, the probability that the
+wealth ever reaches 1 / alpha is at most alpha, under any optional stopping (Ville 1939).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from mlschool_dagster.promotion.config import PromotionConfig
+
 _BETS = tuple(step / 20 for step in range(1, 20))
-"""Shares of the largest bet that cannot ruin; their capitals are averaged."""
+"""Shares of the largest bet without risk of ruin; the wealth of all bets is averaged."""
 
 
 def e_value(counts: Mapping[float, int], mean: float, lowest: float = -1.0) -> float:
     """The evidence that values have a larger mean than `mean`.
 
-    ``counts`` says how often each value, at least `lowest`, was seen. It is the capital of bets
-    on independent values with the same mean (Waudby-Smith and Ramdas 2024), mixed over their size;
-    the order of the values does not matter, so that it can be computed anew from all of them.
+    ``counts`` maps each value, at least `lowest`, to its number of occurrences. The e-value is the
+    wealth of bets on independent values with the same mean, mixed over the size of the bet
+    (Waudby-Smith and Ramdas 2024). It does not depend on the order of the values, so that it can be
+    recomputed from all of them.
     """
-    capitals = []
+    logs = []
     for bet in _BETS:
         stake = bet / (mean - lowest)
-        capitals.append(
+        logs.append(
             sum(count * math.log1p(stake * (value - mean)) for value, count in counts.items())
         )
-    largest = max(capitals)
-    # Beyond this a float would overflow, and nobody doubts any more.
-    if largest > 500:
+    # Beyond 500 a float would overflow, and nothing is left to decide.
+    if max(logs) > 500:
         return math.exp(500)
-    return sum(math.exp(capital) for capital in capitals) / len(capitals)
+    return sum(math.exp(log) for log in logs) / len(logs)
 
 
-class Finding(StrEnum):
-    """What a look at the evidence came to."""
+class Conclusion(StrEnum):
+    """The conclusion of a verdict."""
 
-    GOOD = "good"
-    BAD = "bad"
-    OPEN = "open"
+    PASSED = "passed"
+    FAILED = "failed"
+    UNDECIDED = "undecided"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A finding, why in a sentence, and the figures that it rests on."""
+    """A conclusion, its reason in a sentence, and the figures behind it."""
 
-    finding: Finding
+    conclusion: Conclusion
     reason: str
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
-    """How many requests the endpoint had, and how many of them it failed to answer."""
+class EndpointHealth:
+    """Number of requests to the endpoint, and how many of them it failed to answer."""
 
     requests: float = 0.0
     errors: float = 0.0
 
     def evidence(self, maximum_error_share: float) -> float:
-        """The e-value against failing at most that share."""
+        """The e-value against failing at most that share of the requests."""
         counts = {0.0: round(self.requests - self.errors), 1.0: round(self.errors)}
         return e_value(counts, maximum_error_share, lowest=0.0)
 
@@ -95,7 +98,7 @@ class PairedEvidence:
 
     @property
     def differences(self) -> dict[float, int]:
-        """The labelled pairs by how much more often the challenger is right."""
+        """Number of labelled pairs by challenger right (1 or 0) less champion right."""
         return {
             1.0: self.gained,
             0.0: self.labelled - self.gained - self.lost,
@@ -103,7 +106,7 @@ class PairedEvidence:
         }
 
     def figures(self, margin: float) -> dict[str, float]:
-        """The evidence as numbers for a table; accuracies are shares, None without rows."""
+        """The evidence as numbers for a table; shares only where there are rows."""
         figures = {
             name: float(value) for name, value in asdict(self).items() if name != "confidence"
         }
@@ -126,6 +129,58 @@ def not_worse(differences: Mapping[float, int], margin: float) -> float:
 def worse(differences: Mapping[float, int]) -> float:
     """The e-value against the challenger being at least as good."""
     return e_value({-value: count for value, count in differences.items()}, 0.0)
+
+
+def judge_canary(
+    evidence: PairedEvidence,
+    health: EndpointHealth,
+    since: datetime,
+    now: datetime,
+    config: PromotionConfig,
+) -> Verdict:
+    """Whether the challenger, a canary since `since`, may answer all requests.
+
+    Labels decide. Confidences of two models are not comparable as labels are (a model trained on
+    new data may be rightly unsure where the old one is wrongly sure), so they can only pass a
+    canary, never fail it, and only when too few labels have come within ``canary_patience``. A
+    canary without a verdict by then has failed: it was not shown to be as good.
+    """
+    late = now - since >= config.canary_patience
+    conclusion, reason = next(
+        _conclusions(evidence, health, late, config),
+        (
+            Conclusion.FAILED if late else Conclusion.UNDECIDED,
+            f"{evidence.canary_rows} of {config.minimum_rows} rows answered by the canary, and "
+            f"{evidence.labelled} labelled of {evidence.pairs} shadowed, do not show that it is at "
+            f"most {config.margin:g} worse than the champion.",
+        ),
+    )
+    return Verdict(conclusion, reason, {**evidence.figures(config.margin), **health.figures})
+
+
+def _conclusions(
+    evidence: PairedEvidence, health: EndpointHealth, late: bool, config: PromotionConfig
+) -> Iterator[tuple[Conclusion, str]]:
+    """The conclusions that the evidence supports, failures first."""
+    proof = 1 / config.alpha
+    score = (
+        f"On {evidence.labelled} labelled requests the challenger alone was right on "
+        f"{evidence.gained}, the champion alone on {evidence.lost}"
+    )
+    if health.evidence(config.maximum_error_share) >= proof:
+        yield Conclusion.FAILED, health.sentence
+    if worse(evidence.differences) >= proof:
+        yield Conclusion.FAILED, f"{score}: it is worse."
+    if evidence.canary_rows < config.minimum_rows:
+        return
+    if not_worse(evidence.differences, config.margin) >= proof:
+        yield Conclusion.PASSED, f"{score}: it is not worse by {config.margin:g}."
+    if late and not_worse(evidence.confidence, config.margin) >= proof:
+        yield (
+            Conclusion.PASSED,
+            f"{evidence.labelled} labelled requests do not decide in time; by the confidences on "
+            f"{evidence.pairs} the challenger is not worse by {config.margin:g}.",
+        )
 
 
 def _mean(counts: Mapping[float, int]) -> float:

@@ -1,8 +1,8 @@
-"""The promotion ledger: every step of every episode, in a table that is only ever appended to.
+"""Promotion ledger: every step of every rollout, in an append-only table of the history database.
 
-Who appends may be one of several daemons, or the same one a second time. So the ledger accepts a
-step only where it may follow, and, from a writer who says how much of the ledger it had seen, only
-if nothing has been added since.
+Several daemons may append, or one daemon twice after a crash. So the ledger accepts only allowed
+transitions, and applies optimistic concurrency control: a writer can name the last entry that it
+has read, and is refused if another entry was appended since.
 """
 
 import json
@@ -24,7 +24,7 @@ from sqlalchemy import (
 
 from mlschool_dagster.database import Database
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.promotion.episode import Entry, Step, episodes
+from mlschool_dagster.promotion.rollout import Entry, Step, rollouts
 
 _TABLES = MetaData()
 
@@ -32,7 +32,7 @@ PROMOTIONS = Table(
     "promotions",
     _TABLES,
     Column("number", Integer, primary_key=True, autoincrement=False),
-    Column("episode", String(64), nullable=False),
+    Column("rollout", String(64), nullable=False),
     Column("position", Integer, nullable=False),
     Column("at", String(32), nullable=False),
     Column("step", String(32), nullable=False),
@@ -40,41 +40,41 @@ PROMOTIONS = Table(
     Column("by", String(256), nullable=False),
     Column("reason", Text, nullable=False),
     Column("details", Text, nullable=False),
-    UniqueConstraint("episode", "position"),
+    UniqueConstraint("rollout", "position"),
 )
 
 
-class OutOfOrderError(UserError):
-    """A step that may not come now: another one came first."""
+class InvalidTransitionError(UserError):
+    """A step that may not follow now, because another one was recorded first."""
 
 
 class PromotionLedger:
-    """The entries kept in `database`; open one with `open_ledger`."""
+    """The ledger in `database`; open one with `open_ledger`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def append(self, entry: Entry, after: int | None = None) -> None:
-        """Keep `entry` as the newest of its episode; durable on return.
+        """Append `entry` to its rollout; durable on return.
 
-        The very step that came last, by the same writer, is a repetition and changes nothing. With
-        `after`, the ledger must end with that entry number (0: it is empty).
+        Idempotent: the newest step of the rollout, from the same writer again, changes nothing.
+        With `after`, the ledger must end with that entry number (0: it is empty).
 
         Raises:
-            OutOfOrderError: the step may not follow now: by the order of steps, because another
-                episode is open, or because the ledger goes on after `after`.
+            InvalidTransitionError: the transition is not allowed, another rollout is open, or the
+                ledger has entries beyond `after`.
             UserError: the database cannot be used.
         """
         with self._database.transaction() as connection:
             known = _read(connection)
-            own = [found for found in known if found.episode == entry.episode]
+            own = [one for one in known if one.rollout == entry.rollout]
             if own and (own[-1].step, own[-1].by) == (entry.step, entry.by):
                 return
-            _expect_in_order(entry, known, after)
+            _expect_allowed(entry, known, after)
             connection.execute(
                 insert(PROMOTIONS).values(
                     number=len(known) + 1,
-                    episode=entry.episode,
+                    rollout=entry.rollout,
                     position=len(own) + 1,
                     at=entry.at.isoformat(),
                     step=entry.step.value,
@@ -85,18 +85,18 @@ class PromotionLedger:
                 )
             )
 
-    def entries(self, episode: str | None = None) -> list[Entry]:
-        """Every entry, or those of one episode, in order.
+    def entries(self, rollout: str | None = None) -> list[Entry]:
+        """Every entry, or those of one rollout, in order.
 
         Raises:
             UserError: the database cannot be used.
         """
         with self._database.reading() as connection:
             known = _read(connection)
-        return [entry for entry in known if episode in (None, entry.episode)]
+        return [entry for entry in known if rollout in (None, entry.rollout)]
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the database connections."""
         self._database.close()
 
 
@@ -113,7 +113,7 @@ def _read(connection: Connection) -> list[Entry]:
     rows = connection.execute(select(PROMOTIONS).order_by(PROMOTIONS.c.number)).mappings()
     return [
         Entry(
-            episode=row["episode"],
+            rollout=row["rollout"],
             at=datetime.fromisoformat(row["at"]),
             step=Step(row["step"]),
             version=row["version"],
@@ -126,29 +126,29 @@ def _read(connection: Connection) -> list[Entry]:
     ]
 
 
-def _expect_in_order(entry: Entry, known: Sequence[Entry], after: int | None) -> None:
+def _expect_allowed(entry: Entry, known: Sequence[Entry], after: int | None) -> None:
     if after is not None and len(known) != after:
-        raise OutOfOrderError(
-            f"The step {entry.step.value!r} of episode {entry.episode} was decided on entry {after}"
-            f" of the promotion ledger, which has gone on to {len(known)}; decide again."
+        raise InvalidTransitionError(
+            f"The step {entry.step.value!r} of rollout {entry.rollout} was decided on entry {after}"
+            f" of the promotion ledger, which now has {len(known)} entries; decide again."
         )
-    told = {episode.id: episode for episode in episodes(known)}
-    own = told.get(entry.episode)
+    by_id = {rollout.id: rollout for rollout in rollouts(known)}
+    own = by_id.get(entry.rollout)
     if own is not None:
-        if entry.step not in own.following():
-            raise OutOfOrderError(
-                f"The step {entry.step.value!r} cannot follow {own.last.step.value!r} in episode "
-                f"{entry.episode}; see the asset promotion_ledger."
+        if entry.step not in own.allowed_steps():
+            raise InvalidTransitionError(
+                f"The step {entry.step.value!r} cannot follow {own.last.step.value!r} in rollout "
+                f"{entry.rollout}; see the asset promotion_ledger."
             )
         return
     if entry.step is not Step.REQUESTED:
-        raise OutOfOrderError(
-            f"The promotion ledger knows no episode {entry.episode!r}; see the asset "
-            "promotion_ledger for those that it knows."
+        raise InvalidTransitionError(
+            f"The promotion ledger has no rollout {entry.rollout!r}; see the asset "
+            "promotion_ledger for its rollouts."
         )
-    for other in told.values():
+    for other in by_id.values():
         if other.is_open:
-            raise OutOfOrderError(
-                f"Episode {entry.episode} cannot begin while episode {other.id} is open; wait for "
+            raise InvalidTransitionError(
+                f"Rollout {entry.rollout} cannot begin while rollout {other.id} is open; wait for "
                 "its end."
             )

@@ -6,7 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from mlschool_dagster.promotion.config import PromotionConfig
-from mlschool_dagster.promotion.episode import Gate
+from mlschool_dagster.promotion.rollout import Gate
 
 _DEFAULTS = PromotionConfig()
 
@@ -38,10 +38,10 @@ class PromotionPolicy(dg.ConfigurableResource):  # type: ignore[type-arg]
         description="Labelled captures of the champion without which nothing is trained.",
     )
     cooldown_hours: float = Field(
-        default=_hours(_DEFAULTS.cooldown), ge=0, description="Hours of rest after an episode."
+        default=_hours(_DEFAULTS.cooldown), ge=0, description="Hours of rest after a rollout."
     )
     budget: int = Field(
-        default=_DEFAULTS.budget, ge=0, description="Most episodes that begin within seven days."
+        default=_DEFAULTS.budget, ge=0, description="Most rollouts that begin within seven days."
     )
     canary_share: float = Field(
         default=_DEFAULTS.canary_share,
@@ -63,13 +63,13 @@ class PromotionPolicy(dg.ConfigurableResource):  # type: ignore[type-arg]
         gt=0,
         description="Hours within which a canary must have shown it.",
     )
-    probation_windows: int = Field(
-        default=_DEFAULTS.probation_windows,
+    soak_windows: int = Field(
+        default=_DEFAULTS.soak_windows,
         ge=1,
         description="Windows after which a new primary counts as healthy.",
     )
-    probation_patience_hours: float = Field(
-        default=_hours(_DEFAULTS.probation_patience),
+    soak_patience_hours: float = Field(
+        default=_hours(_DEFAULTS.soak_patience),
         gt=0,
         description="Hours after which a new primary that too few windows tell of is unproven.",
     )
@@ -97,7 +97,7 @@ class PromotionPolicy(dg.ConfigurableResource):  # type: ignore[type-arg]
             minimum_rows=self.minimum_rows,
             margin=self.margin,
             canary_patience=timedelta(hours=self.canary_patience_hours),
-            probation_windows=self.probation_windows,
-            probation_patience=timedelta(hours=self.probation_patience_hours),
+            soak_windows=self.soak_windows,
+            soak_patience=timedelta(hours=self.soak_patience_hours),
             maximum_error_share=self.maximum_error_share,
         )

@@ -15,8 +15,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from mlschool_dagster.monitoring.metrics import open_history
-from mlschool_dagster.promotion.episode import Entry, Step
 from mlschool_dagster.promotion.ledger import open_ledger
+from mlschool_dagster.promotion.rollout import Entry, Step
 from mlschool_dagster.serving.metrics import Metrics
 from mlschool_dagster.settings import ROOT
 from mlschool_dagster_tests.monitoring import traffic_month

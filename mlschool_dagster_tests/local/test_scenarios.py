@@ -31,7 +31,7 @@ from mlschool_dagster.local.scenario_story import (
 )
 from mlschool_dagster.monitoring.metrics import MetricName, open_history
 from mlschool_dagster.monitoring.traffic import VolumeConfig, check_traffic
-from mlschool_dagster.promotion.episode import Step
+from mlschool_dagster.promotion.rollout import Step
 from mlschool_dagster_tests.alerting.samples import notification
 from mlschool_dagster_tests.platform import foreign_environment
 

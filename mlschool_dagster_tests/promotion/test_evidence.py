@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlschool_dagster.promotion.canary import judge_canary
 from mlschool_dagster.promotion.config import PromotionConfig
 from mlschool_dagster.promotion.evidence import (
-    Finding,
-    Health,
+    Conclusion,
+    EndpointHealth,
     PairedEvidence,
     Verdict,
     e_value,
+    judge_canary,
     not_worse,
     worse,
 )
@@ -22,7 +22,7 @@ from mlschool_dagster_tests.promotion.samples import BEGINNING
 
 CONFIG = PromotionConfig()
 PROOF = 1 / CONFIG.alpha
-QUIET = Health()
+QUIET = EndpointHealth()
 
 
 def paired(gained: int, lost: int, labelled: int, rows: int = 500) -> PairedEvidence:
@@ -37,7 +37,7 @@ def paired(gained: int, lost: int, labelled: int, rows: int = 500) -> PairedEvid
     )
 
 
-def verdict(evidence: PairedEvidence, health: Health = QUIET, hours: float = 1) -> Verdict:
+def verdict(evidence: PairedEvidence, health: EndpointHealth = QUIET, hours: float = 1) -> Verdict:
     return judge_canary(evidence, health, BEGINNING, BEGINNING + timedelta(hours=hours), CONFIG)
 
 
@@ -73,44 +73,46 @@ def test_a_wrong_claim_is_made_by_few_of_those_who_look_after_each_label(
 
 
 def test_a_canary_that_is_as_good_passes_with_some_hundred_labels() -> None:
-    assert verdict(paired(gained=6, lost=6, labelled=300)).finding is Finding.GOOD
-    assert verdict(paired(gained=0, lost=0, labelled=100)).finding is Finding.GOOD
-    assert verdict(paired(gained=40, lost=5, labelled=150)).finding is Finding.GOOD
+    assert verdict(paired(gained=6, lost=6, labelled=300)).conclusion is Conclusion.PASSED
+    assert verdict(paired(gained=0, lost=0, labelled=100)).conclusion is Conclusion.PASSED
+    assert verdict(paired(gained=40, lost=5, labelled=150)).conclusion is Conclusion.PASSED
 
 
 def test_a_canary_that_is_worse_fails_soon() -> None:
     failed = verdict(paired(gained=1, lost=20, labelled=100))
-    assert failed.finding is Finding.BAD
+    assert failed.conclusion is Conclusion.FAILED
     assert "was right on 1, the champion alone on 20: it is worse" in failed.reason
 
 
 def test_few_labels_leave_it_open_until_patience_ends() -> None:
     evidence = paired(gained=1, lost=1, labelled=20)
-    assert verdict(evidence).finding is Finding.OPEN
-    assert verdict(evidence, hours=25).finding is Finding.BAD
+    assert verdict(evidence).conclusion is Conclusion.UNDECIDED
+    assert verdict(evidence, hours=25).conclusion is Conclusion.FAILED
 
 
 def test_confidences_speak_only_when_labels_did_not_come_in_time() -> None:
     evidence = PairedEvidence(canary_rows=500, pairs=500, confidence={0.01: 400, -0.02: 100})
-    assert verdict(evidence).finding is Finding.OPEN
+    assert verdict(evidence).conclusion is Conclusion.UNDECIDED
     late = verdict(evidence, hours=25)
-    assert late.finding is Finding.GOOD
+    assert late.conclusion is Conclusion.PASSED
     assert "by the confidences on 500" in late.reason
 
 
 def test_a_canary_must_have_answered_enough_itself() -> None:
-    assert verdict(paired(gained=90, lost=0, labelled=300, rows=99)).finding is Finding.OPEN
+    assert (
+        verdict(paired(gained=90, lost=0, labelled=300, rows=99)).conclusion is Conclusion.UNDECIDED
+    )
 
 
 def test_an_endpoint_that_fails_speaks_against_the_canary() -> None:
     evidence = paired(gained=40, lost=5, labelled=150)
-    assert verdict(evidence, Health(1000, 5)).finding is Finding.GOOD
-    failed = verdict(evidence, Health(1000, 40))
-    assert failed.finding is Finding.BAD
+    assert verdict(evidence, EndpointHealth(1000, 5)).conclusion is Conclusion.PASSED
+    failed = verdict(evidence, EndpointHealth(1000, 40))
+    assert failed.conclusion is Conclusion.FAILED
     assert failed.reason == "The endpoint failed to answer 40 of 1000 requests."
 
 
 def test_the_figures_are_floats() -> None:
-    figures = verdict(paired(gained=40, lost=5, labelled=150), Health(10, 0)).figures
+    figures = verdict(paired(gained=40, lost=5, labelled=150), EndpointHealth(10, 0)).figures
     assert all(isinstance(value, float) for value in figures.values())
     assert figures["agreement"] == pytest.approx(0.7)

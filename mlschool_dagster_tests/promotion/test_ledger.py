@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlschool_dagster.promotion.episode import Step, episodes
-from mlschool_dagster.promotion.ledger import OutOfOrderError, PromotionLedger, open_ledger
+from mlschool_dagster.promotion.ledger import InvalidTransitionError, PromotionLedger, open_ledger
+from mlschool_dagster.promotion.rollout import Step, rollouts
 from mlschool_dagster_tests.promotion.samples import entry
 
 ENDS = {
@@ -48,27 +48,27 @@ def test_a_repeated_step_changes_nothing(ledger: PromotionLedger) -> None:
     ledger.append(entry(Step.COMPARED, by="run"))
     ledger.append(entry(Step.COMPARED, by="run"), after=1)
     assert len(ledger.entries()) == 2
-    with pytest.raises(OutOfOrderError, match="cannot follow 'compared'"):
+    with pytest.raises(InvalidTransitionError, match="cannot follow 'compared'"):
         ledger.append(entry(Step.COMPARED, by="another run"))
 
 
 def test_who_has_not_seen_the_newest_entry_decides_again(ledger: PromotionLedger) -> None:
     ledger.append(entry(Step.REQUESTED), after=0)
     ledger.append(entry(Step.FAILED), after=1)
-    with pytest.raises(OutOfOrderError, match="has gone on to 2"):
+    with pytest.raises(InvalidTransitionError, match="now has 2 entries"):
         ledger.append(entry(Step.REQUESTED, "b"), after=1)
 
 
-def test_only_one_episode_is_open(ledger: PromotionLedger) -> None:
+def test_only_one_rollout_is_open(ledger: PromotionLedger) -> None:
     ledger.append(entry(Step.REQUESTED))
-    with pytest.raises(OutOfOrderError, match="while episode a is open"):
+    with pytest.raises(InvalidTransitionError, match="while rollout a is open"):
         ledger.append(entry(Step.REQUESTED, "b"))
     ledger.append(entry(Step.FAILED))
     ledger.append(entry(Step.REQUESTED, "b"))
 
 
-def test_a_step_of_an_unknown_episode_is_refused(ledger: PromotionLedger) -> None:
-    with pytest.raises(OutOfOrderError, match="knows no episode 'a'"):
+def test_a_step_of_an_unknown_rollout_is_refused(ledger: PromotionLedger) -> None:
+    with pytest.raises(InvalidTransitionError, match="has no rollout 'a'"):
         ledger.append(entry(Step.COMPARED))
 
 
@@ -76,8 +76,8 @@ def test_of_many_writers_at_once_one_is_heard(ledger: PromotionLedger, uri: str)
     def write(number: int) -> bool:
         own = open_ledger(uri)
         try:
-            own.append(entry(Step.REQUESTED, f"episode {number}", by=str(number)), after=0)
-        except OutOfOrderError:
+            own.append(entry(Step.REQUESTED, f"rollout {number}", by=str(number)), after=0)
+        except InvalidTransitionError:
             return False
         finally:
             own.close()
@@ -98,22 +98,22 @@ def test_whatever_is_tried_the_ledger_tells_possible_stories(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[Step, str]], number: int
 ) -> None:
     ledger = open_ledger(f"sqlite:///{tmp_path_factory.mktemp('ledger')}/{number}.db")
-    for step, episode in steps:
+    for step, rollout in steps:
         try:
-            ledger.append(entry(step, episode))
-        except OutOfOrderError:
+            ledger.append(entry(step, rollout))
+        except InvalidTransitionError:
             continue
     entries = ledger.entries()
     ledger.close()
     assert [e.number for e in entries] == list(range(1, len(entries) + 1))
     for length in range(len(entries)):
-        assert sum(episode.is_open for episode in episodes(entries[: length + 1])) <= 1
-    for story in episodes(entries):
+        assert sum(rollout.is_open for rollout in rollouts(entries[: length + 1])) <= 1
+    for story in rollouts(entries):
         told = [e.step for e in story.entries]
         assert told[0] is Step.REQUESTED
         assert not ENDS & set(told[:-1])
         assert Step.PROMOTED not in told or told.index(Step.CANARY_PASSED) < told.index(
             Step.PROMOTED
         )
-        acts = [step for step in told if step not in (Step.APPROVAL_AWAITED, Step.APPROVED)]
-        assert len(acts) == len(set(acts))
+        actions = [step for step in told if step not in (Step.APPROVAL_AWAITED, Step.APPROVED)]
+        assert len(actions) == len(set(actions))

@@ -1,7 +1,7 @@
 """What is wrong or well again, as Dagster and the promotion ledger know it.
 
 Each thing that may be in trouble has a name of its own: a check, the work of a job (of a window, if
-it has windows: each must be done), a sensor or schedule, an episode of a promotion.
+it has windows: each must be done), a sensor or schedule, a rollout of a promotion.
 """
 
 import re
@@ -19,7 +19,7 @@ from mlschool_dagster.alerting.incidents import Condition, Signal
 from mlschool_dagster.defs.common import UNDECIDED
 from mlschool_dagster.defs.monitoring.arrival_sensors import RUNS_LOOKED_AT
 from mlschool_dagster.defs.monitoring.windows import PARTITION_TAG
-from mlschool_dagster.promotion.episode import Entry, Step
+from mlschool_dagster.promotion.rollout import Entry, Step
 
 RunLink = Callable[[str], str]
 """The address of a run by its id, empty if it is not known."""
@@ -41,7 +41,7 @@ _PARTICULAR = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|0x[0-9a-f]+
 _MISHAPS = {
     Step.REJECTED: False,
     Step.CANARY_FAILED: True,
-    Step.PROBATION_FAILED: True,
+    Step.SOAK_FAILED: True,
     Step.ROLLED_BACK: True,
     Step.FAILED: True,
 }
@@ -105,13 +105,13 @@ def of_instigators(
 def of_promotion(entry: Entry) -> Signal:
     """What a step of a promotion means to those who watch."""
     subject = f"version {entry.version}" if entry.version else "a challenger"
-    told = f"Promotion of {subject} (episode {entry.episode}): {entry.step.value}, {entry.reason}"
+    told = f"Promotion of {subject} (rollout {entry.rollout}): {entry.step.value}, {entry.reason}"
     if entry.step is Step.APPROVAL_AWAITED:
         condition = Condition.FIRING
     else:
         condition = Condition.EVENT if entry.step in _MISHAPS else Condition.OK
     return Signal(
-        key=f"promotion {entry.episode}",
+        key=f"promotion {entry.rollout}",
         order=entry.number,
         condition=condition,
         text=f"{told.rstrip('.')}; see the asset promotion_ledger.",

@@ -20,7 +20,7 @@ from mlschool_dagster.resources.history import History
 if TYPE_CHECKING:
     from mlschool_dagster.alerting.incidents import Signal
     from mlschool_dagster.alerting.outbox import ChannelFailure
-    from mlschool_dagster.promotion.episode import Entry
+    from mlschool_dagster.promotion.rollout import Entry
 
 INTERVAL_SECONDS = 15
 RUNS_PER_TICK = 50

@@ -27,7 +27,7 @@ from mlschool_dagster.resources.history import History
 
 if TYPE_CHECKING:
     from mlschool_dagster.monitoring.dashboard.board import Board, Event, Term
-    from mlschool_dagster.promotion.episode import Entry
+    from mlschool_dagster.promotion.rollout import Entry
     from mlschool_dagster.serving.desired_state import Deployment
 
 INTERVAL_SECONDS = 60

@@ -1,7 +1,7 @@
-"""Acts as runs: what is requested for each act of an episode, and by which key.
+"""Run requests for the actions of a rollout.
 
-A request that is lost with its daemon is made again by the same key, and a run that was made is
-found by its tags.
+A request that is lost with its daemon is made again with the same run key; runs that exist are
+found by their tags.
 """
 
 from collections.abc import Callable, Set
@@ -11,83 +11,90 @@ from typing import Any
 
 import dagster as dg
 
-from mlschool_dagster.defs.common import EPISODE_TAG
+from mlschool_dagster.defs.common import ROLLOUT_TAG
 from mlschool_dagster.defs.promotion.challenger_comparison import retraining_job
 from mlschool_dagster.defs.promotion.promotion_ledger import canary_evidence_job
 from mlschool_dagster.defs.serving.endpoint import deployment_job, rollback_job
 from mlschool_dagster.promotion.config import PromotionConfig
-from mlschool_dagster.promotion.episode import Episode, episodes
-from mlschool_dagster.promotion.ledger import OutOfOrderError, PromotionLedger
-from mlschool_dagster.promotion.steps import Act, Wait, World, proceed
+from mlschool_dagster.promotion.decisions import (
+    RolloutAction,
+    RolloutContext,
+    Wait,
+    run_until_blocked,
+)
+from mlschool_dagster.promotion.ledger import InvalidTransitionError, PromotionLedger
+from mlschool_dagster.promotion.rollout import Rollout, rollouts
 
-ACT_TAG = "mlschool/act"
-LOOK = "look"
-"""The act of gathering evidence: it changes nothing, so that no step stands for it."""
+ACTION_TAG = "mlschool/action"
+EVIDENCE_ACTION = "evidence"
+"""Gathers evidence; it changes nothing that serves, and records no step."""
 
 JOBS = MappingProxyType(
     {
-        Act.TRAINING: retraining_job,
-        Act.CANARY: deployment_job,
-        Act.PROMOTION: deployment_job,
-        Act.WITHDRAWAL: deployment_job,
-        Act.ROLLBACK: rollback_job,
-        LOOK: canary_evidence_job,
+        RolloutAction.TRAINING: retraining_job,
+        RolloutAction.CANARY: deployment_job,
+        RolloutAction.PROMOTION: deployment_job,
+        RolloutAction.WITHDRAWAL: deployment_job,
+        RolloutAction.ROLLBACK: rollback_job,
+        EVIDENCE_ACTION: canary_evidence_job,
     }
 )
 
 
-def move_on(
+def request_next_action(
     ledger: PromotionLedger,
-    world_of: Callable[[Episode], World],
+    context_of: Callable[[Rollout], RolloutContext],
     now: datetime,
     config: PromotionConfig,
     by: str,
-    acts: Set[Act],
+    actions: Set[RolloutAction],
 ) -> dg.RunRequest | str:
-    """Take the open episode as far as it goes; the run that is one of `acts`, or what it waits for.
+    """Advance the open rollout: a run for the next of `actions`, or the reason why there is none.
 
     Raises:
         UserError: the ledger or the endpoint cannot be read.
     """
     try:
-        move = proceed(ledger, world_of, now, config, by)
-    except OutOfOrderError as error:
-        return f"{error} The next tick does."
-    if isinstance(move, Wait):
-        return move.reason
-    if move.act not in acts:
-        return f"The {move.act} is not requested by this sensor."
-    return run_request(episodes(ledger.entries())[-1], move.act, move.attempt, config)
+        decision = run_until_blocked(ledger, context_of, now, config, by)
+    except InvalidTransitionError as error:
+        return f"{error} The next tick decides again."
+    if isinstance(decision, Wait):
+        return decision.reason
+    if decision.action not in actions:
+        return f"The {decision.action} is not requested by this sensor."
+    return run_request(rollouts(ledger.entries())[-1], decision.action, decision.attempt, config)
 
 
-def run_request(episode: Episode, act: str, number: int, config: PromotionConfig) -> dg.RunRequest:
-    """The run for that act; `number` tells it from those before."""
-    wanted = _deployment(episode, act, config)
+def run_request(
+    rollout: Rollout, action: str, number: int, config: PromotionConfig
+) -> dg.RunRequest:
+    """The request of run number `number` for `action`."""
+    plan = _deployment(rollout, action, config)
     return dg.RunRequest(
-        run_key=f"{episode.id}/{act}#{number}",
-        job_name=JOBS[act].name,
-        run_config={"ops": {"endpoint": {"config": wanted}}} if wanted else {},
-        tags={EPISODE_TAG: episode.id, ACT_TAG: str(act)},
+        run_key=f"{rollout.id}/{action}#{number}",
+        job_name=JOBS[action].name,
+        run_config={"ops": {"endpoint": {"config": plan}}} if plan else {},
+        tags={ROLLOUT_TAG: rollout.id, ACTION_TAG: str(action)},
     )
 
 
-def _deployment(episode: Episode, act: str, config: PromotionConfig) -> dict[str, Any]:
-    """What the endpoint is to serve after that act, empty if that does not concern it.
+def _deployment(rollout: Rollout, action: str, config: PromotionConfig) -> dict[str, Any]:
+    """Config of the asset `endpoint` for that action; empty if the action deploys nothing.
 
-    Versions are named by number: whatever was deployed meanwhile, a repeated run does the same.
+    Versions are named by number, so that a repeated run deploys the same.
     """
-    champion, challenger = episode.champion, episode.challenger
+    champion, challenger = rollout.champion, rollout.challenger
     plans: dict[str, dict[str, Any]] = {
-        Act.CANARY: {
+        RolloutAction.CANARY: {
             "version": champion,
             "canary": challenger,
             "canary_share": config.canary_share,
             "shadow": challenger,
         },
-        Act.PROMOTION: {"version": challenger},
-        Act.WITHDRAWAL: {"version": champion},
-        Act.ROLLBACK: {"version": champion},
+        RolloutAction.PROMOTION: {"version": challenger},
+        RolloutAction.WITHDRAWAL: {"version": champion},
+        RolloutAction.ROLLBACK: {"version": champion},
     }
-    if act not in plans:
+    if action not in plans:
         return {}
-    return {**plans[act], "reason": f"episode {episode.id}: {episode.standing.reason}"}
+    return {**plans[action], "reason": f"rollout {rollout.id}: {rollout.current.reason}"}

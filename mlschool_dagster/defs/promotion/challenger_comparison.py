@@ -10,9 +10,9 @@ from pydantic import Field
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.defs.common import (
-    EPISODE_TAG,
     NETWORK_RETRIES,
     OWNERS,
+    ROLLOUT_TAG,
     PlainConfig,
     metadata_of,
     picture,
@@ -262,15 +262,15 @@ def _tell_ledger(
     summary: str,
     details: Mapping[str, Any],
 ) -> None:
-    """Record the step if the run belongs to an episode."""
-    from mlschool_dagster.promotion.episode import Entry, Step
+    """Record the step if the run belongs to a rollout."""
+    from mlschool_dagster.promotion.rollout import Entry, Step
 
-    episode = context.run.tags.get(EPISODE_TAG)
-    if episode is None:
+    rollout = context.run.tags.get(ROLLOUT_TAG)
+    if rollout is None:
         return
     with history.promotions() as ledger:
         ledger.append(
-            Entry(episode, utc_now(), Step.COMPARED, challenger, context.run_id, summary, details)
+            Entry(rollout, utc_now(), Step.COMPARED, challenger, context.run_id, summary, details)
         )
 
 

@@ -1,4 +1,4 @@
-"""The closed loop, seen: the evidence on a canary, and every step of every promotion."""
+"""The assets of a rollout: the evidence on its canary, and the promotion ledger."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,7 +17,7 @@ from mlschool_dagster.defs.keys import (
 )
 from mlschool_dagster.defs.serving.deployment_ledger import RUN_ID_SHOWN
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.promotion.episode import Entry, Episode, Step, episodes
+from mlschool_dagster.promotion.rollout import Entry, Rollout, Step, rollouts
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.history import History
@@ -26,14 +26,14 @@ from mlschool_dagster.resources.tracking import MlflowTracking
 
 if TYPE_CHECKING:
     from mlschool_dagster.modeling.registry import Registry
-    from mlschool_dagster.promotion.pairing import Chances
+    from mlschool_dagster.promotion.paired_evaluation import Chances
 
 GROUP = "promotion"
-EPISODE = "episode"
+ROLLOUT = "rollout"
 LINKS = 10
-"""How many challengers are linked to."""
+"""Number of challengers with a link."""
 EVIDENCE = "evidence"
-LANDED = "landed"
+AS_OF = "as_of"
 
 
 def build_canary_evidence(spec: DataSpec) -> dg.AssetsDefinition:
@@ -60,51 +60,53 @@ def build_canary_evidence(spec: DataSpec) -> dg.AssetsDefinition:
         mlflow: MlflowTracking,
         promotion_policy: PromotionPolicy,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        from mlschool_dagster.promotion.pairing import landed, pair
+        from mlschool_dagster.promotion.paired_evaluation import evaluate_pairs, evidence_token
 
         with plain_errors():
-            episode, canary = _trial(history)
+            rollout, canary = _open_canary(history)
             config = promotion_policy.config()
             registry = mlflow.registry(spec.name)
-            versions = (episode.champion, episode.challenger)
+            versions = (rollout.champion, rollout.challenger)
             chances = [_chances(registry, version, files) for version in versions]
             champion, challenger = zip(versions, chances, strict=True)
             now = utc_now()
             with captures.open() as store:
-                # Asked for first: what lands while the rest is read is looked at again.
-                token = landed(store, canary.at, now)
-                found = pair(store, champion, challenger, canary.at, now, spec.target.classes)
+                # Read first: what arrives while the captures are read causes another evidence run.
+                token = evidence_token(store, canary.at, now)
+                found = evaluate_pairs(
+                    store, champion, challenger, canary.at, now, spec.target.classes
+                )
             context.log.info(f"{found.pairs} pairs, {found.labelled} of them labelled")
             return dg.MaterializeResult(
                 metadata={
-                    EPISODE: episode.id,
-                    "champion": episode.champion,
-                    "challenger": episode.challenger,
+                    ROLLOUT: rollout.id,
+                    "champion": rollout.champion,
+                    "challenger": rollout.challenger,
                     **found.figures(config.margin),
                     "margin": config.margin,
                     EVIDENCE: dg.MetadataValue.json(asdict(found)),
-                    LANDED: token,
+                    AS_OF: token,
                 }
             )
 
     return evidence
 
 
-def _trial(history: History) -> tuple[Episode, Entry]:
-    """The open episode with a canary, and the entry with which that began to answer.
+def _open_canary(history: History) -> tuple[Rollout, Entry]:
+    """The open rollout with a canary, and the entry with which the canary began to serve.
 
     Raises:
         UserError: there is none.
     """
     with history.promotions() as ledger:
-        told = episodes(ledger.entries())
-    canary = told[-1].entry(Step.CANARY) if told and told[-1].is_open else None
+        known = rollouts(ledger.entries())
+    canary = known[-1].entry(Step.CANARY) if known and known[-1].is_open else None
     if canary is None:
         raise UserError(
-            "No canary of an open episode answers, so that there is nothing to compare; see the "
+            "No open rollout has a canary, so that there is nothing to compare; see the "
             "asset promotion_ledger."
         )
-    return told[-1], canary
+    return known[-1], canary
 
 
 def _chances(registry: "Registry", version: str, files: PlatformFiles) -> "Chances":
@@ -131,9 +133,9 @@ def build_promotion_ledger(spec: DataSpec) -> dg.AssetsDefinition:
         owners=OWNERS,
         code_version="1",
         retry_policy=NETWORK_RETRIES,
-        description="Every step of every episode, from the degradation that asked for a challenger "
-        "to its end: when, which version, by whom, why and with which figures. Newest first, "
-        "times in UTC. Each version's tags in MLflow name its episode and how that stands.",
+        description="Every step of every rollout, from the degradation to the end: when, which "
+        "version, by whom, why and with which figures. Newest first, times in UTC. Each version's "
+        "tags in MLflow name its rollout and its newest step.",
     )
     def ledger(
         context: dg.AssetExecutionContext, history: History, mlflow: MlflowTracking
@@ -141,22 +143,22 @@ def build_promotion_ledger(spec: DataSpec) -> dg.AssetsDefinition:
         with plain_errors():
             with history.promotions() as kept:
                 entries = kept.entries()
-            told = episodes(entries)
-            trained = [episode for episode in told if episode.challenger]
+            known = rollouts(entries)
+            trained = [rollout for rollout in known if rollout.challenger]
             if trained:
                 registry = mlflow.registry(spec.name)
-                for episode in trained:
-                    registry.tag(episode.challenger, _tags(episode))
-            context.log.info(f"{len(entries)} steps of {len(told)} episodes")
-            ended = {step: sum(e.last.step is step for e in told) for step in Step}
+                for rollout in trained:
+                    registry.tag(rollout.challenger, _tags(rollout))
+            context.log.info(f"{len(entries)} steps of {len(known)} rollouts")
+            ended = {step: sum(e.last.step is step for e in known) for step in Step}
             return dg.MaterializeResult(
                 metadata={
                     "dagster/row_count": len(entries),
-                    "episodes": float(len(told)),
-                    "open": float(sum(episode.is_open for episode in told)),
+                    "rollouts": float(len(known)),
+                    "open": float(sum(rollout.is_open for rollout in known)),
                     "healthy": float(ended[Step.HEALTHY]),
                     "rolled_back": float(ended[Step.ROLLED_BACK]),
-                    "promotions": _episodes_table(told),
+                    "promotions": _rollouts_table(known),
                     "steps": _steps_table(entries),
                     "figures": _figures_table(entries),
                     **_links(trained, mlflow, spec),
@@ -166,27 +168,27 @@ def build_promotion_ledger(spec: DataSpec) -> dg.AssetsDefinition:
     return ledger
 
 
-def _tags(episode: Episode) -> dict[str, str]:
+def _tags(rollout: Rollout) -> dict[str, str]:
     return {
-        EPISODE: episode.id,
-        "decision": episode.last.step.value,
-        "decision_reason": episode.last.reason,
-        "decision_by": episode.last.by,
+        ROLLOUT: rollout.id,
+        "decision": rollout.last.step.value,
+        "decision_reason": rollout.last.reason,
+        "decision_by": rollout.last.by,
     }
 
 
-def _episodes_table(told: Sequence[Episode]) -> dg.MetadataValue:
+def _rollouts_table(known: Sequence[Rollout]) -> dg.MetadataValue:
     return table(
         {
-            "episode": episode.id,
-            "began": _shown(episode.entries[0]),
-            "champion": episode.champion,
-            "challenger": episode.challenger,
-            "stands": episode.last.step.value,
-            "since": _shown(episode.last),
-            "because": episode.entries[0].reason,
+            "rollout": rollout.id,
+            "began": _shown(rollout.entries[0]),
+            "champion": rollout.champion,
+            "challenger": rollout.challenger,
+            "state": rollout.last.step.value,
+            "since": _shown(rollout.last),
+            "because": rollout.entries[0].reason,
         }
-        for episode in reversed(told)
+        for rollout in reversed(known)
     )
 
 
@@ -194,7 +196,7 @@ def _steps_table(entries: Sequence[Entry]) -> dg.MetadataValue:
     return table(
         {
             "when": _shown(entry),
-            "episode": entry.episode,
+            "rollout": entry.rollout,
             "step": entry.step.value,
             "version": entry.version,
             "why": entry.reason,
@@ -206,7 +208,7 @@ def _steps_table(entries: Sequence[Entry]) -> dg.MetadataValue:
 
 def _figures_table(entries: Sequence[Entry]) -> dg.MetadataValue:
     return table(
-        {"episode": entry.episode, "step": entry.step.value, "figure": name, "value": value}
+        {"rollout": entry.rollout, "step": entry.step.value, "figure": name, "value": value}
         for entry in reversed(entries)
         for name, value in entry.details.items()
         if isinstance(value, float)
@@ -214,10 +216,10 @@ def _figures_table(entries: Sequence[Entry]) -> dg.MetadataValue:
 
 
 def _links(
-    trained: Sequence[Episode], mlflow: MlflowTracking, spec: DataSpec
+    trained: Sequence[Rollout], mlflow: MlflowTracking, spec: DataSpec
 ) -> dict[str, dg.MetadataValue]:
     """The newest challengers in MLflow."""
-    versions = [episode.challenger for episode in reversed(trained)][:LINKS]
+    versions = [rollout.challenger for rollout in reversed(trained)][:LINKS]
     return {
         f"version_{version}": mlflow.link(f"models/{spec.name}/versions/{version}")
         for version in versions
@@ -225,7 +227,7 @@ def _links(
 
 
 def _is_run(by: str) -> bool:
-    """Whether it is the id of a run."""
+    """Whether `by` is the id of a run."""
     return len(by) == 36 and by.count("-") == 4
 
 
@@ -236,8 +238,8 @@ def _shown(entry: Entry) -> str:
 canary_evidence_job = dg.define_asset_job(
     "canary_evidence_job",
     dg.AssetSelection.assets(CANARY_EVIDENCE),
-    description="Hold the canary of the open episode against the champion, on the requests that "
-    "both predicted on.",
+    description="Compare the canary of the open rollout with the champion, on the requests that "
+    "both predicted.",
     tags={"stage": "promotion", "dagster/max_runtime": 1800},
 )
 promotion_ledger_job = dg.define_asset_job(

@@ -11,9 +11,9 @@ from pydantic import Field
 
 from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.defs.common import (
-    EPISODE_TAG,
     NETWORK_RETRIES,
     OWNERS,
+    ROLLOUT_TAG,
     PlainConfig,
     metadata_of,
     picture,
@@ -261,10 +261,10 @@ def build_registered_version(spec: DataSpec) -> dg.AssetsDefinition:
                 *("model_uri", "mlflow_run_id", "data_version", "lineage", "model_card"),
             )
             registry = mlflow.registry(spec.name)
-            episode = context.run.tags.get(EPISODE_TAG)
+            rollout = context.run.tags.get(ROLLOUT_TAG)
             tags = {
                 **lineage,
-                **({"episode": episode} if episode else {}),
+                **({"rollout": rollout} if rollout else {}),
                 "dagster_run_id": context.run_id,
                 "dagster_asset": "registered_version",
                 "data_version": digest,

@@ -20,8 +20,8 @@ from dagster_shared.error import SerializableErrorInfo
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.defs.common import undecided
-from mlschool_dagster.promotion.episode import Entry, Step
 from mlschool_dagster.promotion.ledger import open_ledger
+from mlschool_dagster.promotion.rollout import Entry, Step
 from mlschool_dagster.resources.alerts import Alerts
 from mlschool_dagster_tests.alerting.servers import SECRET
 from mlschool_dagster_tests.platform import LATER, WINDOW, Platform
@@ -337,7 +337,7 @@ def test_promotions_that_fail_or_wait_for_a_human_are_told(ticks: Ticks) -> None
     step(Step.REQUESTED, "Drift is confirmed.")
     assert ticks.news() == NOTHING
     step(Step.APPROVAL_AWAITED, "training needs approval.")
-    assert "version 7 (episode e1): approval awaited, training needs approval" in ticks.news()
+    assert "version 7 (rollout e1): approval awaited, training needs approval" in ticks.news()
     step(Step.APPROVED, "looks good.")
     assert "approved, looks good" in ticks.news()
     step(Step.FAILED, "no label.")

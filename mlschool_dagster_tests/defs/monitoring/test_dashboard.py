@@ -11,8 +11,8 @@ import pytest
 
 from mlschool_dagster.defs.monitoring.dashboard import PAGE, SHOWN, dashboard_sensor
 from mlschool_dagster.monitoring.metrics import open_history
-from mlschool_dagster.promotion.episode import Entry, Step
 from mlschool_dagster.promotion.ledger import open_ledger
+from mlschool_dagster.promotion.rollout import Entry, Step
 from mlschool_dagster.serving.desired_state import Deployment, Plan, Release, record_deployment
 from mlschool_dagster_tests.monitoring import traffic_month
 from mlschool_dagster_tests.monitoring.samples import START

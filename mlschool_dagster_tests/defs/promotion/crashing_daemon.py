@@ -10,8 +10,8 @@ import dagster as dg
 
 from mlschool_dagster.definitions import build_definitions
 from mlschool_dagster.defs.promotion import promotion_sensor, retraining_sensor
-from mlschool_dagster.promotion.episode import Entry
 from mlschool_dagster.promotion.ledger import PromotionLedger
+from mlschool_dagster.promotion.rollout import Entry
 
 SENSORS = (retraining_sensor.NAME, promotion_sensor.NAME)
 

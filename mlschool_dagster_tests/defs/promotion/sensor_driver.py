@@ -10,8 +10,8 @@ import pytest
 
 from mlschool_dagster import clock
 from mlschool_dagster.clock import utc_now
-from mlschool_dagster.promotion.episode import Entry, Step
 from mlschool_dagster.promotion.ledger import PromotionLedger, open_ledger
+from mlschool_dagster.promotion.rollout import Entry, Step
 from mlschool_dagster.serving.desired_state import Deployment, Plan, Release, record_deployment
 from mlschool_dagster_tests.platform import Platform
 

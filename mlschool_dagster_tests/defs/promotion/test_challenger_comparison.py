@@ -14,10 +14,10 @@ import pytest
 from mlschool_dagster.capture.records import Capture, Label
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.dataset.tables import read_data
-from mlschool_dagster.defs.common import EPISODE_TAG
+from mlschool_dagster.defs.common import ROLLOUT_TAG
 from mlschool_dagster.modeling.compiled import CompiledModel
-from mlschool_dagster.promotion.episode import Entry, Step
 from mlschool_dagster.promotion.ledger import open_ledger
+from mlschool_dagster.promotion.rollout import Entry, Step
 from mlschool_dagster.simulation.config import Drift, TrafficConfig
 from mlschool_dagster.simulation.drift import drifted
 from mlschool_dagster_tests.platform import (
@@ -34,7 +34,7 @@ from mlschool_dagster_tests.platform import (
 )
 
 BASE = read_data(str(DATA), SPEC)
-EPISODE = "2026-11-20-23:00"
+ROLLOUT = "2026-11-20-23:00"
 
 
 @pytest.fixture
@@ -104,9 +104,9 @@ def test_a_challenger_that_learnt_the_drift_is_better_and_the_ledger_says_so(
 ) -> None:
     live_through(champion, TrafficConfig(samples=500, drift=Drift.SHIFT, column="body_mass_g"))
     ledger = open_ledger(champion.settings.history)
-    requested = Entry(EPISODE, utc_now(), Step.REQUESTED, "", "test", "drift", {"champion": "1"})
+    requested = Entry(ROLLOUT, utc_now(), Step.REQUESTED, "", "test", "drift", {"champion": "1"})
     ledger.append(requested)
-    result = retrain(champion, {EPISODE_TAG: EPISODE})
+    result = retrain(champion, {ROLLOUT_TAG: ROLLOUT})
     assert result.success
     check = checks(result)["challenger_is_better"]
     assert check.passed
@@ -116,13 +116,13 @@ def test_a_challenger_that_learnt_the_drift_is_better_and_the_ledger_says_so(
     assert 0 < shown["difference_lower"] < shown["difference"] < shown["difference_upper"]
     assert shown["mcnemar_p_value"] < 0.05
 
-    compared = ledger.entries(EPISODE)[-1]
+    compared = ledger.entries(ROLLOUT)[-1]
     assert (compared.step, compared.version) == (Step.COMPARED, "2")
     assert compared.details["better"] is True
     assert compared.details["champion"] == "1"
 
     version = champion.registry().resolve("2")
-    assert version.tags["episode"] == EPISODE
+    assert version.tags["rollout"] == ROLLOUT
     assert version.tags["comparison"] == compared.reason
     assert version.tags["label_sources"] == "labeller"
     assert version.tags["held_out"].startswith(f"{shown['held_out_rows']:.0f} labelled captures")

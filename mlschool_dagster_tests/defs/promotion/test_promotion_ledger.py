@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from mlschool_dagster.clock import utc_now
-from mlschool_dagster.promotion.episode import Entry, Step
+from mlschool_dagster.promotion.rollout import Entry, Step
 from mlschool_dagster_tests.defs.promotion.sensor_driver import append
 from mlschool_dagster_tests.platform import Platform, metadata, sentence
 
@@ -13,7 +13,7 @@ LEDGER = "promotion_ledger_job"
 def test_an_empty_ledger_is_shown_as_that(platform: Platform) -> None:
     shown = metadata(platform.run(LEDGER), "promotion_ledger")
     assert shown["dagster/row_count"] == 0
-    assert (shown["episodes"], shown["open"]) == (0.0, 0.0)
+    assert (shown["rollouts"], shown["open"]) == (0.0, 0.0)
     assert shown["steps"] == "no rows"
 
 
@@ -31,16 +31,16 @@ def test_steps_are_shown_newest_first_with_who_and_why(trained_platform: Platfor
         *("requested", "compared", "rejected")
     ]
     assert (compared["who"], compared["why"]) == (run_id[:8], "It is equal.")
-    (episode,) = (row.data for row in shown["promotions"].records)
-    assert (episode["champion"], episode["stands"]) == ("1", "rejected")
-    assert episode["because"] == "Worse."
+    (rollout,) = (row.data for row in shown["promotions"].records)
+    assert (rollout["champion"], rollout["state"]) == ("1", "rejected")
+    assert rollout["because"] == "Worse."
     (figure,) = (row.data for row in shown["figures"].records)
     assert (figure["figure"], figure["value"]) == ("difference", 0.25)
     assert "versions/1" in shown["version_1"]
     tags = trained_platform.registry().resolve("1").tags
-    assert (tags["episode"], tags["decision"], tags["decision_by"]) == ("a", "rejected", "sensor")
+    assert (tags["rollout"], tags["decision"], tags["decision_by"]) == ("a", "rejected", "sensor")
 
 
 def test_without_a_canary_there_is_no_evidence(platform: Platform) -> None:
     told = sentence(platform.run("canary_evidence_job"))
-    assert told.startswith("No canary of an open episode answers")
+    assert told.startswith("No open rollout has a canary")

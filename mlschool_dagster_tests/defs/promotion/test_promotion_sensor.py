@@ -15,7 +15,7 @@ from mlschool_dagster.defs.promotion.promotion_ledger import promotion_ledger_jo
 from mlschool_dagster.deployment.local import LocalEndpoint
 from mlschool_dagster.local.platform import local_endpoint
 from mlschool_dagster.monitoring.metrics import Metric, MetricName, open_history
-from mlschool_dagster.promotion.episode import Entry, Step
+from mlschool_dagster.promotion.rollout import Entry, Step
 from mlschool_dagster_tests.defs.promotion.sensor_driver import (
     Sensor,
     append,
@@ -28,7 +28,7 @@ from mlschool_dagster_tests.defs.versions import register_again
 from mlschool_dagster_tests.platform import Platform, metadata, traffic, truth
 from mlschool_dagster_tests.serving.tiny_model import ROW
 
-EPISODE = "20261120-120000-abcd"
+ROLLOUT = "20261120-120000-abcd"
 
 
 @pytest.fixture
@@ -39,13 +39,13 @@ def target(trained_platform: Platform) -> Iterator[LocalEndpoint]:
 
 
 def compared(platform: Platform, challenger: str, *, better: bool = True) -> None:
-    """An episode whose challenger was compared with version 1."""
+    """A rollout whose challenger was compared with version 1."""
     now = utc_now()
     window = Window.of(now).key
     asked = {"champion": "1", "windows": [window], "signals": ["realised_accuracy"]}
-    append(platform, Entry(EPISODE, now, Step.REQUESTED, "", "sensor", "It got worse.", asked))
+    append(platform, Entry(ROLLOUT, now, Step.REQUESTED, "", "sensor", "It got worse.", asked))
     found = {"better": better, "champion": "1"}
-    append(platform, Entry(EPISODE, now, Step.COMPARED, challenger, "run", "Better.", found))
+    append(platform, Entry(ROLLOUT, now, Step.COMPARED, challenger, "run", "Better.", found))
 
 
 def serve_both(platform: Platform, rows: int, *, right: bool) -> None:
@@ -106,14 +106,14 @@ def deployed(sensor: Sensor, primary: str, canary: str = "") -> None:
 
 
 def told(sensor: Sensor, step: Step) -> None:
-    """Have the episode come to `step`, by whomever."""
-    append(sensor.platform, Entry(EPISODE, utc_now(), step, "2", "somebody", "A reason."))
+    """Have the rollout come to `step`, by whomever."""
+    append(sensor.platform, Entry(ROLLOUT, utc_now(), step, "2", "somebody", "A reason."))
 
 
-def test_without_an_episode_there_is_nothing_to_do(platform: Platform) -> None:
+def test_without_a_rollout_there_is_nothing_to_do(platform: Platform) -> None:
     sensor = Sensor(platform, "promotion_sensor")
     assert sensor.tick() == []
-    assert sensor.told == "No episode is open."
+    assert sensor.told == "No rollout is open."
 
 
 def test_a_challenger_that_is_not_better_is_rejected(platform: Platform) -> None:
@@ -125,7 +125,7 @@ def test_a_challenger_that_is_not_better_is_rejected(platform: Platform) -> None
 
 def test_a_training_is_not_its_to_request(platform: Platform) -> None:
     asked = {"champion": "1", "windows": []}
-    entry = Entry(EPISODE, utc_now(), Step.REQUESTED, "", "sensor", "It got worse.", asked)
+    entry = Entry(ROLLOUT, utc_now(), Step.REQUESTED, "", "sensor", "It got worse.", asked)
     append(platform, entry)
     sensor = Sensor(platform, "promotion_sensor")
     assert moves(sensor) == []
@@ -142,14 +142,14 @@ def test_a_canary_that_fails_is_withdrawn(sensor: Sensor) -> None:
     assert last(sensor.platform).step is Step.ROLLED_BACK
 
 
-def test_a_primary_that_fails_its_probation_is_rolled_back(sensor: Sensor) -> None:
+def test_a_primary_that_fails_its_soak_is_rolled_back(sensor: Sensor) -> None:
     deployed(sensor, "1", canary="2")
     moves(sensor)
     told(sensor, Step.CANARY_PASSED)
     deployed(sensor, "2")
     assert moves(sensor) == []
     assert last(sensor.platform).step is Step.PROMOTED
-    told(sensor, Step.PROBATION_FAILED)
+    told(sensor, Step.SOAK_FAILED)
     (request,) = moves(sensor)
     assert request.job_name == "rollback_job"
     deployed(sensor, "1")
@@ -164,14 +164,14 @@ def test_a_deployment_that_was_done_but_not_told_is_not_done_again(sensor: Senso
     assert steps(sensor.platform)[-1] is Step.CANARY
 
 
-def test_a_deployment_by_hand_ends_the_episode(sensor: Sensor) -> None:
+def test_a_deployment_by_hand_ends_the_rollout(sensor: Sensor) -> None:
     deployed(sensor, "1", canary="2")
     moves(sensor)
     serves(sensor.platform, "7")
     assert moves(sensor) == []
     ended = last(sensor.platform)
     assert ended.step is Step.SUPERSEDED
-    assert ended.reason == "Somebody else let version 7 serve (a reason)."
+    assert ended.reason == "Somebody else deployed version 7 (a reason)."
 
 
 def test_an_endpoint_that_fails_requests_takes_the_canary_back(sensor: Sensor) -> None:
@@ -250,9 +250,9 @@ def test_a_better_challenger_is_promoted_and_found_healthy(
     assert last(platform).step is Step.HEALTHY
     result = sensor.carry_out(shown)
     board = metadata(result, "promotion_ledger")
-    assert (board["episodes"], board["healthy"], board["open"]) == (1.0, 1.0, 0.0)
+    assert (board["rollouts"], board["healthy"], board["open"]) == (1.0, 1.0, 0.0)
     assert [row.data["step"] for row in board["steps"].records][::-1] == [
         *("requested", "compared", "canary", "canary passed", "promoted", "healthy")
     ]
     tags = platform.registry().resolve(challenger).tags
-    assert (tags["episode"], tags["decision"]) == (EPISODE, "healthy")
+    assert (tags["rollout"], tags["decision"]) == (ROLLOUT, "healthy")

@@ -11,7 +11,7 @@ from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.definitions import build_definitions
 from mlschool_dagster.monitoring.metrics import Metric, MetricName, open_history
-from mlschool_dagster.promotion.episode import Step
+from mlschool_dagster.promotion.rollout import Step
 from mlschool_dagster.resources.promotion import PromotionPolicy
 from mlschool_dagster_tests.defs.promotion.sensor_driver import Sensor, append, last, serves, steps
 from mlschool_dagster_tests.platform import Platform, sentence
@@ -49,7 +49,7 @@ def degrade(platform: Platform, version: str = "1", hours: Sequence[int] = (3, 2
 def test_where_nothing_serves_nothing_gets_worse(platform: Platform) -> None:
     sensor = Sensor(platform, "retraining_sensor")
     assert sensor.tick() == []
-    assert sensor.told == "Nothing serves, so that nothing can get worse."
+    assert sensor.told == "Nothing serves, so that nothing can degrade."
 
 
 def test_a_champion_that_does_well_is_left_alone(sensor: Sensor) -> None:
@@ -64,7 +64,7 @@ def test_a_degradation_has_a_challenger_trained(sensor: Sensor) -> None:
     assert asked.step is Step.REQUESTED
     assert asked.reason.startswith("Degradation is confirmed: realised accuracy in ")
     assert request.job_name == "retraining_job"
-    assert request.tags["mlschool/episode"] == asked.episode
+    assert request.tags["mlschool/rollout"] == asked.rollout
     assert sensor.created(request, dg.DagsterRunStatus.STARTED)
     assert sensor.tick() == []
     assert sensor.told == "The training is under way."
@@ -95,13 +95,13 @@ def test_a_training_that_fails_is_tried_again_and_given_up_in_the_end(sensor: Se
     assert sensor.tick() == []
     assert steps(sensor.platform) == [Step.REQUESTED, Step.FAILED]
     assert sensor.tick() == []
-    assert "it cools down until" in sensor.told
+    assert "its cool-down lasts until" in sensor.told
 
 
 def test_a_training_waits_for_a_human_if_it_must(cautious: Sensor) -> None:
     degrade(cautious.platform)
     assert cautious.tick() == []
-    assert "The retraining waits for approval. Run approval_job for episode" in cautious.told
+    assert "The retraining waits for approval. Run approval_job for rollout" in cautious.told
     answer = {"approval": {"decision": "APPROVE", **APPROVAL}}
     assert cautious.platform.run("approval_job", answer).success
     told = last(cautious.platform)
@@ -119,24 +119,24 @@ def test_while_a_challenger_is_led_on_no_other_is_trained(sensor: Sensor) -> Non
     compared = replace(asked, step=Step.COMPARED, version="2", by="run", details=found)
     append(sensor.platform, compared)
     assert sensor.tick() == []
-    assert sensor.told == f"Episode {asked.episode} is under way: compared."
+    assert sensor.told == f"Rollout {asked.rollout} is under way: compared."
 
 
-def test_who_declines_ends_the_episode(cautious: Sensor) -> None:
+def test_who_declines_ends_the_rollout(cautious: Sensor) -> None:
     degrade(cautious.platform)
     cautious.tick()
     answer = {"approval": {"decision": "DECLINE", **APPROVAL}}
     assert cautious.platform.run("approval_job", answer).success
     assert cautious.tick() == []
-    assert "it cools down until" in cautious.told
+    assert "its cool-down lasts until" in cautious.told
 
 
 def test_an_answer_that_nothing_waits_for_is_refused(platform: Platform) -> None:
     answer = {"decision": "APPROVE", **APPROVAL}
     assert sentence(platform.run("approval_job", {"approval": answer})) == (
-        "No episode waits for approval; see the asset promotion_ledger for what does."
+        "No rollout waits for approval; see the asset promotion_ledger for what does."
     )
-    named = {**answer, "episode": "other"}
-    assert "Episode other does not wait" in sentence(
+    named = {**answer, "rollout": "other"}
+    assert "Rollout other does not wait" in sentence(
         platform.run("approval_job", {"approval": named})
     )

@@ -1,4 +1,4 @@
-"""Wherever the daemon is killed in an episode: the next one goes on, and does nothing twice."""
+"""Wherever the daemon is killed in a rollout: the next one goes on, and does nothing twice."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -7,11 +7,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from mlschool_dagster.defs.promotion.actions import ACT_TAG, LOOK
+from mlschool_dagster.defs.promotion.actions import ACTION_TAG, EVIDENCE_ACTION
 from mlschool_dagster.deployment.local import LocalEndpoint
 from mlschool_dagster.local.platform import local_endpoint
-from mlschool_dagster.promotion.episode import Step
-from mlschool_dagster.promotion.steps import Act
+from mlschool_dagster.promotion.decisions import RolloutAction
+from mlschool_dagster.promotion.rollout import Step
 from mlschool_dagster.serving.desired_state import Release
 from mlschool_dagster.simulation.config import Drift, TrafficConfig
 from mlschool_dagster_tests.defs.monitoring.test_crashes import (
@@ -56,7 +56,7 @@ def daemons(trained_platform: Platform, tmp_path: Path) -> Iterator[Daemons]:
         kill_processes(trained_platform)
 
 
-def served(target: LocalEndpoint) -> list[tuple[str, str]]:
+def deployed(target: LocalEndpoint) -> list[tuple[str, str]]:
     """The primaries and canaries that the endpoint was to serve, one after another."""
     plans = [deployment.plan for deployment in target.history() if deployment.candidate is None]
     return [(_version(plan.primary), _version(plan.canary)) for plan in plans]
@@ -66,12 +66,14 @@ def _version(release: Release | None) -> str:
     return release.version if release else ""
 
 
-def runs(platform: Platform, act: str, *statuses: dg.DagsterRunStatus) -> Sequence[dg.DagsterRun]:
-    """The runs that were made for `act`, with any of `statuses` if some are named."""
-    return platform.instance.get_runs(dg.RunsFilter(tags={ACT_TAG: act}, statuses=statuses))
+def runs(
+    platform: Platform, action: str, *statuses: dg.DagsterRunStatus
+) -> Sequence[dg.DagsterRun]:
+    """The runs that were made for `action`, with any of `statuses` if some are named."""
+    return platform.instance.get_runs(dg.RunsFilter(tags={ACTION_TAG: action}, statuses=statuses))
 
 
-def test_an_episode_survives_the_death_of_its_daemon_after_every_step(daemons: Daemons) -> None:
+def test_a_rollout_survives_the_death_of_its_daemon_after_every_step(daemons: Daemons) -> None:
     platform = daemons.platform
     assert platform.run("deployment_job").success
     live_through(platform, TrafficConfig(samples=500, drift=Drift.SHIFT, column="body_mass_g"))
@@ -79,15 +81,17 @@ def test_an_episode_survives_the_death_of_its_daemon_after_every_step(daemons: D
 
     daemons.live()
     assert steps(platform) == [Step.REQUESTED]
-    assert runs(platform, Act.TRAINING) == []
-    daemons.live(until=lambda: bool(runs(platform, Act.TRAINING, dg.DagsterRunStatus.STARTED)))
+    assert runs(platform, RolloutAction.TRAINING) == []
+    daemons.live(
+        until=lambda: bool(runs(platform, RolloutAction.TRAINING, dg.DagsterRunStatus.STARTED))
+    )
     daemons.live()
     assert steps(platform) == [Step.REQUESTED, Step.COMPARED, Step.CANARY]
     challenger = last(platform).version
     serve_both(platform, 150, right=True)
     daemons.live()
     assert steps(platform)[3:] == [Step.CANARY_PASSED]
-    assert runs(platform, Act.PROMOTION) == []
+    assert runs(platform, RolloutAction.PROMOTION) == []
     daemons.live()
     assert steps(platform)[4:] == [Step.PROMOTED]
     for hours in range(3):
@@ -96,11 +100,15 @@ def test_an_episode_survives_the_death_of_its_daemon_after_every_step(daemons: D
     daemons.live()
     assert steps(platform)[5:] == [Step.HEALTHY]
 
-    made = [run for act in (*Act, LOOK) for run in runs(platform, act)]
+    made = [run for action in (*RolloutAction, EVIDENCE_ACTION) for run in runs(platform, action)]
     assert {run.status for run in made} == {dg.DagsterRunStatus.SUCCESS}
-    acts = Counter(run.tags[ACT_TAG] for run in made)
-    assert acts.pop(LOOK) >= 1
-    assert acts == {Act.TRAINING: 1, Act.CANARY: 1, Act.PROMOTION: 1}
+    actions = Counter(run.tags[ACTION_TAG] for run in made)
+    assert actions.pop(EVIDENCE_ACTION) >= 1
+    assert actions == {
+        RolloutAction.TRAINING: 1,
+        RolloutAction.CANARY: 1,
+        RolloutAction.PROMOTION: 1,
+    }
     target = local_endpoint(platform.settings)
-    assert served(target) == [("1", ""), ("1", challenger), (challenger, "")]
+    assert deployed(target) == [("1", ""), ("1", challenger), (challenger, "")]
     assert target.invoke([ROW])[0].model_version == challenger

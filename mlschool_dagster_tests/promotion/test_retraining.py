@@ -13,8 +13,8 @@ from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.monitoring.metrics import Metric, MetricName
 from mlschool_dagster.promotion.config import BUDGET_PERIOD, PromotionConfig, gates
-from mlschool_dagster.promotion.episode import Episode, Gate, Step
-from mlschool_dagster.promotion.policy import SIGNALS, Decision, decide
+from mlschool_dagster.promotion.retraining import SIGNALS, RetrainingDecision, decide_retraining
+from mlschool_dagster.promotion.rollout import Gate, Rollout, Step
 from mlschool_dagster_tests.promotion.samples import BEGINNING, CHAMPION, entry
 
 NOW = BEGINNING + timedelta(days=30)
@@ -44,22 +44,22 @@ def sign(signal: MetricName, hours: int) -> list[Metric]:
 LABELLED = [metric(MetricName.REALISED_ACCURACY, hours, finding=False) for hours in (6, 7)]
 
 
-def ended(episode: str, hours: float) -> Episode:
-    """An episode of one hour that ended `hours` ago."""
+def ended(rollout: str, hours: float) -> Rollout:
+    """A rollout of one hour that ended `hours` ago."""
     start = (NOW - BEGINNING) / timedelta(hours=1) - hours - 1
-    return Episode((entry(Step.REQUESTED, episode, start), entry(Step.FAILED, episode, start + 1)))
+    return Rollout((entry(Step.REQUESTED, rollout, start), entry(Step.FAILED, rollout, start + 1)))
 
 
-def trained(champion: str, challenger: str, drifted: Sequence[str], episode: str) -> Episode:
+def trained(champion: str, challenger: str, drifted: Sequence[str], rollout: str) -> Rollout:
     """How `challenger` took the place of `champion` long ago, because of such drift."""
-    requested = entry(Step.REQUESTED, episode, champion=champion, drifted=["", *drifted])
-    return Episode((requested, replace(entry(Step.PROMOTED, episode), version=challenger)))
+    requested = entry(Step.REQUESTED, rollout, champion=champion, drifted=["", *drifted])
+    return Rollout((requested, replace(entry(Step.PROMOTED, rollout), version=challenger)))
 
 
 def decision(
-    metrics: Sequence[Metric], told: Sequence[Episode] = (), config: PromotionConfig = CONFIG
-) -> Decision:
-    return decide(metrics, CHAMPION, told, NOW, config)
+    metrics: Sequence[Metric], told: Sequence[Rollout] = (), config: PromotionConfig = CONFIG
+) -> RetrainingDecision:
+    return decide_retraining(metrics, CHAMPION, told, NOW, config)
 
 
 @pytest.mark.parametrize("signal", SIGNALS)
@@ -132,7 +132,7 @@ def test_a_breach_of_quality_is_told_and_hides_what_else_was_found() -> None:
     breach = [metric(MetricName.QUALITY_FINDINGS, hours) for hours in (3, 2)]
     found = decision([*LABELLED, *drifted, *breach])
     assert not found.retrain
-    assert "mend the source of the data" in found.reason
+    assert "repair the source of the data" in found.reason
     assert not decision([*LABELLED, *breach]).retrain
     assert decision([*LABELLED, *drifted, breach[0]]).retrain
 
@@ -147,31 +147,31 @@ def test_without_labels_it_waits_for_them() -> None:
 DEGRADED = [*LABELLED, *drift(3), *drift(2)]
 
 
-def test_it_cools_down_after_an_episode() -> None:
+def test_it_cools_down_after_a_rollout() -> None:
     assert "has just ended" in decision(DEGRADED, [ended("a", 23)]).reason
     assert decision(DEGRADED, [ended("a", 25)]).retrain
 
 
 def test_the_budget_is_held() -> None:
     told = [ended(name, hours) for name, hours in (("a", 100), ("b", 60), ("c", 30))]
-    assert "budget of 3 episodes in 7 days" in decision(DEGRADED, told).reason
+    assert "budget of 3 rollouts in 7 days" in decision(DEGRADED, told).reason
     assert decision(DEGRADED, told[1:]).retrain
 
 
 @given(pauses=st.lists(st.floats(0, 60), max_size=60), budget=st.integers(1, 4))
-def test_no_week_has_more_episodes_than_the_budget(pauses: list[float], budget: int) -> None:
+def test_no_week_has_more_rollouts_than_the_budget(pauses: list[float], budget: int) -> None:
     config = PromotionConfig(budget=budget, cooldown=timedelta(hours=2))
-    told: list[Episode] = []
+    told: list[Rollout] = []
     hours = 0.0
     for pause in pauses:
         hours += pause
         now = BEGINNING + timedelta(hours=hours)
-        if decide(DEGRADED, CHAMPION, told, now, config).retrain:
+        if decide_retraining(DEGRADED, CHAMPION, told, now, config).retrain:
             name = str(len(told))
             steps = (entry(Step.REQUESTED, name, hours), entry(Step.FAILED, name, hours + 1))
-            told.append(Episode(steps))
+            told.append(Rollout(steps))
             hours += 1
-    begun = [episode.entries[0].at for episode in told]
+    begun = [rollout.entries[0].at for rollout in told]
     for first, late in zip(begun, begun[budget:], strict=False):
         assert late - first >= BUDGET_PERIOD
     for before, after in pairwise(told):

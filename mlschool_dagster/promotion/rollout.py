@@ -1,17 +1,17 @@
-"""Episodes: the story of one challenger, step by step, and which step may follow which.
+"""State machine of a rollout: the life of one challenger, from retraining to healthy or back.
 
-Every decision is a step before it is acted on, and every act is one once it was seen done: so
-whoever dies in between leaves behind all that is needed to go on.
+A rollout is an append-only list of entries. Each decision is recorded before it is executed, and
+each action once it has succeeded, so that a process that dies leaves all that is needed to go on.
 
     requested -> compared -> canary -> canary passed -> promoted -> healthy
         |           |          |            |              |----> unproven
-        |           |          |            |              '----> probation failed -> rolled back
+        |           |          |            |              '----> soak failed -> rolled back
         |           |          '------------'---> canary failed -> rolled back
         |           '--> rejected
         '--> failed
 
-A human may be asked before the training, the canary and the promotion: approval awaited, then
-approved or declined. An episode also ends when somebody deploys by hand: superseded.
+A human's approval may be required before the training, the canary and the promotion: approval
+awaited, then approved or declined. A rollout is superseded when somebody deploys by hand.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,34 +23,34 @@ from typing import Any
 
 
 class Step(StrEnum):
-    """What happened in an episode."""
+    """What an entry of a rollout records."""
 
     REQUESTED = "requested"
-    """Degradation was confirmed: a challenger is to be trained."""
+    """Degradation is confirmed: a challenger is to be trained."""
     APPROVAL_AWAITED = "approval awaited"
     APPROVED = "approved"
     DECLINED = "declined"
     COMPARED = "compared"
-    """The challenger was trained and compared with the champion; details tell if it is better."""
+    """The challenger was trained and compared; the details say whether it is better."""
     REJECTED = "rejected"
     CANARY = "canary"
-    """The challenger answers a share of the requests, and shadows the rest."""
+    """The challenger answers a share of the requests."""
     CANARY_PASSED = "canary passed"
     CANARY_FAILED = "canary failed"
     PROMOTED = "promoted"
     """The challenger answers all requests."""
-    PROBATION_FAILED = "probation failed"
+    SOAK_FAILED = "soak failed"
     HEALTHY = "healthy"
     UNPROVEN = "unproven"
-    """The challenger serves on, and too little came to say how well."""
+    """The challenger goes on serving, with too little data for a verdict."""
     ROLLED_BACK = "rolled back"
-    """The champion before serves again, alone."""
+    """The former champion serves again, alone."""
     FAILED = "failed"
     SUPERSEDED = "superseded"
 
 
 class Gate(StrEnum):
-    """Where a human's approval can be asked for: before which act."""
+    """An action that can require a human's approval."""
 
     RETRAINING = "retraining"
     CANARY = "canary"
@@ -64,36 +64,34 @@ GATES: Mapping[Step, Gate] = MappingProxyType(
         Step.CANARY_PASSED: Gate.PROMOTION,
     }
 )
-"""The gate that stands behind a step."""
+"""The gate after a step."""
 
 _APPROVAL = frozenset({Step.APPROVAL_AWAITED, Step.APPROVED, Step.DECLINED})
 
-_FOLLOWING: Mapping[Step, frozenset[Step]] = MappingProxyType(
+TRANSITIONS: Mapping[Step, frozenset[Step]] = MappingProxyType(
     {
         Step.REQUESTED: frozenset({Step.COMPARED, Step.FAILED, Step.SUPERSEDED}),
         Step.COMPARED: frozenset({Step.CANARY, Step.REJECTED, Step.FAILED, Step.SUPERSEDED}),
         Step.CANARY: frozenset({Step.CANARY_PASSED, Step.CANARY_FAILED, Step.SUPERSEDED}),
         Step.CANARY_PASSED: frozenset({Step.PROMOTED, Step.CANARY_FAILED, Step.SUPERSEDED}),
         Step.CANARY_FAILED: frozenset({Step.ROLLED_BACK, Step.FAILED, Step.SUPERSEDED}),
-        Step.PROMOTED: frozenset(
-            {Step.HEALTHY, Step.UNPROVEN, Step.PROBATION_FAILED, Step.SUPERSEDED}
-        ),
-        Step.PROBATION_FAILED: frozenset({Step.ROLLED_BACK, Step.FAILED, Step.SUPERSEDED}),
+        Step.PROMOTED: frozenset({Step.HEALTHY, Step.UNPROVEN, Step.SOAK_FAILED, Step.SUPERSEDED}),
+        Step.SOAK_FAILED: frozenset({Step.ROLLED_BACK, Step.FAILED, Step.SUPERSEDED}),
     }
 )
-"""What may follow a step; nothing follows the others, but for approvals."""
+"""Allowed transitions, apart from approvals; a step without any ends the rollout."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One step of an episode.
+    """One step of a rollout.
 
-    ``at`` is timezone-aware; ``version`` is the challenger's, empty while there is none; ``by`` is
+    ``at`` is timezone-aware; ``version`` is the challenger's, empty before it is trained; ``by`` is
     a sensor, a run's id or a person; ``details`` are JSON-compatible. ``number`` counts the
-    ledger's entries from 1 and is given by the ledger.
+    ledger's entries from 1 and is assigned by the ledger.
     """
 
-    episode: str
+    rollout: str
     at: datetime
     step: Step
     version: str
@@ -104,15 +102,15 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Episode:
-    """The entries of one episode in their order, at least one."""
+class Rollout:
+    """The entries of one rollout in their order, at least one."""
 
     entries: tuple[Entry, ...]
 
     @property
     def id(self) -> str:
-        """The episode's name."""
-        return self.entries[0].episode
+        """The rollout's name."""
+        return self.entries[0].rollout
 
     @property
     def last(self) -> Entry:
@@ -120,48 +118,48 @@ class Episode:
         return self.entries[-1]
 
     @property
-    def standing(self) -> Entry:
-        """The newest entry that is no part of an approval: where the challenger stands."""
+    def current(self) -> Entry:
+        """The newest entry that is not part of an approval: the state of the challenger."""
         return next(entry for entry in reversed(self.entries) if entry.step not in _APPROVAL)
 
     @property
     def is_open(self) -> bool:
-        """Whether another step is to come."""
-        return bool(self.following())
+        """Whether another step can follow."""
+        return bool(self.allowed_steps())
 
     @property
     def challenger(self) -> str:
-        """The version that the episode is about, empty before it is trained."""
+        """The version that is rolled out, empty before it is trained."""
         return next((entry.version for entry in reversed(self.entries) if entry.version), "")
 
     @property
     def champion(self) -> str:
-        """The version that served when the episode began."""
+        """The version that served when the rollout began."""
         return str(self.entries[0].details["champion"])
 
     def entry(self, step: Step) -> Entry | None:
         """The newest entry of that step, if there is one."""
         return next((entry for entry in reversed(self.entries) if entry.step is step), None)
 
-    def following(self) -> frozenset[Step]:
-        """The steps that may come next."""
-        standing = self.standing.step
-        following = _FOLLOWING.get(standing, frozenset())
+    def allowed_steps(self) -> frozenset[Step]:
+        """The steps that may be recorded next."""
+        current = self.current.step
+        allowed = TRANSITIONS.get(current, frozenset())
         match self.last.step:
             case Step.APPROVAL_AWAITED:
-                ends = following & {Step.SUPERSEDED, Step.CANARY_FAILED}
+                ends = allowed & {Step.SUPERSEDED, Step.CANARY_FAILED}
                 return ends | {Step.APPROVED, Step.DECLINED}
             case Step.APPROVED:
-                return following
+                return allowed
             case Step.DECLINED:
-                # What answers already must be withdrawn first.
-                return following & {Step.CANARY_FAILED}
-        return following | ({Step.APPROVAL_AWAITED} if standing in GATES else set())
+                # A canary that serves already must be withdrawn first.
+                return allowed & {Step.CANARY_FAILED}
+        return allowed | ({Step.APPROVAL_AWAITED} if current in GATES else set())
 
 
-def episodes(entries: Sequence[Entry]) -> list[Episode]:
-    """The episodes that `entries`, in the ledger's order, tell of; the newest last."""
-    stories: dict[str, list[Entry]] = {}
+def rollouts(entries: Sequence[Entry]) -> list[Rollout]:
+    """Group `entries`, in the ledger's order, by rollout; the newest rollout last."""
+    grouped: dict[str, list[Entry]] = {}
     for entry in entries:
-        stories.setdefault(entry.episode, []).append(entry)
-    return [Episode(tuple(story)) for story in stories.values()]
+        grouped.setdefault(entry.rollout, []).append(entry)
+    return [Rollout(tuple(own)) for own in grouped.values()]

@@ -1,4 +1,4 @@
-"""Pairing: what champion and challenger said to the same requests, and who was right."""
+"""Paired evaluation of champion and challenger: their predictions on the same requests."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Chances = Callable[[Any], Any]
-"""Turns an array of confidences into chances of being right."""
+"""Maps an array of confidences to probabilities of being right."""
 
 DECIMALS = 2
-"""To which differences of confidence are counted."""
+"""Decimals to which differences of confidence are rounded."""
 
 
-def pair(
+def evaluate_pairs(
     store: CaptureStore,
     champion: tuple[str, Chances],
     challenger: tuple[str, Chances],
@@ -49,8 +49,8 @@ def pair(
     return PairedEvidence(**total, confidence=dict(confidence))
 
 
-def landed(store: CaptureStore, since: datetime, until: datetime) -> str:
-    """A token of what `pair` would read; it changes when something lands there."""
+def evidence_token(store: CaptureStore, since: datetime, until: datetime) -> str:
+    """A token of what `evaluate_pairs` would read; it changes when captures or labels arrive."""
     tokens = [
         f"{window.key} {store.captures_token(window)} {store.labels_token(window)}"
         for window in _windows(since, until)

@@ -11,7 +11,7 @@ import pytest
 from mlschool_dagster.capture.records import Role
 from mlschool_dagster.capture.store import CaptureStore, open_store
 from mlschool_dagster.promotion.evidence import PairedEvidence
-from mlschool_dagster.promotion.pairing import landed, pair
+from mlschool_dagster.promotion.paired_evaluation import evaluate_pairs, evidence_token
 from mlschool_dagster_tests.capture.samples import NOON, capture, label
 from mlschool_dagster_tests.promotion.samples import CHALLENGER, CHAMPION
 
@@ -31,7 +31,7 @@ def at_their_word(confidence: Any) -> Any:
 
 
 def found(store: CaptureStore, hours: float = 0, until: float = 3) -> PairedEvidence:
-    return pair(
+    return evaluate_pairs(
         store,
         (CHAMPION, at_their_word),
         (CHALLENGER, at_their_word),
@@ -99,7 +99,7 @@ def test_another_version_is_no_part_of_it(store: CaptureStore) -> None:
 
 def test_the_token_changes_with_whatever_lands(store: CaptureStore) -> None:
     def token() -> str:
-        return landed(store, NOON, NOON + 2 * HOUR)
+        return evidence_token(store, NOON, NOON + 2 * HOUR)
 
     empty = token()
     told = answer(store, "a")
