@@ -5,9 +5,11 @@ the server has.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
+from itertools import count
 from typing import Any, ClassVar
 from urllib.parse import unquote
 from weakref import WeakSet
@@ -36,9 +38,12 @@ from mlschool_dagster.serving.responses import (
 )
 from mlschool_dagster.serving.server_config import CONNECTIONS, IDLE_SECONDS, OVERFLOW
 
-NEVER = float("inf")
+NEVER = BUSY = float("inf")
 
 _KEEP_ALIVE = (b"connection", b"keep-alive")
+_idle_ranks = count()
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +109,8 @@ class LimitedProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._deadline = NEVER
         self._answer_deadline = NEVER
-        # When the connection became idle; `NEVER` while a request is read or answered.
-        self._idle_since = NEVER
+        # Lower the longer the connection has been idle; `BUSY` while it reads or answers a request.
+        self._idle_rank: float = BUSY
         self._in_head = False
         self._trailer_bytes = 0
         # Bytes since the request began, unless it began behind another one.
@@ -136,8 +141,8 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._is_deaf:
             self._discard()
             return
-        if self._deadline == NEVER or self._idle_since != NEVER:
-            self._idle_since = NEVER
+        if self._deadline == NEVER or self._idle_rank != BUSY:
+            self._idle_rank = BUSY
             self._deadline = self.loop.time() + self.limits.header_seconds
         self._parse(data)
         # Most requests come in one piece, and nothing more is expected by now.
@@ -356,7 +361,7 @@ class LimitedProtocol(HttpToolsProtocol):
         Requests before it are answered first, as the last ones of the connection.
         """
         self._is_deaf = True
-        self._idle_since, self._deadline = NEVER, NEVER
+        self._idle_rank, self._deadline = BUSY, NEVER
         cycle = self.cycle
         if cycle is not None and cycle.more_body and not cycle.response_complete:
             cycle.disconnected = True
@@ -414,7 +419,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """
         self._is_deaf = True
         self._received = 0
-        self._idle_since = NEVER
+        self._idle_rank = BUSY
         self.pipeline.clear()
         self._deadline = self.loop.time() + self.limits.body_seconds
         transport = self.transport
@@ -436,8 +441,9 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _rest(self, seconds: float) -> None:
         """Let the client be silent for `seconds`."""
-        self._idle_since = self.loop.time()
-        self._deadline = self._idle_since + seconds
+        # The loop's clock has milliseconds: connections of the same one would be in no order.
+        self._idle_rank = next(_idle_ranks)
+        self._deadline = self.loop.time() + seconds
 
     def _make_room(self) -> None:
         """End what has been idle longest, or mark this connection as one too many."""
@@ -454,8 +460,8 @@ class LimitedProtocol(HttpToolsProtocol):
         if lingering is not None:
             lingering.transport.abort()
             return
-        idle = min(others, key=lambda other: other._idle_since)
-        if idle._idle_since != NEVER:
+        idle = min(others, key=lambda other: other._idle_rank)
+        if idle._idle_rank != BUSY:
             idle._end()
         else:
             self._is_surplus = True
@@ -470,7 +476,12 @@ class LimitedProtocol(HttpToolsProtocol):
         # A connection that ends leaves the set.
         for connection in list(state.connections):
             if isinstance(connection, LimitedProtocol):
-                connection._expire(now)
+                try:
+                    connection._expire(now)
+                except Exception:
+                    # No connection may keep the sweep from all others.
+                    log.exception("a connection could not be ended, and is cut off")
+                    connection.transport.abort()
         if state.connections:
             cls._sweep_later(state, loop)
         else:
@@ -482,7 +493,7 @@ class LimitedProtocol(HttpToolsProtocol):
         elif now > self._deadline:
             if self.transport.is_closing():
                 self.transport.abort()
-            elif self._idle_since != NEVER:
+            elif self._idle_rank != BUSY:
                 self._end()
             else:
                 self._refuse(refused(HTTPStatus.REQUEST_TIMEOUT))

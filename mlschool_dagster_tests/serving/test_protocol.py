@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import uvicorn
@@ -39,6 +41,8 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     """Answers with the body that it was sent, or with many bytes where that is asked for."""
     if scope["path"] == "/failing":
         raise ValueError
+    if scope["path"] == "/blocking":
+        time.sleep(QUICK)
     body, more = b"", scope["path"] != "/early"
     while more:
         message = await receive()
@@ -286,6 +290,45 @@ def test_idle_connections_make_room_for_others_the_longest_idle_first(
         assert answer_of(idle[0]) == b""
         idle[-1].sendall(REQUEST)
         assert idle[-1].recv(65536).endswith(b"hello")
+
+
+def test_connections_of_the_same_moment_make_room_in_their_order(crowded: uvicorn.Server) -> None:
+    with ExitStack() as stack:
+        with connect(crowded) as blocking:
+            blocking.sendall(PING.replace(b"/ping", b"/blocking"))
+            # They wait for the event loop, and all become idle in one turn of it.
+            idle = [stack.enter_context(connect(crowded)) for _ in range(19)]
+            answer_of(blocking)
+        idle.append(stack.enter_context(connect(crowded)))
+        wait_for(lambda: len(crowded.server_state.connections) == 20)
+        for longest_idle in idle[:5]:
+            another = stack.enter_context(connect(crowded))
+            another.sendall(HEAD + b"Expect: 100-continue\r\n\r\n")
+            assert b" 100 " in another.recv(65536)
+            assert answer_of(longest_idle) == b""
+        for connection in idle[5:]:
+            connection.sendall(REQUEST)
+            assert connection.recv(65536).endswith(b"hello")
+
+
+class Faulty(LimitedProtocol):
+    """Fails to end the connection that becomes idle first."""
+
+    limits = replace(Crowded.limits, preconnect_seconds=QUICK)
+    failures: ClassVar[list[LimitedProtocol]] = []
+
+    def _expire(self, now: float) -> None:
+        self.failures[:] = self.failures or [self]
+        if self in self.failures:
+            raise ValueError
+        super()._expire(now)
+
+
+def test_a_connection_that_cannot_be_ended_keeps_no_other_from_its_end() -> None:
+    with serving(Faulty, echo) as server, connect(server) as faulty:
+        assert answer_of(faulty) == b""
+        with connect(server) as another:
+            assert answer_of(another) == b""
 
 
 def test_where_all_are_busy_another_is_told_to_come_again_and_a_load_balancer_is_answered(
