@@ -189,9 +189,8 @@ def scrub_logs_and_tracebacks() -> None:
 def _print_scrubbed(
     _kind: type[BaseException], error: BaseException, _traceback: TracebackType | None
 ) -> None:
-    from mlschool_dagster.errors import UserError  # which imports this module
-
-    mistake = isinstance(error, UserError)
+    # A `UserError`: the module of errors imports this one.
+    mistake = getattr(error, "needs_no_traceback", False)
     text = f"{error}\n" if mistake else "".join(traceback.format_exception(error))
     sys.stderr.write(scrub(text))
 

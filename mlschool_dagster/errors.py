@@ -1,4 +1,4 @@
-"""The exceptions that more than one room must know, and how their sentences list and quote.
+"""The exceptions that more than one package must know, and how their sentences list and quote.
 
 Belongs here: `UserError`, for what the user can mend, and `RefusedError`, an endpoint's answer to
 input it will not predict on. Does not belong here: errors of the program itself, which stay
@@ -35,6 +35,8 @@ class UserError(Exception):
 
     No secret of this process's settings is in its text.
     """
+
+    needs_no_traceback = True
 
     def __init__(self, message: str = "") -> None:
         super().__init__(scrub(message))

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-from dagster._core.errors import DagsterUserCodeProcessError
-from dagster_shared.error import SerializableErrorInfo
 from pydantic import ValidationError
 
 from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.dagster_internals import (
+    DagsterUserCodeProcessError,
+    SerializableErrorInfo,
+)
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.monitoring.page import reason
 from mlschool_dagster.resources.files import PlatformFiles
@@ -27,6 +29,15 @@ OWNERS = ["team:mlops"]
 
 ROLLOUT_TAG = "mlschool/rollout"
 """Tag of a run that belongs to the story of one challenger: the rollout's id."""
+
+UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+"""The statuses of a run that waits for its turn or works."""
 
 RECORDS = 20
 """How many materializations to look back for the one of this run."""

@@ -11,14 +11,18 @@ from typing import Any
 
 import psutil
 from dagster import DagsterEventType, DagsterRun, EventLogEntry
-from dagster._core.events import EngineEventData
-from dagster._core.instance.ref import compute_logs_directory
-from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
-from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
-from dagster._core.storage.root import LocalArtifactStorage
-from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
-from dagster._serdes import ConfigurableClassData
 
+from mlschool_dagster.dagster_internals import (
+    CheckRunHealthResult,
+    ConfigurableClassData,
+    DagsterSqliteStorage,
+    DefaultRunLauncher,
+    EngineEventData,
+    LocalArtifactStorage,
+    LocalComputeLogManager,
+    WorkerStatus,
+    compute_logs_directory,
+)
 from mlschool_dagster.settings import Settings
 
 

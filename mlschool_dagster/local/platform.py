@@ -20,6 +20,7 @@ import yaml
 
 from mlschool_dagster.atomic import replacing
 from mlschool_dagster.credentials import environment_of_child, public_uri, scrub
+from mlschool_dagster.dagster_internals import DAEMON
 from mlschool_dagster.dataset.spec import load_spec
 from mlschool_dagster.deployment.local import LocalEndpoint
 from mlschool_dagster.errors import UserError
@@ -331,7 +332,7 @@ def _webserver_command(port: int, workspace: Path) -> list[str]:
 
 def _daemon_command(workspace: Path) -> list[str]:
     return [
-        sys.executable, "-m", "dagster._daemon", "run", "--workspace", str(workspace),
+        sys.executable, "-m", DAEMON, "run", "--workspace", str(workspace),
         "--log-level", "warning",
     ]  # fmt: skip
 

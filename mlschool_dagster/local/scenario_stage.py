@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-from dagster._core.definitions.run_request import InstigatorType
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from mlschool_dagster.atomic import replacing
 from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX
 from mlschool_dagster.capture.store import CaptureStore, open_store
 from mlschool_dagster.capture.windows import LENGTH, Window
 from mlschool_dagster.clock import utc_now
+from mlschool_dagster.dagster_internals import InstigatorType
 from mlschool_dagster.dataset.spec import DataSpec, load_spec
 from mlschool_dagster.dataset.tables import read_data
+from mlschool_dagster.defs.common import UNFINISHED
 from mlschool_dagster.defs.monitoring.arrival_sensors import (
     NEW_CAPTURES,
     NEW_LABELS,
@@ -245,7 +245,7 @@ class Stage:
 
 
 def _runs_under_way(instance: dg.DagsterInstance) -> bool:
-    unfinished = instance.get_runs(dg.RunsFilter(statuses=NOT_FINISHED_STATUSES))
+    unfinished = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
     return any(run.job_name not in ONLOOKERS for run in unfinished)
 
 

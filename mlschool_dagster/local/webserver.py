@@ -4,26 +4,24 @@ It takes the options of ``dagster-webserver``, whose own server executes GraphQL
 by GET, and asks neither for Host nor for Origin.
 """
 
+from importlib import import_module
 from typing import Any
 
-from dagster_webserver import cli
-
+from mlschool_dagster.dagster_internals import CREATE_WEB_APPLICATION, WEBSERVER
 from mlschool_dagster.local.web_guard import WebGuard
 from mlschool_dagster.settings import Settings
-
-_CREATE = "create_app_from_workspace_process_context"
-"""What the command asks for its application; there is no option for middleware."""
 
 
 def main() -> None:
     """Run the webserver until it is stopped."""
-    unguarded = vars(cli)[_CREATE]
+    cli = import_module(WEBSERVER)
+    unguarded = vars(cli)[CREATE_WEB_APPLICATION]
     names = Settings.from_environment().hosts
 
     def create_guarded(*arguments: Any, **options: Any) -> WebGuard:
         return WebGuard(unguarded(*arguments, **options), names, graphql=True)
 
-    setattr(cli, _CREATE, create_guarded)
+    setattr(cli, CREATE_WEB_APPLICATION, create_guarded)
     cli.cli(auto_envvar_prefix="DAGSTER_WEBSERVER")
 
 

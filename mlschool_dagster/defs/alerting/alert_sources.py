@@ -9,13 +9,17 @@ from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
 
 import dagster as dg
-from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
-from dagster._core.event_api import EventLogCursor
-from dagster._core.events import EngineEventData, JobFailureData
-from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick, TickStatus
-from dagster_shared.error import SerializableErrorInfo
 
 from mlschool_dagster.alerting.incidents import Condition, Signal
+from mlschool_dagster.dagster_internals import (
+    EngineEventData,
+    EventLogCursor,
+    InstigatorState,
+    InstigatorTick,
+    JobFailureData,
+    SerializableErrorInfo,
+    TickStatus,
+)
 from mlschool_dagster.defs.common import UNDECIDED
 from mlschool_dagster.defs.monitoring.arrival_sensors import RUNS_LOOKED_AT
 from mlschool_dagster.defs.monitoring.windows import PARTITION_TAG
@@ -138,7 +142,7 @@ def _of_check(run: dg.DagsterRun, entry: dg.EventLogEntry, order: float, link: R
     )
 
 
-def _condition(check: AssetCheckEvaluation) -> Condition:
+def _condition(check: dg.AssetCheckEvaluation) -> Condition:
     if UNDECIDED in check.metadata:
         return Condition.UNDECIDED
     return Condition.OK if check.passed else Condition.FIRING

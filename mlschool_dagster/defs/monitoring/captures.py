@@ -10,7 +10,14 @@ import dagster as dg
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.dataset.spec import MODEL_VERSION, ROLE, DataSpec
-from mlschool_dagster.defs.common import OWNERS, outcomes, plain_errors, table, undecided
+from mlschool_dagster.defs.common import (
+    OWNERS,
+    UNFINISHED,
+    outcomes,
+    plain_errors,
+    table,
+    undecided,
+)
 from mlschool_dagster.defs.keys import CAPTURED_TRAFFIC, ENDPOINT, LABELS, LIVE_TRAFFIC, REPORTS
 from mlschool_dagster.defs.monitoring.windows import (
     CAPTURES_TOKEN,
@@ -237,12 +244,7 @@ def coverage(context: dg.AssetCheckExecutionContext, captures: Captures) -> dg.A
 def _is_monitored(instance: dg.DagsterInstance, window: Window) -> bool:
     """Whether a run of the window waits for its turn, or works; not one that has hung for long."""
     under_way = dg.RunsFilter(
-        statuses=[
-            dg.DagsterRunStatus.QUEUED,
-            dg.DagsterRunStatus.NOT_STARTED,
-            dg.DagsterRunStatus.STARTING,
-            dg.DagsterRunStatus.STARTED,
-        ],
+        statuses=UNFINISHED,
         tags={PARTITION_TAG: window.key},
         updated_after=datetime.now(UTC) - HANGING,
     )

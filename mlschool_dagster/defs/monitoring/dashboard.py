@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 from pydantic import Field
 
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.dataset.spec import DataSpec
-from mlschool_dagster.defs.common import OWNERS, PlainConfig, plain_errors, table
+from mlschool_dagster.defs.common import OWNERS, UNFINISHED, PlainConfig, plain_errors, table
 from mlschool_dagster.defs.keys import (
     ACCURACY_ESTIMATES,
     DASHBOARD,
@@ -183,7 +182,7 @@ def dashboard_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.
 
     A run for each report would make a backfill of many windows rebuild the page as many times.
     """
-    busy = dg.RunsFilter(job_name=dashboard_job.name, statuses=NOT_FINISHED_STATUSES)
+    busy = dg.RunsFilter(job_name=dashboard_job.name, statuses=UNFINISHED)
     if context.instance.get_run_records(busy, limit=1):
         return dg.SkipReason("The dashboard is being rebuilt.")
     # What lands while a run reads has a newer number than the one that the run was asked for.
