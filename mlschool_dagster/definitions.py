@@ -54,7 +54,7 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
         settings.make_home()
     spec = load_spec(settings.spec)
     first = first_window(settings.files / FIRST_WINDOW, utc_now())
-    log = settings.home / "simulation" / "diary.jsonl"
+    log = settings.home / "simulation" / "ground_truth.jsonl"
     return dg.Definitions.merge(
         data.build_definitions(spec, settings.data),
         training.build_definitions(spec),

@@ -75,13 +75,19 @@ def echo(folder: Path) -> Iterator[Served]:
 @contextmanager
 def endpoint(folder: Path, home: Path) -> Iterator[Served]:
     """The platform's endpoint, serving the version that is registered in `home`."""
+    from mlschool_dagster.capture.records import Role
     from mlschool_dagster.modeling.registry import Registry
-    from mlschool_dagster.serving.desired_state import Deployment, Plan, Release, record_deployment
+    from mlschool_dagster.serving.desired_state import (
+        DesiredState,
+        VersionFolder,
+        write_desired_state,
+    )
 
     release = Registry(f"sqlite:///{home}/mlflow.db", "penguins").fetch(
         "challenger", folder / "versions"
     )
-    record_deployment(folder / "endpoint", Deployment(Plan(Release("1", release))))
+    desired = DesiredState({Role.PRIMARY: VersionFolder("1", release)})
+    write_desired_state(folder / "endpoint", desired)
     port = _free_port()
     command = [
         *(sys.executable, "-m", "mlschool_dagster.serving", "--home", str(folder / "endpoint")),

@@ -1,35 +1,83 @@
-"""What every target of a deployment can do."""
+"""The interface of an endpoint, be it a process of this machine or a managed service."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from enum import StrEnum
+from pathlib import Path
 
 from mlschool_dagster.dataset.spec import InputValue
-from mlschool_dagster.serving.desired_state import Deployment, Plan, Release
+from mlschool_dagster.deployment.activity import Activity
+from mlschool_dagster.deployment.plan import Capabilities, Plan
 
 Progress = Callable[[str], None]
-"""Told one sentence at each step of something that takes a while."""
+"""Takes one sentence for each step of a deployment."""
 
 
 @dataclass(frozen=True, slots=True)
-class EndpointStatus:
-    """Which versions an endpoint serves, where, and since when (UTC).
+class VersionFiles:
+    """Where the files of a version are: its folder here and now, and where it is published.
 
-    ``version`` is the primary's, ``canary`` and ``shadow`` those of the other roles, if any.
-    ``details`` are what else an operator wants to know of this kind of target (a process id and a
-    log file, or a cloud resource's name), by label.
+    ``uri`` is the version folder under the files root, which a managed service reads; the folder's
+    own ``file://`` address if it is published nowhere.
+    """
+
+    folder: Path
+    uri: str
+
+    @classmethod
+    def of(cls, folder: Path) -> "VersionFiles":
+        """The files of a version that is in `folder` only."""
+        return cls(folder, folder.absolute().as_uri())
+
+
+class State(StrEnum):
+    """What an endpoint is doing.
+
+    An endpoint that is updated or rolled back goes on serving meanwhile.
+    """
+
+    ABSENT = "absent"
+    CREATING = "creating"
+    SERVING = "serving"
+    UPDATING = "updating"
+    ROLLING_BACK = "rolling back"
+    FAILED = "failed"
+    DELETING = "deleting"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointStatus:
+    """What an endpoint serves, what it was asked to serve, and why the two differ if they do.
+
+    ``serving`` is None if nothing takes traffic, ``wanted`` if nothing was deployed. ``since`` says
+    from when on the primary serves (UTC). ``url`` is where requests go, ``console`` a page about
+    the endpoint; either may be empty. ``details`` are what an operator wants to know of this kind
+    of endpoint, by label.
     """
 
     name: str
-    url: str
-    version: str
-    since: datetime
-    canary: str | None = None
-    canary_share: float = 0.0
-    shadow: str | None = None
-    sampling_share: float = 1.0
+    state: State
+    serving: Plan | None = None
+    wanted: Plan | None = None
+    since: datetime | None = None
+    reason: str = ""
+    url: str = ""
+    console: str = ""
     details: Mapping[str, str | int] = field(default_factory=dict)
+
+    @property
+    def is_as_wanted(self) -> bool:
+        """Whether the endpoint serves what was asked for, and nothing is under way."""
+        return (
+            self.state is State.SERVING and self.serving is not None and self.serving == self.wanted
+        )
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether an operation is under way."""
+        return self.state not in (State.ABSENT, State.SERVING, State.FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,57 +91,104 @@ class Prediction:
     model_version: str
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that a deployment lacks, and the command (or setting) that mends it."""
+
+    problem: str
+    remedy: str
+
+
 Invoke = Callable[[Sequence[Mapping[str, InputValue]]], list[Prediction]]
 """Has one version predict on rows, as a probe, before it takes any traffic."""
 
-Verify = Callable[[Release, Invoke], None]
-"""Tests a version; whatever it raises keeps that version from serving."""
+Verify = Callable[[str, Invoke], None]
+"""Tests the version of that number; whatever it raises keeps the version from serving."""
 
 
-def accept(release: Release, invoke: Invoke) -> None:
-    """Has nothing to object."""
+def accept(version: str, invoke: Invoke) -> None:
+    """Verify nothing."""
 
 
-class Endpoint(Protocol):
-    """One endpoint in one place: a process of this machine, or a managed service."""
+def ignore(sentence: str) -> None:
+    """Report no progress."""
 
+
+class Endpoint(ABC):
+    """One endpoint. Every implementation passes the same contract suite."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The endpoint's name, kept with every capture and every entry of the ledger."""
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capabilities:
+        """What this kind of endpoint can do."""
+
+    @abstractmethod
     def deploy(
         self,
         plan: Plan,
-        by: str,
-        reason: str,
-        progress: Progress,
+        files: Mapping[str, VersionFiles],
+        *,
         verify: Verify = accept,
+        progress: Progress = ignore,
     ) -> EndpointStatus:
-        """Make `plan` what serves, and record who wanted it and why.
+        """Converge to `plan`, whose versions have `files` (by version), and return the status then.
 
         Each version that does not serve yet is loaded, predicts, and passes `verify`, before it
-        takes any traffic; no request fails meanwhile. Returns once every worker serves the plan. If
-        anything raises, `verify` included, the plan before serves on; without one, nothing does.
+        takes any traffic; no request fails meanwhile. An operation that is under way for the same
+        plan is adopted, for another one it waits. After a kill, the same call finds what the dead
+        one made and goes on. Returns once the endpoint serves the plan. If anything raises,
+        `verify` included, the plan before serves on; without one, nothing does.
 
         Raises:
-            UserError: a version cannot be served, or the target not be reached.
+            UserError: the plan does not fit the capabilities, a version cannot be served, or the
+                endpoint cannot be reached.
         """
 
-    def status(self) -> EndpointStatus | None:
-        """What serves now; None if nothing does."""
+    @abstractmethod
+    def status(self) -> EndpointStatus:
+        """The present state.
 
-    def history(self) -> Sequence[Deployment]:
-        """Every deployment, the present one last."""
+        Raises:
+            UserError: the service cannot be reached.
+        """
 
+    @abstractmethod
+    def activity(self, since: datetime, until: datetime) -> Activity:
+        """What the endpoint did in [since, until), both timezone-aware.
+
+        It is as fine as the service's own counting; what it has not counted is left out.
+
+        Raises:
+            UserError: the service cannot be reached.
+        """
+
+    @abstractmethod
     def invoke(
         self, rows: Sequence[Mapping[str, InputValue]], inference_id: str | None = None
     ) -> list[Prediction]:
-        """One prediction for each of `rows`, in their order.
+        """Have the endpoint predict on `rows`: one prediction for each, in their order.
 
         `inference_id` becomes the event id of the first row, and with #1, #2, ... appended those of
-        the others. Without it the endpoint chooses new ones. The same id with the same rows is
-        captured once, and answered as it was the first time; with other rows it is refused.
+        the others. Without it, new ones are chosen.
 
         Raises:
             RefusedError: the endpoint refuses the rows; the error holds its reasons.
-            UserError: the endpoint is away or does not answer in time.
+            UserError: the endpoint cannot be reached or does not answer in time.
         """
 
-    def stop(self) -> None:
-        """End the endpoint, finishing what it has begun; nothing happens if none runs."""
+    @abstractmethod
+    def teardown(self, progress: Progress = ignore) -> None:
+        """Remove the endpoint and whatever it costs; captures stay. Nothing happens without one.
+
+        Raises:
+            UserError: something cannot be removed.
+        """
+
+    @abstractmethod
+    def preflight(self) -> list[Finding]:
+        """What a deployment would fail on, as far as that can be known beforehand."""

@@ -1,7 +1,7 @@
 """An endpoint that is a server on this machine."""
 
 import errno
-import fcntl
+import json
 import os
 import signal
 import socket
@@ -11,33 +11,47 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
 import psutil
 
+from mlschool_dagster.atomic import replacing
 from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX, Role
-from mlschool_dagster.clock import CLOCK
+from mlschool_dagster.capture.store import StoreUnavailableError, open_store
+from mlschool_dagster.clock import CLOCK, utc_now
 from mlschool_dagster.credentials import environment_of_child
 from mlschool_dagster.dataset.spec import InputValue
+from mlschool_dagster.deployment.activity import (
+    Activity,
+    Reading,
+    activity_between,
+    memory_bytes,
+    read_metrics,
+)
 from mlschool_dagster.deployment.client import EndpointClient
 from mlschool_dagster.deployment.endpoint import (
+    Endpoint,
     EndpointStatus,
+    Finding,
     Invoke,
     Prediction,
     Progress,
+    State,
     Verify,
+    VersionFiles,
     accept,
+    ignore,
 )
+from mlschool_dagster.deployment.plan import Capabilities, Plan
 from mlschool_dagster.errors import RefusedError, UserError
 from mlschool_dagster.modeling.compiled import CompiledModel
 from mlschool_dagster.serving.desired_state import (
-    Deployment,
-    Plan,
-    Release,
-    read_deployment,
-    read_deployments,
-    record_deployment,
+    DesiredState,
+    VersionFolder,
+    read_desired_state,
+    write_desired_state,
 )
 from mlschool_dagster.serving.model_router import plausible_rows
 from mlschool_dagster.serving.probes import probe_key
@@ -55,16 +69,33 @@ DEADLINE_SECONDS = 60.0
 POLL_SECONDS = 0.05
 PORT_SECONDS = 3.0
 STOP_SECONDS = 30.0
+METRICS_SECONDS = 10.0
+"""How long the server may take to answer with its metrics."""
 LOCK_FILE = "deploy.lock"
+READINGS_FILE = "readings.json"
+GRAIN = timedelta(minutes=1)
+"""A reading made this much later than asked for stands for the time asked for."""
+READINGS = 200
+"""Newest readings of the metrics that are kept."""
+
+CAPABILITIES = Capabilities(
+    canary=True,
+    shadow=True,
+    shadow_beside_canary=True,
+    smallest_shadow_share=1.0,
+    deploy_timeout=timedelta(seconds=DEADLINE_SECONDS),
+    refuses_reused_ids=True,
+    durable=True,
+)
 
 Process = subprocess.Popen[bytes]
 
 
-class LocalEndpoint:
+class LocalEndpoint(Endpoint):
     """The endpoint that a detached server with `config` is, with its state in ``config.home``.
 
     The server goes on when the process that deployed has ended; any `LocalEndpoint` of the same
-    home finds it again. With `url`, the server is somebody else's to start and stop: it is reached
+    home finds it again. With `url`, something else starts and stops the server: it is reached
     there, and follows what is deployed to the same home.
     """
 
@@ -76,6 +107,16 @@ class LocalEndpoint:
         self._client = EndpointClient(config.name, self._url, token=config.token)
 
     @property
+    def name(self) -> str:
+        """See `Endpoint.name`."""
+        return self.config.name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """See `Endpoint.capabilities`."""
+        return CAPABILITIES
+
+    @property
     def log(self) -> Path:
         """The log file of a server that was started here."""
         return self._home / LOG_FILE
@@ -83,82 +124,194 @@ class LocalEndpoint:
     def deploy(
         self,
         plan: Plan,
-        by: str,
-        reason: str,
-        progress: Progress,
+        files: Mapping[str, VersionFiles],
+        *,
         verify: Verify = accept,
+        progress: Progress = ignore,
     ) -> EndpointStatus:
         """See `Endpoint.deploy`."""
-        with self._only_deployment():
-            before = read_deployment(self._home)
-            serving = Plan(None) if before is None else before.plan
-            models = {
-                release: CompiledModel.load(release.folder)
-                for release in plan.releases
-                if release not in serving.releases
+        self.capabilities.require(plan)
+        with self._only_deployment(progress):
+            serving = (read_desired_state(self._home) or DesiredState()).without_candidate
+            wanted = _desired_state(plan, files)
+            new = {
+                version: CompiledModel.load(version.folder)
+                for version in dict.fromkeys(wanted.roles.values())
+                if version not in serving.roles.values()
             }
             started = self._ensure_server(progress)
             try:
-                for release, model in models.items():
-                    progress(f"Testing version {release.version} beside what serves.")
-                    self._carry_out(Deployment(serving, by, reason, candidate=release), started)
-                    invoke = self._invoke_candidate(release)
+                for version, model in new.items():
+                    progress(f"Testing version {version.version} beside what serves.")
+                    self._carry_out(serving.with_candidate(version), started)
+                    invoke = self._invoke_candidate(version.version)
                     invoke(plausible_rows(model.spec))
-                    verify(release, invoke)
-                self._carry_out(Deployment(plan, by, reason), started)
-            except BaseException as error:
-                self._take_back(serving, by, error)
+                    verify(version.version, invoke)
+                self._carry_out(wanted, started)
+            except BaseException:
+                self._take_back(serving)
                 raise
             status = self.status()
-        if status is None:
+        if status.serving != plan:
             raise UserError(
-                f"The endpoint {self.config.name} does not answer after the deployment; "
-                f"{self._hint()}"
+                f"The endpoint {self.name} does not answer after the deployment; {self._hint()}"
             )
-        progress(f"Version {status.version} serves at {self._url}.")
+        progress(f"Version {plan.primary} serves at {self._url}.")
         return status
 
-    def status(self) -> EndpointStatus | None:
+    def status(self) -> EndpointStatus:
         """See `Endpoint.status`."""
-        record = self._running()
-        if (self._is_ours and record is None) or self._client.text("/ping") is None:
-            return None
-        workers = read_workers(self._home)
-        for worker in workers:
-            if worker.version is not None and worker.since is not None:
-                return EndpointStatus(
-                    name=self.config.name,
-                    url=self._url,
-                    version=worker.version,
-                    since=worker.since,
-                    canary=worker.canary,
-                    canary_share=worker.canary_share,
-                    shadow=worker.shadow,
-                    sampling_share=worker.sampling_share,
-                    details={"workers": len(workers), **self._details(record)},
+        try:
+            desired = read_desired_state(self._home)
+        except UserError as error:
+            return self._status(State.FAILED, None, [], reason=str(error))
+        answers = (not self._is_ours or self._running() is not None) and self._answers()
+        workers = read_workers(self._home) if answers else []
+        wanted = _plan(desired) if desired is not None else None
+        if not any(worker.version for worker in workers):
+            if wanted is None:
+                is_testing = desired is not None and Role.CANDIDATE in desired.roles
+                return self._status(
+                    State.CREATING if answers and is_testing else State.ABSENT, None, workers
                 )
-        return None
+            reason = _failure(workers) or "The server does not answer; deploy again."
+            state = State.CREATING if answers and not _failure(workers) else State.FAILED
+            return self._status(state, wanted, workers, reason=reason)
+        is_changing = desired is not None and (
+            Role.CANDIDATE in desired.roles
+            or any(worker.deployment_id != desired.id for worker in workers)
+        )
+        state = State.UPDATING if is_changing and self._is_locked() else State.SERVING
+        return self._status(state, wanted, workers, reason=_failure(workers))
 
-    def history(self) -> Sequence[Deployment]:
-        """See `Endpoint.history`."""
-        return read_deployments(self._home)
+    def activity(self, since: datetime, until: datetime) -> Activity:
+        """See `Endpoint.activity`: exact where an earlier call read the metrics at `since`."""
+        readings = self._readings()
+        exposition = self._metrics()
+        if exposition is not None:
+            now = utc_now()
+            at = until if timedelta(0) <= now - until < GRAIN else now
+            readings = [*readings, (at, read_metrics(exposition))][-READINGS:]
+            self._keep_readings(readings)
+        before = [reading for at, reading in readings if at <= since][-1:] or [Reading()]
+        within = [reading for at, reading in readings if since < at <= until]
+        found = activity_between([*before, *within])
+        record = read_record(self._home) if self._is_ours else None
+        if record is None or not record.is_running:
+            return found
+        return replace(found, gauges={**found.gauges, "memory_bytes": memory_bytes(record.pid)})
 
     def invoke(
         self, rows: Sequence[Mapping[str, InputValue]], inference_id: str | None = None
     ) -> list[Prediction]:
-        """See `Endpoint.invoke`."""
+        """See `Endpoint.invoke`. The same id with other rows is refused."""
         return self._client.invoke(rows, inference_id)
 
+    def teardown(self, progress: Progress = ignore) -> None:
+        """See `Endpoint.teardown`; a server of others runs on and serves nothing."""
+        with self._only_deployment(progress):
+            if read_desired_state(self._home) is not None:
+                write_desired_state(self._home, DesiredState())
+            progress(f"Stopping the server at {self._url}.")
+            self.stop()
+
+    def preflight(self) -> list[Finding]:
+        """See `Endpoint.preflight`."""
+        findings = []
+        try:
+            self._home.mkdir(parents=True, exist_ok=True)
+            with replacing(self._home / ".preflight"):
+                pass
+            (self._home / ".preflight").unlink()
+        except OSError as error:
+            findings.append(
+                Finding(
+                    f"The endpoint's folder {self._home} cannot be written ({error.strerror}).",
+                    f"chown -R $(id -u) {self._home}",
+                )
+            )
+        if not self._is_ours:
+            if not self._answers():
+                findings.append(
+                    Finding(
+                        f"Nothing answers at {self._url}.",
+                        f"python -m mlschool_dagster.serving --home {self._home} "
+                        f"--name {self.name}, or correct MLSCHOOL_ENDPOINT_URL",
+                    )
+                )
+        elif self._running() is None:
+            try:
+                require_free_port(self.config.host, self.config.port)
+            except UserError as error:
+                findings.append(
+                    Finding(str(error), f"MLSCHOOL_ENDPOINT_PORT={self.config.port + 1}")
+                )
+        try:
+            open_store(self.config.store_uri).close()
+        except StoreUnavailableError as error:
+            findings.append(Finding(str(error), "check MLSCHOOL_CAPTURE_STORE, start its server"))
+        except UserError as error:
+            findings.append(Finding(str(error), "correct MLSCHOOL_CAPTURE_STORE"))
+        return findings
+
     def stop(self) -> None:
-        """See `Endpoint.stop`; a server that is somebody else's runs on."""
+        """End the server, which finishes what it has begun; a server of others runs on.
+
+        What it served, it serves again when it is started.
+        """
         record = read_record(self._home)
         if self._is_ours and record is not None:
             end(record, STOP_SECONDS)
 
-    def _details(self, record: ServerRecord | None) -> dict[str, str | int]:
-        if record is None:
-            return {}
-        return {"pid": record.pid, "port": self.config.port, "log": str(self.log)}
+    def _status(
+        self,
+        state: State,
+        wanted: Plan | None,
+        workers: Sequence[WorkerStatus],
+        reason: str = "",
+    ) -> EndpointStatus:
+        serving = next((worker for worker in workers if worker.version is not None), None)
+        record = self._running()
+        details: dict[str, str | int] = {"workers": len(workers)} if workers else {}
+        if record is not None:
+            details |= {"pid": record.pid, "port": self.config.port, "log": str(self.log)}
+        return EndpointStatus(
+            name=self.name,
+            state=state,
+            serving=None if serving is None else _plan_of(serving),
+            wanted=wanted,
+            since=None if serving is None else serving.since,
+            reason=reason,
+            url=self._url,
+            details=details,
+        )
+
+    def _answers(self) -> bool:
+        return self._client.text("/live") is not None
+
+    def _metrics(self) -> str | None:
+        if self._is_ours and self._running() is None:
+            return None
+        client = EndpointClient(self.name, self._url, METRICS_SECONDS, self.config.token)
+        return client.text("/metrics")
+
+    def _readings(self) -> list[tuple[datetime, Reading]]:
+        """The readings that are kept, the newest last; none if the file is damaged."""
+        try:
+            entries = json.loads((self._home / READINGS_FILE).read_bytes())
+            return [
+                (datetime.fromisoformat(entry["at"]), Reading.from_dict(entry["reading"]))
+                for entry in entries
+            ]
+        except (OSError, ValueError, TypeError, KeyError):
+            return []
+
+    def _keep_readings(self, readings: Sequence[tuple[datetime, Reading]]) -> None:
+        document = [
+            {"at": at.isoformat(), "reading": reading.to_dict()} for at, reading in readings
+        ]
+        with replacing(self._home / READINGS_FILE) as temporary:
+            temporary.write_text(json.dumps(document), encoding="utf-8")
 
     def _running(self) -> ServerRecord | None:
         """The server of this very configuration, if it runs and is ours."""
@@ -203,22 +356,22 @@ class LocalEndpoint:
             *(["--access-log"] if config.access_log else []),
         ]
 
-    def _carry_out(self, deployment: Deployment, started: Process | None) -> None:
-        """Record `deployment`, and wait until every worker has acted on it."""
-        record_deployment(self._home, deployment)
+    def _carry_out(self, desired: DesiredState, started: Process | None) -> None:
+        """Write `desired`, and wait until every worker has acted on it."""
+        write_desired_state(self._home, desired)
         expected = self.config.workers if self._is_ours else 1
         deadline = time.monotonic() + DEADLINE_SECONDS
         while time.monotonic() < deadline:
             self._require_server(started)
             workers = read_workers(self._home)
-            acted = [worker for worker in workers if worker.deployment_id == deployment.id]
+            acted = [worker for worker in workers if worker.deployment_id == desired.id]
             for worker in acted:
-                self._require_success(worker, deployment)
+                self._require_success(worker, desired)
             if len(acted) == len(workers) >= expected:
                 return
             time.sleep(POLL_SECONDS)
         raise UserError(
-            f"The endpoint {self.config.name} did not follow the deployment within "
+            f"The endpoint {self.name} did not follow the deployment within "
             f"{DEADLINE_SECONDS:g} seconds; {self._hint()}"
         )
 
@@ -226,43 +379,42 @@ class LocalEndpoint:
         if not self._is_ours:
             return
         if (self._running() is None) if started is None else (started.poll() is not None):
-            raise UserError(f"The endpoint {self.config.name} ended by itself; {self._hint()}")
+            raise UserError(f"The endpoint {self.name} ended by itself; {self._hint()}")
 
-    def _require_success(self, worker: WorkerStatus, deployment: Deployment) -> None:
+    def _require_success(self, worker: WorkerStatus, desired: DesiredState) -> None:
         failure = worker.failure
-        # While a candidate is tested, the plan beside it is what served before: if a version of
-        # that has gone bad, all the more reason to go on.
-        if failure is not None and (not deployment.candidate or failure.role is Role.CANDIDATE):
+        # While a candidate is tested, the versions beside it are those that served before: if one
+        # of them has gone bad, all the more reason to go on.
+        is_testing = Role.CANDIDATE in desired.roles
+        if failure is not None and (not is_testing or failure.role is Role.CANDIDATE):
             raise UserError(
-                f"The endpoint {self.config.name} cannot serve version {failure.version}: "
-                f"{failure.reason}"
+                f"The endpoint {self.name} cannot serve version {failure.version}: {failure.reason}"
             )
 
-    def _invoke_candidate(self, release: Release) -> Invoke:
+    def _invoke_candidate(self, version: str) -> Invoke:
         def invoke(rows: Sequence[Mapping[str, InputValue]]) -> list[Prediction]:
             probe = f"{SMOKE_TEST_PREFIX}{uuid4()}"
             try:
                 answers = self._client.invoke(rows, probe, Role.CANDIDATE, probe_key(self._home))
             except RefusedError as error:
                 raise UserError(
-                    f"The endpoint {self.config.name} refuses plausible rows ({error}); "
-                    f"check the data spec of version {release.version}."
+                    f"The endpoint {self.name} refuses plausible rows ({error}); "
+                    f"check the data spec of version {version}."
                 ) from None
             for answer in answers:
-                if answer.model_version != release.version:
+                if answer.model_version != version:
                     raise UserError(
-                        f"The endpoint {self.config.name} answered with version "
-                        f"{answer.model_version} instead of {release.version}; deploy again."
+                        f"The endpoint {self.name} answered with version {answer.model_version} "
+                        f"instead of {version}; deploy again."
                     )
             return answers
 
         return invoke
 
-    def _take_back(self, plan: Plan, by: str, error: BaseException) -> None:
-        """Go back to `plan`, and let the history tell why."""
-        words = str(error).strip().partition("\n")[0] or type(error).__name__
-        record_deployment(self._home, Deployment(plan, by, f"Taken back: {words}"))
-        if plan.primary is None:
+    def _take_back(self, serving: DesiredState) -> None:
+        """Go back to what served before; stop the server if nothing did."""
+        write_desired_state(self._home, serving)
+        if Role.PRIMARY not in serving.roles:
             self.stop()
 
     def _hint(self) -> str:
@@ -273,21 +425,84 @@ class LocalEndpoint:
         return f"its log {self.log} ends with: {last}"
 
     @contextmanager
-    def _only_deployment(self) -> Iterator[None]:
+    def _only_deployment(self, progress: Progress) -> Iterator[None]:
+        """Refuse a deployment while another one is under way; one whose process died is none."""
+        from filelock import FileLock, Timeout
+
         self._home.mkdir(parents=True, exist_ok=True)
-        with (self._home / LOCK_FILE).open("w") as lock:
-            deadline = time.monotonic() + DEADLINE_SECONDS
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise UserError(
-                            f"Another deployment to {self._home} is under way; try again after it."
-                        ) from None
-                time.sleep(POLL_SECONDS)
+        lock = FileLock(self._home / LOCK_FILE)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            progress("Waiting for another deployment.")
+            try:
+                lock.acquire(timeout=DEADLINE_SECONDS, poll_interval=POLL_SECONDS)
+            except Timeout:
+                raise UserError(
+                    f"Another deployment to {self._home} is under way; try again after it."
+                ) from None
+        try:
             yield
+        finally:
+            lock.release()
+
+    def _is_locked(self) -> bool:
+        """Whether a deployment is under way."""
+        from filelock import FileLock, Timeout
+
+        try:
+            with FileLock(self._home / LOCK_FILE, timeout=0):
+                return False
+        except Timeout:
+            return True
+
+
+def _desired_state(plan: Plan, files: Mapping[str, VersionFiles]) -> DesiredState:
+    versions = {Role.PRIMARY: plan.primary, Role.CANARY: plan.canary, Role.SHADOW: plan.shadow}
+    return DesiredState(
+        roles={
+            role: VersionFolder(version, files[version].folder.absolute())
+            for role, version in versions.items()
+            if version is not None
+        },
+        canary_share=plan.canary_share,
+        sampling_share=plan.sampling_share,
+    )
+
+
+def _plan(desired: DesiredState) -> Plan | None:
+    """What `desired` is as a plan; None without a primary."""
+    if Role.PRIMARY not in desired.roles:
+        return None
+    numbers = {role: files.version for role, files in desired.roles.items()}
+    return Plan(
+        primary=numbers[Role.PRIMARY],
+        canary=numbers.get(Role.CANARY),
+        canary_share=desired.canary_share,
+        shadow=numbers.get(Role.SHADOW),
+        shadow_share=float(Role.SHADOW in numbers),
+        sampling_share=desired.sampling_share,
+    )
+
+
+def _plan_of(worker: WorkerStatus) -> Plan | None:
+    """What a worker serves as a plan."""
+    if worker.version is None:
+        return None
+    return Plan(
+        primary=worker.version,
+        canary=worker.canary,
+        canary_share=worker.canary_share,
+        shadow=worker.shadow,
+        shadow_share=float(worker.shadow is not None),
+        sampling_share=worker.sampling_share,
+    )
+
+
+def _failure(workers: Sequence[WorkerStatus]) -> str:
+    """Why a worker does not serve what it should; empty if all do."""
+    failures = (worker.failure for worker in workers)
+    return next((failure.reason for failure in failures if failure is not None), "")
 
 
 def start_detached(

@@ -13,7 +13,6 @@ from mlschool_dagster.errors import UserError
 from mlschool_dagster.local.jobs import run_job
 from mlschool_dagster.local.platform import local_endpoint, running_platform, stop_leftovers
 from mlschool_dagster.owned import PRIVATE, is_owned, remove_owned
-from mlschool_dagster.serving.desired_state import read_deployment
 from mlschool_dagster.settings import REST_SECONDS, Settings, unset_empty
 
 
@@ -101,15 +100,17 @@ def dev(settings: Settings) -> None:
         os.environ.update(platform.environment)
         from mlschool_dagster.defs.monitoring.dashboard import PAGE
 
-        served = read_deployment(settings.home / "endpoint")
-        if served is not None and served.plan.primary is not None:
+        wanted = local_endpoint(settings).status().wanted
+        if wanted is not None:
             run_job("deployment_job", settings, say)
         say(f"Dagster   {platform.dagster_url}")
         say(f"MLflow    {platform.mlflow_url}")
         say(f"reports   {platform.files_url}")
         say(f"dashboard {platform.files_url}/{PAGE}")
-        serving = local_endpoint(Settings.from_environment()).status()
-        say(f"endpoint  {serving.url if serving else 'starts when its asset is materialized'}")
+        status = local_endpoint(Settings.from_environment()).status()
+        say(
+            f"endpoint  {status.url if status.serving else 'starts when its asset is materialized'}"
+        )
         say("Ctrl-C stops all of it")
         threading.Event().wait()
 

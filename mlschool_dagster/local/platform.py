@@ -291,7 +291,7 @@ def _choose_ports(settings: Settings, say: Say, claims: "list[BaseFileLock]") ->
     running = local_endpoint(settings).status()
     preferred = dict(PORTS)
     chosen: dict[str, int] = {}
-    if running:
+    if running.serving is not None:
         chosen["endpoint"] = settings.endpoint_port
     else:
         preferred["endpoint"] = settings.endpoint_port

@@ -171,7 +171,7 @@ class Stage:
 
     def _client(self, spec: DataSpec) -> EndpointClient:
         status = local_endpoint(self.settings).status()
-        if status is None:
+        if status.serving is None:
             raise UserError(f"The endpoint does not run; see {self.settings.home / 'logs'}.")
         return EndpointClient(
             spec.name, status.url, token=self.settings.endpoint_token.reveal() or None
@@ -241,7 +241,7 @@ class Stage:
             self.told.append((number, sentence))
             self.say(f"  told: {sentence}")
         status = local_endpoint(self.settings).status()
-        self.versions.append(status.version if status else "none")
+        self.versions.append(status.serving.primary if status.serving else "none")
 
 
 def _runs_under_way(instance: dg.DagsterInstance) -> bool:

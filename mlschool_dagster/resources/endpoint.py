@@ -1,5 +1,6 @@
 """The endpoint: where models are served."""
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,21 +8,24 @@ import dagster as dg
 from pydantic import Field
 
 if TYPE_CHECKING:
-    from mlschool_dagster.deployment.client import EndpointClient
     from mlschool_dagster.deployment.endpoint import Endpoint
     from mlschool_dagster.serving.server_config import ServerConfig
 
-CALL_SECONDS = 30.0
-"""How long each wait for an answer may take."""
-PATIENCE_SECONDS = 10.0
-"""How long an endpoint may take to tell its metrics."""
+
+class EndpointResource(dg.ConfigurableResource, ABC):  # type: ignore[type-arg]
+    """The endpoint of this deployment of the platform, wherever it lives."""
+
+    name: str = Field(description="Name of the endpoint, kept with every capture.")
+
+    @abstractmethod
+    def connect(self) -> "Endpoint":
+        """The endpoint; nothing is contacted before one of its methods is called."""
 
 
-class LocalEndpointResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+class LocalEndpointResource(EndpointResource):
     """An inference server on this machine."""
 
     home: str = Field(description="Folder for the state and the log of the server.")
-    name: str = Field(description="Name of the endpoint, kept with every capture.")
     host: str = Field(description="Address on which the server listens.")
     port: int = Field(description="Port on which the server listens.")
     capture_store: str = Field(description="Capture store in which the server keeps its answers.")
@@ -49,29 +53,11 @@ class LocalEndpointResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         "same folder; empty: the platform starts its own.",
     )
 
-    def target(self) -> "Endpoint":
-        """The endpoint as a deployment target."""
+    def connect(self) -> "Endpoint":
+        """See `EndpointResource.connect`."""
         from mlschool_dagster.deployment.local import LocalEndpoint
 
         return LocalEndpoint(self._config(), self.url or None)
-
-    def client(self, url: str = "") -> "EndpointClient":
-        """A client of the endpoint at `url`, which is not told our token; empty: of this one."""
-        from mlschool_dagster.deployment.client import EndpointClient
-
-        if url:
-            return EndpointClient(self.name, url)
-        return self._own_client()
-
-    def exposition(self) -> str | None:
-        """What the endpoint tells Prometheus; None if it does not answer."""
-        return self._own_client(PATIENCE_SECONDS).text("/metrics")
-
-    def _own_client(self, timeout: float = CALL_SECONDS) -> "EndpointClient":
-        from mlschool_dagster.deployment.client import EndpointClient
-
-        address = self.url or self._config().url
-        return EndpointClient(self.name, address, timeout, self.token or None)
 
     def _config(self) -> "ServerConfig":
         from mlschool_dagster.serving.server_config import ServerConfig

@@ -10,6 +10,7 @@ from pydantic import Field
 from mlschool_dagster.monitoring.metrics import MetricsHistory
 
 if TYPE_CHECKING:
+    from mlschool_dagster.deployment.ledger import DeploymentLedger, Entry
     from mlschool_dagster.promotion.ledger import PromotionLedger
 
 
@@ -43,3 +44,24 @@ class History(dg.ConfigurableResource):  # type: ignore[type-arg]
 
         with closing(open_ledger(self.uri)) as ledger:
             yield ledger
+
+    @contextmanager
+    def deployments(self, endpoint: str) -> "Iterator[DeploymentLedger]":
+        """The deployment ledger of the endpoint of that name, closed with the block.
+
+        Raises:
+            UserError: the database cannot be used.
+        """
+        from mlschool_dagster.deployment.ledger import open_ledger
+
+        with closing(open_ledger(self.uri, endpoint)) as ledger:
+            yield ledger
+
+    def deployment_entries(self, endpoint: str) -> "list[Entry]":
+        """Every entry of the deployment ledger about the endpoint of that name, in order.
+
+        Raises:
+            UserError: the database cannot be used.
+        """
+        with self.deployments(endpoint) as ledger:
+            return ledger.entries()

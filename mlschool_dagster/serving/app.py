@@ -1,9 +1,9 @@
 """The HTTP application: MLflow's scoring protocol and SageMaker's, and what it takes to watch it.
 
 ``POST /invocations`` answers ``{"predictions": [...], "model_version": "3"}`` after every captured
-row is durable. ``GET /ping`` is 200 once a version serves, ``/version`` names it, ``/health`` tells
-the worker's whole state, ``/metrics`` speaks to Prometheus, ``/docs`` and ``/openapi.json``
-describe all of that.
+row is durable. ``GET /ping`` and ``/ready`` are 200 once a version serves, ``/live`` as soon as
+the process answers. ``/version`` names the version, ``/health`` tells the worker's whole state,
+``/metrics`` speaks to Prometheus, ``/docs`` and ``/openapi.json`` describe all of that.
 """
 
 import asyncio
@@ -32,7 +32,13 @@ from mlschool_dagster.serving.metrics import Metrics
 from mlschool_dagster.serving.model_router import ModelRouter, Routing, Version
 from mlschool_dagster.serving.openapi import openapi_document, openapi_page
 from mlschool_dagster.serving.rejections import RejectionCounts
-from mlschool_dagster.serving.responses import COUNT_ANSWER, error_body
+from mlschool_dagster.serving.responses import (
+    COUNT_ANSWER,
+    LIVENESS_PATH,
+    OPEN_PATH,
+    READINESS_PATH,
+    error_body,
+)
 from mlschool_dagster.serving.sagemaker import INVOCATIONS, SageMakerRoute
 from mlschool_dagster.serving.server_config import ServerConfig
 from mlschool_dagster.serving.worker_status import (
@@ -72,7 +78,9 @@ class Endpoint:
             routes=[
                 # Requests to predict come here only with another method.
                 Route(INVOCATIONS, self._ping, methods=["POST"]),
-                Route("/ping", self._ping),
+                Route(OPEN_PATH, self._ping),
+                Route(READINESS_PATH, self._ping),
+                Route(LIVENESS_PATH, self._live),
                 Route("/version", self._version),
                 Route("/health", self._health),
                 Route("/metrics", self._exposition),
@@ -146,7 +154,7 @@ class Endpoint:
             if version is None:
                 self._metrics.retired(role)
             else:
-                self._metrics.serves(role, version.release.version, version.since)
+                self._metrics.serves(role, version.number, version.since)
 
     def _routing(self) -> Routing:
         return self._router.routing or Routing({})
@@ -161,12 +169,15 @@ class Endpoint:
         self._primary()
         return _json({})
 
+    async def _live(self, request: Request) -> Response:
+        return _json({})
+
     async def _version(self, request: Request) -> Response:
         primary = self._primary()
         return _json(
             {
                 "endpoint": self._config.name,
-                "version": primary.release.version,
+                "version": primary.number,
                 "since": primary.since,
             }
         )
@@ -178,11 +189,9 @@ class Endpoint:
             {
                 "status": "starting" if primary is None else "ready",
                 "endpoint": self._config.name,
-                "version": None if primary is None else primary.release.version,
+                "version": None if primary is None else primary.number,
                 "since": None if primary is None else primary.since,
-                "versions": {
-                    role.value: version.release.version for role, version in routing.roles.items()
-                },
+                "versions": {role.value: version.number for role, version in routing.roles.items()},
                 "pid": os.getpid(),
                 "captures_written": self._batcher.written,
                 "spilled_bytes": self._store.buffered_bytes,

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.serving.responses import (
     COUNT_ANSWER,
-    OPEN_PATH,
+    OPEN_PATHS,
     Headers,
     error_body,
     send_json,
@@ -53,7 +53,7 @@ class AuthMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse, or have the application answer."""
         refusal = None
-        if scope["type"] == "http" and scope["path"] != OPEN_PATH:
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             refusal = self._refusal(scope)
         if refusal is None:
             await self._app(scope, receive, send)

@@ -163,9 +163,7 @@ class Batcher:
         except Exception:
             # Whatever is wrong with a shadow is no concern of those who are answered.
             self._metrics.shadow_failed()
-            shadows = {
-                request.shadow.release.version for request, _ in batch if request.shadow is not None
-            }
+            shadows = {request.shadow.number for request, _ in batch if request.shadow is not None}
             # Once is enough: it will fail on every request to come.
             if not shadows <= self._reported:
                 self._reported = shadows

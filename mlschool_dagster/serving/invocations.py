@@ -214,7 +214,7 @@ class Invocations:
 
     async def _submit(self, request: PredictionRequest, exchange: Exchange) -> None:
         exchange.event_id = request.event_ids[0]
-        exchange.version = request.version.release.version
+        exchange.version = request.version.number
         exchange.role = request.role
         exchange.rows = len(request.event_ids)
         if request.accepted.reasons:

@@ -1,4 +1,7 @@
-"""Who answers: follows the deployments of an endpoint, and swaps versions between two requests."""
+"""Model router: which loaded version answers a request.
+
+It follows the server's desired state and swaps versions between two requests.
+"""
 
 import asyncio
 import logging
@@ -13,16 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from mlschool_dagster.capture.records import Role
-from mlschool_dagster.clock import utc_now
 from mlschool_dagster.dataset.spec import DataSpec, NumericColumn
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.compiled import CompiledModel
 from mlschool_dagster.serving.desired_state import (
-    DEPLOYMENTS_FILE,
-    Deployment,
-    DeploymentLog,
-    Plan,
-    Release,
+    DESIRED_STATE_FILE,
+    DesiredState,
+    VersionFolder,
+    read_desired_state,
 )
 from mlschool_dagster.serving.validation import Row, Validator
 from mlschool_dagster.serving.worker_status import (
@@ -47,10 +48,15 @@ class NoVersionError(Exception):
 class Version:
     """A loaded version that has proved to predict, and since when it serves (UTC)."""
 
-    release: Release
+    files: VersionFolder
     model: CompiledModel
     validator: Validator
     since: datetime
+
+    @property
+    def number(self) -> str:
+        """The version's number in the registry."""
+        return self.files.version
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,27 +108,26 @@ def _fraction(purpose: str, key: str) -> float:
 
 
 class ModelRouter:
-    """What serves by the deployments in `home`, kept up to date by `follow`.
+    """What serves by the desired state in `home`, kept up to date by `follow`.
 
-    ``routing`` is replaced as a whole: who holds one goes on with it. ``deployment_id`` names the
-    deployment last acted on. If a version of its plan does not load, what served before goes on as
-    a whole; if the candidate does not, nothing else is disturbed; ``failure`` tells of either.
+    ``routing`` is replaced as a whole: a request goes on with the one it began with.
+    ``deployment_id`` names the desired state that was last acted on. If one of its versions does
+    not load, what served before goes on as a whole; if the candidate does not, nothing else
+    changes; ``failure`` says which version failed and why.
     """
 
     def __init__(self, home: Path) -> None:
-        self._path = home / DEPLOYMENTS_FILE
-        self._log = DeploymentLog(home)
+        self._home = home
         self._file = WorkerFile(home)
         self._seen: object = ()
         self._retry_at = float("inf")
-        self._wanted: Deployment | None = None
-        self._since: dict[Release, datetime] = {}
+        self._desired: DesiredState | None = None
         self.routing: Routing | None = None
         self.deployment_id: str | None = None
         self.failure: LoadFailure | None = None
 
     async def follow(self) -> None:
-        """Act on each deployment and tell the worker's status, until cancelled."""
+        """Act on each desired state and write the worker's status, until cancelled."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._beat())
@@ -133,8 +138,8 @@ class ModelRouter:
             self._file.remove()
 
     async def refresh(self) -> None:
-        """Act on the deployments if there is news since last time, or what failed is due again."""
-        state = _file_state(self._path)
+        """Act on the desired state if it has changed, or if what failed is due again."""
+        state = _file_state(self._home / DESIRED_STATE_FILE)
         if state == self._seen and time.monotonic() < self._retry_at:
             return
         if self._seen == ():
@@ -142,12 +147,13 @@ class ModelRouter:
             await self._tell()
         self._seen = state
         try:
-            self._note(await asyncio.to_thread(self._log.news))
+            read = await asyncio.to_thread(read_desired_state, self._home)
         except UserError as error:
             self.failure = _failure(None, None, error)
         else:
-            if self._wanted is not None:
-                await self._carry_out(self._wanted)
+            self._desired = read or self._desired
+            if self._desired is not None:
+                await self._carry_out(self._desired)
         due = float("inf") if self.failure is None else time.monotonic() + RETRY_SECONDS
         self._retry_at = due
         await self._tell()
@@ -166,7 +172,7 @@ class ModelRouter:
 
     def _status(self) -> WorkerStatus:
         routing = self.routing or Routing({})
-        numbers = {role: version.release.version for role, version in routing.roles.items()}
+        numbers = {role: version.number for role, version in routing.roles.items()}
         return WorkerStatus(
             pid=os.getpid(),
             deployment_id=self.deployment_id,
@@ -179,53 +185,49 @@ class ModelRouter:
             sampling_share=routing.sampling_share,
         )
 
-    def _note(self, news: list[Deployment]) -> None:
-        for deployment in news:
-            self._wanted = deployment
-            self._since = {
-                release: self._since.get(release, deployment.at)
-                for release in deployment.plan.releases
-            }
-
-    async def _carry_out(self, deployment: Deployment) -> None:
+    async def _carry_out(self, desired: DesiredState) -> None:
         before = self.routing or Routing({})
-        loaded = {version.release: version for version in before.roles.values()}
-        roles, failure = await self._load(_roles(deployment.plan), loaded)
+        loaded = {version.files: version for version in before.roles.values()}
+        served = desired.without_candidate
+        roles, failure = await self._load(served.roles, desired, loaded)
         if failure is None:
-            plan = deployment.plan
-            routing = Routing(roles, plan.canary_share, plan.sampling_share)
+            routing = Routing(roles, desired.canary_share, desired.sampling_share)
         else:
             routing = replace(before, roles=_without_candidate(before.roles))
-        if deployment.candidate is not None:
-            wanted = {Role.CANDIDATE: deployment.candidate}
-            candidate, candidate_failure = await self._load(wanted, loaded)
+        if Role.CANDIDATE in desired.roles:
+            candidate, candidate_failure = await self._load(
+                {Role.CANDIDATE: desired.roles[Role.CANDIDATE]}, desired, loaded
+            )
             routing = replace(routing, roles={**routing.roles, **candidate})
             failure = candidate_failure or failure
         # All at once, so that nobody sees one without the others.
         self.routing = routing if routing.roles else None
-        self.deployment_id, self.failure = deployment.id, failure
+        self.deployment_id, self.failure = desired.id, failure
         log.info(
-            "deployment followed",
+            "desired state followed",
             extra={
-                "deployment": deployment.id,
-                "versions": {role: v.release.version for role, v in routing.roles.items()},
+                "deployment": desired.id,
+                "versions": {role: version.number for role, version in routing.roles.items()},
             },
         )
 
     async def _load(
-        self, wanted: Mapping[Role, Release], loaded: Mapping[Release, Version]
+        self,
+        roles: Mapping[Role, VersionFolder],
+        desired: DesiredState,
+        loaded: Mapping[VersionFolder, Version],
     ) -> tuple[dict[Role, Version], LoadFailure | None]:
-        """The `wanted` versions, those that are `loaded` already as they are; none on a failure."""
+        """The versions of `roles`, as they are if `loaded` already; none if one fails."""
         versions: dict[Role, Version] = {}
-        for role, release in wanted.items():
-            since = self._since.get(release, utc_now())
+        for role, files in roles.items():
+            since = desired.since.get(files.version, desired.at)
             try:
-                version = loaded.get(release)
+                version = loaded.get(files)
                 if version is None:
-                    version = await asyncio.to_thread(load_version, release, since)
+                    version = await asyncio.to_thread(load_version, files, since)
             except Exception as error:
                 # A version of whatever fault must not end those that serve.
-                return {}, _failure(role, release.version, error)
+                return {}, _failure(role, files.version, error)
             versions[role] = replace(version, since=since)
         return versions, None
 
@@ -242,31 +244,26 @@ def _failure(role: Role | None, version: str | None, error: Exception) -> LoadFa
     return LoadFailure(role, version, reason)
 
 
-def _roles(plan: Plan) -> dict[Role, Release]:
-    named = {Role.PRIMARY: plan.primary, Role.CANARY: plan.canary, Role.SHADOW: plan.shadow}
-    return {role: release for role, release in named.items() if release is not None}
-
-
 def _without_candidate(roles: Mapping[Role, Version]) -> dict[Role, Version]:
     return {role: version for role, version in roles.items() if role is not Role.CANDIDATE}
 
 
-def load_version(release: Release, since: datetime) -> Version:
-    """The version in the folder of `release`, after it has made a real prediction.
+def load_version(files: VersionFolder, since: datetime) -> Version:
+    """Load the version of `files`, and have it make a real prediction.
 
     Raises:
         UserError: there is no intact model in the folder, or it does not predict.
     """
-    model = CompiledModel.load(release.folder)
+    model = CompiledModel.load(files.folder)
     rows = plausible_rows(model.spec)
     with np.errstate(all="ignore"):
         probabilities = model.probabilities(rows)
     if not np.allclose(probabilities.sum(axis=1), 1.0):
         raise UserError(
-            f"Version {release.version} predicts no probabilities for plausible input; "
+            f"Version {files.version} predicts no probabilities for plausible input; "
             "train it again."
         )
-    return Version(release, model, Validator(model.spec), since)
+    return Version(files, model, Validator(model.spec), since)
 
 
 def plausible_rows(spec: DataSpec) -> list[Row]:

@@ -44,7 +44,7 @@ class PredictionRequest:
     ) -> list[Capture]:
         """What `version` predicted on the rows, as captures; `probabilities` has a row for each."""
         classes = version.model.spec.target.classes
-        number, share = version.release.version, self.sampling_share
+        number, share = version.number, self.sampling_share
         captures = []
         for event_id, row, shares in zip(
             self.event_ids, self.accepted.rows, probabilities, strict=True

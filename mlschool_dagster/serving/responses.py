@@ -16,8 +16,12 @@ CLOSE: Headers = ((b"connection", b"close"),)
 COUNT_ANSWER = "count_answer"
 """Entry of the lifespan's state: a function that counts an answer, by its status, which is given
 before a request reaches what it asks for."""
+LIVENESS_PATH = "/live"
+READINESS_PATH = "/ready"
 OPEN_PATH = "/ping"
-"""What a load balancer asks, which has no token to present, and knows the server by its address."""
+OPEN_PATHS = frozenset({OPEN_PATH, LIVENESS_PATH, READINESS_PATH})
+"""What load balancers and orchestrators ask, which have no token to present, and know the server by
+its address. Alive is a process that answers at all; ready is one that serves a version."""
 
 
 async def send_json(send: Send, body: bytes, status: int = 200, headers: Headers = ()) -> None:

@@ -160,7 +160,6 @@ def _send(
     """Send `rows` in each format; the answers are the model's, whatever the format."""
     expected = model.probabilities(rows)
     status = local_endpoint(platform.settings).status()
-    assert status is not None
     with httpx.Client(base_url=status.url, timeout=30) as client:
         for body, kind in _bodies(spec, rows):
             answer = client.post("/invocations", content=body, headers={"content-type": kind})

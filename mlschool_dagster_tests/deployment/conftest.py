@@ -6,12 +6,8 @@ from pathlib import Path
 import pytest
 
 from mlschool_dagster.deployment.local import LocalEndpoint
-from mlschool_dagster_tests.deployment.local_endpoints import (
-    target_of,
-)
-from mlschool_dagster_tests.serving.server import (
-    free_port,
-)
+from mlschool_dagster_tests.deployment.local_endpoints import endpoint_of
+from mlschool_dagster_tests.serving.server import free_port
 
 
 @pytest.fixture
@@ -20,7 +16,7 @@ def port() -> int:
 
 
 @pytest.fixture
-def target(tmp_path: Path, port: int) -> Iterator[LocalEndpoint]:
-    target = target_of(tmp_path, port)
-    yield target
-    target.stop()
+def endpoint(tmp_path: Path, port: int) -> Iterator[LocalEndpoint]:
+    endpoint = endpoint_of(tmp_path, port)
+    yield endpoint
+    endpoint.stop()

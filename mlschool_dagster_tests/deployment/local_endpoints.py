@@ -1,6 +1,7 @@
-"""Endpoints on this machine to test, and how to look at them."""
+"""Endpoints on this machine to test, and helpers to look at them."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,49 +9,53 @@ from typing import Any
 import numpy as np
 import psutil
 
-from mlschool_dagster.deployment.endpoint import EndpointStatus
+from mlschool_dagster.deployment.endpoint import EndpointStatus, Verify, VersionFiles, accept
 from mlschool_dagster.deployment.local import LocalEndpoint
-from mlschool_dagster.serving.desired_state import Plan, Release
+from mlschool_dagster.deployment.plan import Plan
 from mlschool_dagster.serving.server_config import ServerConfig
-from mlschool_dagster_tests.serving.server import (
-    release,
-    store_uri,
-)
+from mlschool_dagster_tests.serving.server import release, store_uri
 
 
-def target_of(home: Path, port: int, **settings: Any) -> LocalEndpoint:
-    return LocalEndpoint(
-        ServerConfig(
-            **{"store_uri": store_uri(home), "name": "penguins", **settings}, home=home, port=port
-        )
-    )
+def endpoint_of(home: Path, port: int, **settings: Any) -> LocalEndpoint:
+    config = {"store_uri": store_uri(home), "name": "penguins", **settings}
+    return LocalEndpoint(ServerConfig(**config, home=home, port=port))
 
 
-def deploy(target: LocalEndpoint, home: Path, version: str) -> int:
-    """Deploy `version` and return the server's pid."""
-    return deploy_release(target, release(home, version))
+def version_files(home: Path, *versions: str) -> dict[str, VersionFiles]:
+    """Versions with weights drawn from their numbers, in folders of `home`."""
+    return {version: VersionFiles.of(release(home, version).folder) for version in versions}
 
 
-def deploy_release(target: LocalEndpoint, wanted: Release) -> int:
-    status = target.deploy(Plan(wanted), "a test", "because", lambda step: None)
+def deploy(endpoint: LocalEndpoint, home: Path, version: str, verify: Verify = accept) -> int:
+    """Deploy `version`, made anew in `home`, and return the server's pid."""
+    return deploy_files(endpoint, version_files(home, version), verify)
+
+
+def deploy_files(
+    endpoint: LocalEndpoint, files: Mapping[str, VersionFiles], verify: Verify = accept
+) -> int:
+    """Deploy the only version of `files` and return the server's pid."""
+    (version,) = files
+    status = endpoint.deploy(Plan(primary=version), files, verify=verify)
     return int(status.details["pid"])
 
 
-def target_of_same(target: LocalEndpoint, **changes: Any) -> LocalEndpoint:
-    """Another client of the endpoint of `target`."""
-    return LocalEndpoint(replace(target.config, **changes))
+def another(endpoint: LocalEndpoint, **changes: Any) -> LocalEndpoint:
+    """Another object for the endpoint of `endpoint`."""
+    return LocalEndpoint(replace(endpoint.config, **changes))
 
 
-def served(target: LocalEndpoint) -> EndpointStatus:
-    status = target.status()
-    assert status is not None
+def served(endpoint: LocalEndpoint) -> EndpointStatus:
+    """The status of an endpoint that serves."""
+    status = endpoint.status()
+    assert status.serving is not None
     return status
 
 
-def spoil(wanted: Release) -> None:
+def spoil(files: VersionFiles) -> None:
     """Let the version predict nothing of sense."""
-    with np.load(wanted.folder / "compiled.npz") as arrays:
-        np.savez(wanted.folder / "compiled.npz", **{**arrays, "bias_1": np.full(3, np.nan)})
+    with np.load(files.folder / "compiled.npz") as arrays:
+        np.savez(files.folder / "compiled.npz", **{**arrays, "bias_1": np.full(3, np.nan)})
 
 
 def runs(pid: int) -> bool:

@@ -1,7 +1,7 @@
-"""Health: what happened lately, from counters that only grow, whatever the server went through."""
+"""Activity: what happened in a span of time, from counters that only grow."""
 
+import json
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,10 +14,11 @@ from mlschool_dagster.deployment.activity import (
     QUEUE,
     REQUESTS,
     SPILL,
+    Activity,
     Reading,
+    activity_between,
     quantile,
     read_metrics,
-    traffic,
 )
 
 BOUNDS = [0.001, 0.005, 0.025, 0.1, 1.0]
@@ -84,46 +85,82 @@ def exposition(statuses: dict[str, int], seconds: list[float]) -> str:
     return generate_latest(registry).decode()
 
 
-def test_an_exposition_is_read_over_versions_and_workers() -> None:
+def test_an_exposition_is_read_by_version_over_workers() -> None:
     reading = read_metrics(exposition({"200": 5, "422": 1, "503": 2}, [0.002, 0.002, 3.0]))
-    assert reading.requests == {"200": 10, "422": 2, "503": 4}
-    assert reading.latency["0.005"] == 2
-    assert reading.latency["+Inf"] == 3
+    assert reading.requests == {
+        "1": {"200": 5, "422": 1, "503": 2},
+        "2": {"200": 5, "422": 1, "503": 2},
+    }
+    assert reading.latency[""]["0.005"] == 2
+    assert reading.latency[""]["+Inf"] == 3
     assert (reading.waiting, reading.spilled) == (3, 4096)
 
 
 def test_an_endpoint_that_has_answered_nothing_has_a_reading() -> None:
-    assert read_metrics("") == Reading({}, {}, 0.0, 0.0)
+    assert read_metrics("") == Reading()
+    assert activity_between([Reading()]) == activity_between([]) == NOTHING
 
 
+NOTHING = Activity(gauges={"requests_waiting": 0.0, "spill_bytes": 0.0})
 counts = st.dictionaries(st.sampled_from(["200", "422", "500", "503"]), st.integers(0, 50))
 
 
+def reading_of(statuses: dict[str, int], seconds: list[float], version: str = "1") -> Reading:
+    floats = {status: float(count) for status, count in statuses.items()}
+    return Reading({version: floats}, {version: histogram(seconds)})
+
+
 @given(counts, latencies, counts, latencies)
-def test_what_happened_since_is_the_difference(
+def test_what_happened_in_a_span_is_the_difference(
     first: dict[str, int], early: list[float], then: dict[str, int], late: list[float]
 ) -> None:
     both = {status: first.get(status, 0) + then.get(status, 0) for status in {**first, **then}}
-    before = Reading({k: float(v) for k, v in first.items()}, histogram(early), 0, 0)
-    now = Reading({k: float(v) for k, v in both.items()}, histogram(early + late), 0, 0)
-    since = traffic(now, before)
+    before, after = reading_of(first, early), reading_of(both, early + late)
+    since = activity_between([before, after])
     assert since.requests == sum(then.values())
     assert since.errors == then.get("500", 0) + then.get("503", 0)
-    assert since.refused == then.get("422", 0)
-    assert since.latency == histogram(late)
+    assert since.refusals == then.get("422", 0)
+    assert since.latency[0.5] == quantile(0.5, histogram(late))
+    assert sum(activity.requests for activity in since.by_version.values()) == since.requests
+
+
+@given(st.lists(st.tuples(counts, latencies), min_size=2, max_size=5))
+def test_spans_add_up(steps: list[tuple[dict[str, int], list[float]]]) -> None:
+    total: dict[str, int] = {}
+    seconds: list[float] = []
+    readings = [Reading()]
+    for statuses, latency in steps:
+        total = {s: total.get(s, 0) + statuses.get(s, 0) for s in {**total, **statuses}}
+        seconds = seconds + latency
+        readings.append(reading_of(total, seconds))
+    parts = [activity_between(readings[i : i + 2]) for i in range(len(steps))]
+    whole = activity_between(readings)
+    assert whole.requests == sum(part.requests for part in parts)
+    assert whole.errors == sum(part.errors for part in parts)
 
 
 def test_counters_that_went_back_are_counted_from_the_restart() -> None:
-    before = Reading({"200": 100.0}, histogram([0.01] * 100), 0, 0)
-    now = Reading({"200": 7.0}, histogram([0.01] * 7), 0, 0)
-    assert traffic(now, before).requests == 7
-    assert traffic(now, None).requests == 7
+    before = reading_of({"200": 100}, [0.01] * 100)
+    after = reading_of({"200": 7}, [0.01] * 7)
+    assert activity_between([before, after]).requests == 7
+    assert activity_between([Reading(), before, after]).requests == 107
+
+
+def test_each_version_has_its_part() -> None:
+    before = reading_of({"200": 5}, [0.01] * 5, "1")
+    after = Reading(
+        {"1": {"200": 5.0}, "2": {"200": 3.0, "500": 1.0}, "": {"401": 2.0}},
+        {"1": histogram([0.01] * 5), "2": histogram([0.02] * 4)},
+    )
+    found = activity_between([before, after])
+    assert (found.requests, found.errors, found.refusals) == (6, 1, 2)
+    assert set(found.by_version) == {"2"}
+    assert (found.by_version["2"].requests, found.by_version["2"].error_share) == (4, 0.25)
 
 
 def test_a_reading_survives_being_kept() -> None:
     reading = read_metrics(exposition({"200": 1}, [0.01]))
-    assert Reading.from_dict(reading.to_dict()) == reading
-    assert traffic(reading, replace(reading)).requests == 0
+    assert Reading.from_dict(json.loads(json.dumps(reading.to_dict()))) == reading
 
 
 def test_the_time_of_refused_requests_is_none_of_answers() -> None:
@@ -134,4 +171,4 @@ def test_the_time_of_refused_requests_is_none_of_answers() -> None:
         'mlschool_request_duration_seconds_bucket{version="",role="",le="0.1"} 0\n'
         'mlschool_request_duration_seconds_bucket{version="",role="",le="+Inf"} 90\n'
     )
-    assert read_metrics(exposition).latency == {"0.1": 5.0, "+Inf": 5.0}
+    assert read_metrics(exposition).latency == {"1": {"0.1": 5.0, "+Inf": 5.0}}

@@ -1,5 +1,7 @@
-"""The ledger: which version served when can always be answered, and nothing happens untold."""
+"""The deployment ledger: which version served when can always be answered."""
 
+from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -8,58 +10,70 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlschool_dagster.capture.records import Role
-from mlschool_dagster.deployment.ledger import Action, changes, served_at, terms
-from mlschool_dagster.serving.desired_state import Deployment, Plan, Release
+from mlschool_dagster.deployment.ledger import (
+    Action,
+    DeploymentLedger,
+    Entry,
+    Event,
+    changes,
+    open_ledger,
+    previous_primary,
+    serving_plan,
+    terms,
+)
+from mlschool_dagster.deployment.plan import Plan
 
 START = datetime(2026, 11, 20, 23, tzinfo=UTC)
 VERSIONS = ["1", "2", "3"]
-
-
-def release(version: str | None) -> Release | None:
-    return None if version is None else Release(version, Path("/versions", version))
+Step = Plan | None | tuple[Event, Plan | None]
+Told = list[tuple[str, str, str | None, str | None]]
 
 
 def plan(
-    primary: str | None, canary: str | None = None, shadow: str | None = None, share: float = 0.1
+    primary: str, canary: str | None = None, shadow: str | None = None, share: float = 0.1
 ) -> Plan:
-    return Plan(release(primary), release(canary), share if canary else 0.0, release(shadow))
+    canary, shadow = (None if version == primary else version for version in (canary, shadow))
+    return Plan(
+        primary=primary,
+        canary=canary,
+        canary_share=share if canary else 0.0,
+        shadow=shadow,
+        shadow_share=1.0 if shadow else 0.0,
+    )
 
 
-def history(*steps: Plan | tuple[Plan, str]) -> list[Deployment]:
-    """One deployment an hour; a step with a second part stages that version as a candidate."""
-    return [
-        Deployment(
-            plan=step[0] if isinstance(step, tuple) else step,
-            candidate=release(step[1]) if isinstance(step, tuple) else None,
-            by=f"run-{hour}",
-            reason="because",
-            at=START + timedelta(hours=hour),
-        )
-        for hour, step in enumerate(steps)
-    ]
+def history(*steps: Step) -> list[Entry]:
+    """One entry an hour: a plan serves, or what the step says."""
+    entries = []
+    for hour, step in enumerate(steps):
+        if isinstance(step, tuple):
+            event, served = step
+        else:
+            event, served = (Event.REMOVED if step is None else Event.SERVING), step
+        at = START + timedelta(hours=hour)
+        entries.append(Entry(event, served, f"run-{hour}", "because", at, hour + 1))
+    return entries
 
 
-def told(*steps: Plan | tuple[Plan, str]) -> list[tuple[str, str, str | None, str | None]]:
+def told(*steps: Step) -> Told:
     return [
         (change.action.value, change.role.value, change.before, change.after)
         for change in changes(history(*steps))
     ]
 
 
-CASES: dict[
-    str, tuple[list[Plan | tuple[Plan, str]], list[tuple[str, str, str | None, str | None]]]
-] = {
-    "a first version is tested and deployed": (
-        [(plan(None), "1"), plan("1")],
-        [("staged", "candidate", None, "1"), ("deployed", "primary", None, "1")],
+CASES: dict[str, tuple[list[Step], Told]] = {
+    "a first version is wanted and deployed": (
+        [(Event.WANTED, plan("1")), plan("1")],
+        [("deployed", "primary", None, "1")],
     ),
-    "a candidate that fails is withdrawn": (
-        [plan("1"), (plan("1"), "2"), plan("1")],
-        [
-            ("deployed", "primary", None, "1"),
-            ("staged", "candidate", None, "2"),
-            ("withdrawn", "candidate", "2", None),
-        ],
+    "a version that fails is taken back": (
+        [plan("1"), (Event.WANTED, plan("2")), (Event.TAKEN_BACK, plan("1"))],
+        [("deployed", "primary", None, "1"), ("taken back", "primary", "1", "1")],
+    ),
+    "a first version that fails leaves none": (
+        [(Event.WANTED, plan("1")), (Event.FAILED, None)],
+        [("failed", "primary", None, None)],
     ),
     "a canary that becomes the primary is not withdrawn": (
         [plan("1"), plan("1", canary="2"), plan("2")],
@@ -104,15 +118,19 @@ CASES: dict[
         [plan("1"), plan("1")],
         [("deployed", "primary", None, "1"), ("confirmed", "primary", "1", "1")],
     ),
-    "a version that cannot serve leaves none": (
-        [plan("1"), plan(None)],
+    "an endpoint is removed": (
+        [plan("1"), None],
         [("deployed", "primary", None, "1"), ("withdrawn", "primary", "1", None)],
+    ),
+    "somebody else changes it": (
+        [plan("1"), (Event.OBSERVED, plan("2"))],
+        [("deployed", "primary", None, "1"), ("deployed", "primary", "1", "2")],
     ),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_each_change_is_told_by_its_name(case: str) -> None:
+def test_each_change_has_its_name(case: str) -> None:
     steps, expected = CASES[case]
     assert told(*steps) == expected
 
@@ -127,17 +145,15 @@ def test_a_share_that_changes_is_a_change() -> None:
     steps = history(plan("1", canary="2"), plan("1", canary="2", share=0.5))
     last = changes(steps)[-1]
     assert (last.action, last.role, last.after, last.share) == (
-        Action.CANARY,
-        Role.CANARY,
-        "2",
-        0.5,
+        *(Action.CANARY, Role.CANARY),
+        *("2", 0.5),
     )
-    sampled = [*steps, Deployment(Plan(release("1"), sampling_share=0.2), at=START)]
+    sampled = [*steps, Entry(Event.SERVING, Plan(primary="1", sampling_share=0.2), at=START)]
     assert changes(sampled)[-1].share == 0.2
 
 
 def test_terms_say_how_long_each_primary_served() -> None:
-    steps = history(plan("1"), plan("1", canary="2"), plan("2"), plan(None), plan("1"))
+    steps = history(plan("1"), plan("1", canary="2"), plan("2"), None, plan("1"))
     now = START + timedelta(hours=10)
     assert [(term.version, term.length(now)) for term in terms(steps)] == [
         ("1", timedelta(hours=2)),
@@ -146,40 +162,95 @@ def test_terms_say_how_long_each_primary_served() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("served", "previous"),
+    [
+        ([], None),
+        (["1"], None),
+        (["1", "1"], None),
+        (["1", "2"], "1"),
+        (["1", "2", "2"], "1"),
+        (["1", "2", "1"], "2"),
+        (["1", None, "2", None], "1"),
+        ([None], None),
+    ],
+)
+def test_the_previous_primary_is_the_last_other_one(
+    served: list[str | None], previous: str | None
+) -> None:
+    steps = [None if version is None else plan(version) for version in served]
+    assert previous_primary(history(*steps)) == previous
+
+
 plans = st.builds(
     plan,
-    st.sampled_from([*VERSIONS, None]),
+    st.sampled_from(VERSIONS),
     canary=st.sampled_from([*VERSIONS, None]),
     shadow=st.sampled_from([*VERSIONS, None]),
     share=st.sampled_from([0.1, 0.5]),
 )
+events = st.sampled_from([Event.WANTED, Event.TAKEN_BACK, Event.OBSERVED])
 histories = st.lists(
-    st.one_of(plans, st.tuples(plans, st.sampled_from(VERSIONS))), max_size=12
+    st.one_of(plans, st.none(), st.tuples(events, plans), st.just((Event.FAILED, None))),
+    max_size=12,
 ).map(lambda steps: history(*steps))
 
 
 @given(histories, st.integers(-1, 13 * 60))
 def test_which_version_served_when_can_always_be_answered(
-    steps: list[Deployment], minutes: int
+    entries: list[Entry], minutes: int
 ) -> None:
     instant = START + timedelta(minutes=minutes)
     serving = {
         term.version
-        for term in terms(steps)
+        for term in terms(entries)
         if term.since <= instant and (term.until is None or instant < term.until)
     }
-    version = served_at(steps, instant)
-    assert serving == ({version} if version else set())
+    until_then = serving_plan([entry for entry in entries if entry.at <= instant])
+    assert serving == (set() if until_then is None else {until_then.primary})
 
 
 @given(histories)
-def test_replaying_the_changes_ends_in_what_serves(steps: list[Deployment]) -> None:
-    found = changes(steps)
-    serving: dict[Role, str | None] = dict.fromkeys(Role)
+def test_replaying_the_changes_ends_in_what_serves(entries: list[Entry]) -> None:
+    found = changes(entries)
+    primary: str | None = None
     for change in found:
-        assert serving[change.role] == change.before or change.role is not Role.PRIMARY
-        serving[change.role] = change.after
-    if steps:
-        last = steps[-1].plan.primary
-        assert serving[Role.PRIMARY] == (last.version if last else None)
-    assert {change.at for change in found} == {deployment.at for deployment in steps}
+        if change.role is Role.PRIMARY:
+            assert change.before == primary
+            primary = change.after
+    last = serving_plan(entries)
+    assert primary == (None if last is None else last.primary)
+    assert {change.at for change in found} == {
+        entry.at for entry in entries if entry.event is not Event.WANTED
+    }
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[DeploymentLedger]:
+    with closing(open_ledger(f"sqlite:///{tmp_path / 'history.db'}", "penguins")) as ledger:
+        yield ledger
+
+
+@given(entries=histories)
+def test_what_was_appended_is_read(
+    tmp_path_factory: pytest.TempPathFactory, entries: list[Entry]
+) -> None:
+    uri = f"sqlite:///{tmp_path_factory.mktemp('history')}/history.db"
+    with closing(open_ledger(uri, "penguins")) as kept:
+        assert [kept.append(entry) for entry in entries] == entries
+    with closing(open_ledger(uri, "penguins")) as again:
+        assert again.entries() == entries
+
+
+def test_each_endpoint_has_its_own_entries(ledger: DeploymentLedger, tmp_path: Path) -> None:
+    ledger.append(Entry(Event.SERVING, plan("1")))
+    with closing(open_ledger(f"sqlite:///{tmp_path / 'history.db'}", "birds")) as other:
+        assert other.entries() == []
+        other.append(Entry(Event.SERVING, plan("2")))
+    assert [entry.plan for entry in ledger.entries()] == [plan("1")]
+
+
+def test_entries_stay_in_order_when_a_clock_goes_back(ledger: DeploymentLedger) -> None:
+    ledger.append(Entry(Event.WANTED, plan("1"), at=START))
+    ledger.append(Entry(Event.SERVING, plan("1"), at=START - timedelta(hours=1)))
+    assert [entry.at for entry in ledger.entries()] == [START, START]

@@ -13,22 +13,22 @@ import psutil
 import pytest
 
 from mlschool_dagster.capture.store import open_store
-from mlschool_dagster.deployment.endpoint import Invoke
+from mlschool_dagster.deployment.endpoint import Invoke, VersionFiles
 from mlschool_dagster.deployment.local import LocalEndpoint
+from mlschool_dagster.deployment.plan import Plan
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.serving.desired_state import Plan, Release
 from mlschool_dagster.serving.server_config import ServerConfig
 from mlschool_dagster_tests.deployment.local_endpoints import (
+    another,
     deploy,
-    deploy_release,
+    deploy_files,
+    endpoint_of,
     served,
     spoil,
-    target_of,
-    target_of_same,
+    version_files,
 )
 from mlschool_dagster_tests.serving.server import (
     free_port,
-    release,
     running_server,
     store_uri,
     wait_for,
@@ -38,25 +38,25 @@ from mlschool_dagster_tests.serving.tiny_model import ROW, tiny_model
 
 
 def test_a_version_without_sense_is_refused_by_the_server(
-    target: LocalEndpoint, tmp_path: Path
+    endpoint: LocalEndpoint, tmp_path: Path
 ) -> None:
-    deploy(target, tmp_path, "1")
-    senseless = release(tmp_path, "2")
-    spoil(senseless)
+    deploy(endpoint, tmp_path, "1")
+    senseless = version_files(tmp_path, "2")
+    spoil(senseless["2"])
     with pytest.raises(UserError, match=r"cannot serve version 2.*no probabilities"):
-        deploy_release(target, senseless)
-    assert target.invoke([ROW])[0].model_version == "1"
+        deploy_files(endpoint, senseless)
+    assert endpoint.invoke([ROW])[0].model_version == "1"
 
 
 @pytest.mark.slow
 def test_what_serves_comes_back_with_a_restarted_server(
-    target: LocalEndpoint, tmp_path: Path
+    endpoint: LocalEndpoint, tmp_path: Path
 ) -> None:
     """A failed deployment leaves nothing behind that a restart would stumble over."""
-    pid = deploy(target, tmp_path, "1")
+    pid = deploy(endpoint, tmp_path, "1")
     with pytest.raises(UserError):
-        deploy_release(target, Release("2", tmp_path / "nowhere"))
-    since = served(target).since
+        deploy_files(endpoint, {"2": VersionFiles.of(tmp_path / "nowhere")})
+    since = served(endpoint).since
     os.kill(pid, signal.SIGKILL)
     with running_server(tmp_path, version=None) as again:
         assert again.invoke([ROW]).json()["model_version"] == "1"
@@ -65,50 +65,48 @@ def test_what_serves_comes_back_with_a_restarted_server(
 
 @pytest.mark.slow
 def test_a_deployer_that_dies_leaves_what_served(
-    target: LocalEndpoint, port: int, tmp_path: Path
+    endpoint: LocalEndpoint, port: int, tmp_path: Path
 ) -> None:
-    deploy(target, tmp_path, "1")
+    deploy(endpoint, tmp_path, "1")
     code = f"""
 import os, signal
 from pathlib import Path
-from mlschool_dagster.serving.desired_state import Plan
-from mlschool_dagster_tests.serving.server import release
-from mlschool_dagster_tests.deployment.local_endpoints import target_of
+from mlschool_dagster_tests.deployment.local_endpoints import deploy, endpoint_of
 home = Path({str(tmp_path)!r})
-die = lambda candidate, invoke: os.kill(os.getpid(), signal.SIGKILL)
-target_of(home, {port}).deploy(Plan(release(home, "2")), "", "", print, die)
+die = lambda version, invoke: os.kill(os.getpid(), signal.SIGKILL)
+deploy(endpoint_of(home, {port}), home, "2", die)
 """
     died = subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
     assert died.returncode == -signal.SIGKILL
-    assert target.invoke([ROW])[0].model_version == "1"
-    target.stop()
+    assert endpoint.invoke([ROW])[0].model_version == "1"
+    endpoint.stop()
     with running_server(tmp_path, version=None) as rebooted:
         assert rebooted.invoke([ROW]).json()["model_version"] == "1"
-    deploy(target, tmp_path, "2")
-    assert target.invoke([ROW])[0].model_version == "2"
+    deploy(endpoint, tmp_path, "2")
+    assert endpoint.invoke([ROW])[0].model_version == "2"
 
 
 def test_every_worker_serves_what_was_deployed(tmp_path: Path) -> None:
-    target = target_of(tmp_path, free_port(), workers=2)
+    endpoint = endpoint_of(tmp_path, free_port(), workers=2)
     # Each new connection may meet another worker.
-    with httpx.Client(base_url=target.config.url, headers={"Connection": "close"}) as client:
+    with httpx.Client(base_url=endpoint.config.url, headers={"Connection": "close"}) as client:
         try:
             for version in ("1", "2", "1"):
-                deploy(target, tmp_path, version)
+                deploy(endpoint, tmp_path, version)
                 answers = [client.post("/invocations", json={"inputs": [ROW]}) for _ in range(20)]
                 assert {answer.json()["model_version"] for answer in answers} == {version}
-            assert served(target).details["workers"] == 2
+            assert served(endpoint).details["workers"] == 2
         finally:
-            target.stop()
+            endpoint.stop()
 
 
-def test_a_shadow_is_captured_beside_each_answer(target: LocalEndpoint, tmp_path: Path) -> None:
-    one, two = release(tmp_path, "1"), release(tmp_path, "2")
-    target.deploy(Plan(one, shadow=two), "a test", "because", lambda step: None)
+def test_a_shadow_is_captured_beside_each_answer(endpoint: LocalEndpoint, tmp_path: Path) -> None:
+    plan = Plan(primary="1", shadow="2", shadow_share=1.0)
+    endpoint.deploy(plan, version_files(tmp_path, "1", "2"))
     rows = [{**ROW, "body_mass_g": 3000 + 100 * i} for i in range(10)]
-    answers = [target.invoke([row], f"event-{i}")[0] for i, row in enumerate(rows)]
+    answers = [endpoint.invoke([row], f"event-{i}")[0] for i, row in enumerate(rows)]
     assert {answer.model_version for answer in answers} == {"1"}
-    store = open_store(target.config.store_uri)
+    store = open_store(endpoint.config.store_uri)
 
     def shadows() -> dict[str, dict[str, float]]:
         frames = [store.read_shadow(window) for window in store.windows()]
@@ -125,68 +123,67 @@ def test_a_shadow_is_captured_beside_each_answer(target: LocalEndpoint, tmp_path
 
 @pytest.mark.slow
 def test_a_worker_killed_under_way_does_not_stop_a_deployment(
-    target: LocalEndpoint, tmp_path: Path
+    endpoint: LocalEndpoint, tmp_path: Path
 ) -> None:
-    pid = deploy(target, tmp_path, "1")
+    pid = deploy(endpoint, tmp_path, "1")
 
-    def verify(candidate: Release, invoke: Invoke) -> None:
+    def verify(version: str, invoke: Invoke) -> None:
         for worker in workers_of(pid):
             worker.kill()
 
-    plan = Plan(release(tmp_path, "2"))
-    assert target.deploy(plan, "", "", lambda step: None, verify).version == "2"
-    assert target.invoke([ROW])[0].model_version == "2"
+    assert deploy(endpoint, tmp_path, "2", verify) == pid
+    assert endpoint.invoke([ROW])[0].model_version == "2"
 
 
 def test_a_server_that_is_kept_by_others_follows_and_is_left_alone(tmp_path: Path) -> None:
     with running_server(tmp_path, version=None) as server:
         config = ServerConfig(tmp_path, server.store_uri, "penguins")
-        target = LocalEndpoint(config, str(server.client.base_url))
-        assert target.status() is None
+        endpoint = LocalEndpoint(config, str(server.client.base_url))
+        assert endpoint.status().serving is None
         for version in ("1", "2"):
-            plan = Plan(release(tmp_path, version))
-            target.deploy(plan, "a test", "because", lambda step: None)
+            endpoint.deploy(Plan(primary=version), version_files(tmp_path, version))
             assert server.invoke([ROW]).json()["model_version"] == version
-        assert served(target).url == str(server.client.base_url)
+        assert served(endpoint).url == str(server.client.base_url)
+        senseless = version_files(tmp_path, "3")
+        spoil(senseless["3"])
         with pytest.raises(UserError, match="cannot serve version 3"):
-            senseless = release(tmp_path, "3")
-            spoil(senseless)
-            deploy_release(target, senseless)
-        target.stop()
+            deploy_files(endpoint, senseless)
+        endpoint.stop()
         assert server.invoke([ROW]).json()["model_version"] == "2"
-    assert target.status() is None
+    assert endpoint.status().serving is None
 
 
 def test_a_server_of_others_that_does_not_follow_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mlschool_dagster.deployment.local.DEADLINE_SECONDS", 0.2)
-    target = LocalEndpoint(
+    endpoint = LocalEndpoint(
         ServerConfig(tmp_path, store_uri(tmp_path), "penguins"), f"http://127.0.0.1:{free_port()}"
     )
     with pytest.raises(UserError, match="make sure that its server runs with the home folder"):
-        deploy(target, tmp_path, "1")
+        deploy(endpoint, tmp_path, "1")
 
 
 def test_it_presents_its_token_and_tells_it_to_nobody(tmp_path: Path) -> None:
-    target = target_of(tmp_path, free_port(), token="open-sesame-0123456789-abcdefghij")  # noqa: S106
+    endpoint = endpoint_of(tmp_path, free_port(), token="open-sesame-0123456789-abcdefghij")  # noqa: S106
     try:
-        pid = deploy(target, tmp_path, "1")
-        assert target.invoke([ROW])[0].model_version == "1"
+        pid = deploy(endpoint, tmp_path, "1")
+        assert endpoint.invoke([ROW])[0].model_version == "1"
         with pytest.raises(UserError):
-            target_of_same(target, token=None).invoke([ROW])
+            another(endpoint, token=None).invoke([ROW])
         told = [path.read_text() for path in tmp_path.glob("*.json*")]
         processes = [psutil.Process(pid), *psutil.Process(pid).children()]
         told += [" ".join(process.cmdline()) for process in processes]
         assert not any(
-            "open-sesame-0123456789-abcdefghij" in text for text in (*told, target.log.read_text())
+            "open-sesame-0123456789-abcdefghij" in text
+            for text in (*told, endpoint.log.read_text())
         )
     finally:
-        target.stop()
+        endpoint.stop()
 
 
-def test_deployments_at_once_take_turns(target: LocalEndpoint, port: int, tmp_path: Path) -> None:
-    others = [target, *(target_of(tmp_path, port) for _ in range(2))]
+def test_deployments_at_once_take_turns(endpoint: LocalEndpoint, port: int, tmp_path: Path) -> None:
+    others = [endpoint, *(endpoint_of(tmp_path, port) for _ in range(2))]
     outcomes: list[int] = []
     threads = [
         threading.Thread(target=lambda o=other, v=version: outcomes.append(deploy(o, tmp_path, v)))
@@ -200,8 +197,8 @@ def test_deployments_at_once_take_turns(target: LocalEndpoint, port: int, tmp_pa
     assert len(set(outcomes)) == 1
 
 
-def test_it_is_small_and_quick_to_start(target: LocalEndpoint, tmp_path: Path) -> None:
-    supervisor = psutil.Process(deploy(target, tmp_path, "1"))
+def test_it_is_small_and_quick_to_start(endpoint: LocalEndpoint, tmp_path: Path) -> None:
+    supervisor = psutil.Process(deploy(endpoint, tmp_path, "1"))
     processes = [supervisor, *supervisor.children(recursive=True)]
     seconds = [sum(process.cpu_times()[:2]) for process in processes]
     assert sum(seconds) < 5
@@ -209,8 +206,8 @@ def test_it_is_small_and_quick_to_start(target: LocalEndpoint, tmp_path: Path) -
 
 
 def test_it_takes_no_detour_through_a_proxy(
-    target: LocalEndpoint, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    endpoint: LocalEndpoint, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
-    deploy(target_of(tmp_path, port), tmp_path, "1")
+    deploy(endpoint_of(tmp_path, port), tmp_path, "1")

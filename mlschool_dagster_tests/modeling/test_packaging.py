@@ -33,7 +33,7 @@ from mlschool_dagster.modeling.packaging import environment, git_commit
 from mlschool_dagster.modeling.registry import Registry
 from mlschool_dagster.modeling.training import TrainingResult
 from mlschool_dagster.serving.batching import predict
-from mlschool_dagster.serving.desired_state import Release
+from mlschool_dagster.serving.desired_state import VersionFolder
 from mlschool_dagster.serving.model_router import Version
 from mlschool_dagster.serving.prediction_request import PredictionRequest
 from mlschool_dagster.serving.validation import Accepted, InvalidRequestError, Validator
@@ -275,7 +275,7 @@ def test_of_equal_probabilities_the_first_class_is_predicted_everywhere(
     tied.save(folder)
     answers = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(pd.DataFrame([ROW]))
     assert answers["prediction"].tolist() == ["Chinstrap"]
-    version = Version(Release("1", folder), tied, Validator(spec), utc_now())
+    version = Version(VersionFolder("1", folder), tied, Validator(spec), utc_now())
     asked = PredictionRequest(
         Role.PRIMARY, version, None, Accepted([ROW], [0], 1, [], []), ["a"], True, 1.0
     )

@@ -21,9 +21,9 @@ import httpx
 import psutil
 import psycopg
 
-from mlschool_dagster.capture.records import Capture
+from mlschool_dagster.capture.records import Capture, Role
 from mlschool_dagster.capture.store import open_store
-from mlschool_dagster.serving.desired_state import Deployment, Plan, record_deployment
+from mlschool_dagster.serving.desired_state import DesiredState, write_desired_state
 from mlschool_dagster_tests.postgres import PostgresServer
 from mlschool_dagster_tests.serving.server import Server, release, running_server, wait_for
 from mlschool_dagster_tests.serving.store_outage import Place
@@ -308,8 +308,8 @@ class Chaos:
 
     def _swap(self) -> None:
         self._swaps += 1
-        plan = Plan(self._versions[self._swaps % 2])
-        record_deployment(self._home, Deployment(plan, "chaos", "swap"))
+        version = self._versions[self._swaps % 2]
+        write_desired_state(self._home, DesiredState({Role.PRIMARY: version}))
 
     def _set_clock(self, ahead: float = 0.0) -> None:
         self._offset += ahead

@@ -14,10 +14,14 @@ from typing import Any
 import httpx
 import psutil
 
-from mlschool_dagster.capture.records import Capture
+from mlschool_dagster.capture.records import Capture, Role
 from mlschool_dagster.capture.store import open_store
 from mlschool_dagster.dataset.spec import InputValue
-from mlschool_dagster.serving.desired_state import Deployment, Plan, Release, record_deployment
+from mlschool_dagster.serving.desired_state import (
+    DesiredState,
+    VersionFolder,
+    write_desired_state,
+)
 from mlschool_dagster.serving.server_config import STORE_VARIABLE, TOKEN_VARIABLE
 from mlschool_dagster_tests.serving.tiny_model import tiny_model
 
@@ -65,16 +69,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def release(home: Path, version: str) -> Release:
+def release(home: Path, version: str) -> VersionFolder:
     """A version in `home` with weights drawn from its number."""
     folder = home / "versions" / version
     tiny_model(int(version)).save(folder)
-    return Release(version, folder)
+    return VersionFolder(version, folder)
 
 
 def serve(home: Path, version: str) -> None:
     """Let the server of `home` serve `version`, untested."""
-    record_deployment(home, Deployment(Plan(release(home, version))))
+    write_desired_state(home, DesiredState({Role.PRIMARY: release(home, version)}))
 
 
 def workers_of(supervisor: int) -> list[psutil.Process]:

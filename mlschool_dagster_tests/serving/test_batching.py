@@ -20,7 +20,7 @@ from mlschool_dagster.clock import utc_now
 from mlschool_dagster.serving import batching
 from mlschool_dagster.serving.batching import Batcher, CaptureFailedError, ConflictError, predict
 from mlschool_dagster.serving.buffered_store import open_buffered_store
-from mlschool_dagster.serving.desired_state import Release
+from mlschool_dagster.serving.desired_state import VersionFolder
 from mlschool_dagster.serving.metrics import Metrics
 from mlschool_dagster.serving.model_router import Version
 from mlschool_dagster.serving.prediction_request import PredictionRequest
@@ -33,7 +33,7 @@ PLENTY = 1024**2
 
 def version(number: int) -> Version:
     model = tiny_model(number)
-    return Version(Release(str(number), Path()), model, Validator(SPEC), utc_now())
+    return Version(VersionFolder(str(number), Path()), model, Validator(SPEC), utc_now())
 
 
 FIRST, SECOND = version(1), version(2)
@@ -101,7 +101,7 @@ def test_each_question_gets_the_prediction_of_its_own_rows_and_version(tmp_path:
         (capture,) = asked.captures
         (expected,) = asked.version.model.probabilities(asked.accepted.rows)
         assert list(capture.probabilities.values()) == list(expected)
-        assert capture.model_version == asked.version.release.version
+        assert capture.model_version == asked.version.number
 
 
 @given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=9))
@@ -169,7 +169,7 @@ def broken_version() -> Version:
     first, *others = SPEC.columns
     spec = replace(SPEC, columns=(replace(first, name="absent"), *others))
     return Version(
-        Release("3", Path()), replace(tiny_model(3), spec=spec), Validator(SPEC), utc_now()
+        VersionFolder("3", Path()), replace(tiny_model(3), spec=spec), Validator(SPEC), utc_now()
     )
 
 

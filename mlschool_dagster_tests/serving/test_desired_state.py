@@ -1,175 +1,113 @@
-"""The deployments' file: state and history in one, whatever dies while it is written."""
+"""The server's desired state: one file, the old one or the new one, whatever dies meanwhile."""
 
-import os
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlschool_dagster.capture.records import Role
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.serving.desired_state import (
-    DEPLOYMENTS_FILE,
-    Deployment,
-    DeploymentLog,
-    Plan,
-    Release,
-    previous_primary,
-    read_deployment,
-    read_deployments,
-    record_deployment,
+    DESIRED_STATE_FILE,
+    DesiredState,
+    VersionFolder,
+    read_desired_state,
+    write_desired_state,
 )
 
-releases = st.builds(Release, st.text(), st.sampled_from([Path("/a"), Path("/b c")]))
-plans = st.builds(
-    Plan, st.none() | releases, shadow=st.none() | releases, sampling_share=st.floats(0.1, 1)
-) | st.builds(Plan, releases, canary=releases, canary_share=st.floats(0.1, 1))
-deployments = st.builds(
-    Deployment,
-    plans,
-    by=st.text(),
-    reason=st.text(),
-    candidate=st.none() | releases,
+START = datetime(2026, 11, 20, 23, tzinfo=UTC)
+
+folders = st.builds(VersionFolder, st.text(), st.sampled_from([Path("/a"), Path("/b c")]))
+states = st.builds(
+    DesiredState,
+    st.dictionaries(st.sampled_from(Role), folders),
+    canary_share=st.floats(0, 1),
+    sampling_share=st.floats(0, 1),
     at=st.datetimes(timezones=st.just(UTC)),
 )
 
 
-def plan(version: str | None) -> Plan:
-    return Plan(None if version is None else Release(version, Path("/models") / version))
+def state(version: str, hours: int = 0, **candidate: str) -> DesiredState:
+    roles = {Role.PRIMARY: version, **{Role(role): v for role, v in candidate.items()}}
+    return DesiredState(
+        {role: VersionFolder(v, Path("/versions", v)) for role, v in roles.items()},
+        at=START + timedelta(hours=hours),
+    )
 
 
-def record(home: Path, *versions: str | None) -> None:
-    for version in versions:
-        record_deployment(home, Deployment(plan(version)))
+def read(home: Path) -> DesiredState:
+    found = read_desired_state(home)
+    assert found is not None
+    return found
 
 
-def versions(found: list[Deployment]) -> list[str | None]:
-    return [d.plan.primary.version if d.plan.primary else None for d in found]
+def test_nothing_is_desired_at_first(tmp_path: Path) -> None:
+    assert read_desired_state(tmp_path) is None
+    assert read_desired_state(tmp_path / "nowhere") is None
 
 
-def test_nothing_is_wanted_before_the_first_deployment(tmp_path: Path) -> None:
-    assert read_deployment(tmp_path) is None
-    assert read_deployments(tmp_path / "nowhere") == []
-
-
-@given(st.lists(deployments, min_size=1, max_size=4))
-def test_what_was_recorded_is_read(
-    tmp_path_factory: pytest.TempPathFactory, recorded: list[Deployment]
+@given(st.lists(states, min_size=1, max_size=4))
+def test_the_newest_state_is_read(
+    tmp_path_factory: pytest.TempPathFactory, written: list[DesiredState]
 ) -> None:
     home = tmp_path_factory.mktemp("home") / "endpoint"
-    for deployment in recorded:
-        record_deployment(home, deployment)
-    assert read_deployments(home) == recorded
-    assert read_deployment(home) == recorded[-1]
+    for each in written:
+        write_desired_state(home, each)
+    found, last = read(home), written[-1]
+    assert (found.roles, found.id, found.at) == (last.roles, last.id, last.at)
+    assert (found.canary_share, found.sampling_share) == (last.canary_share, last.sampling_share)
 
 
-def test_whatever_a_crash_left_of_a_line_never_was(tmp_path: Path) -> None:
-    record(tmp_path, "1", "2", "3")
-    path = tmp_path / DEPLOYMENTS_FILE
-    whole = path.read_bytes()
-    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
-    for size in range(len(whole)):
-        path.write_bytes(whole[:size])
-        complete = sum(end <= size for end in ends)
-        assert versions(read_deployments(tmp_path)) == ["1", "2", "3"][:complete]
-        record(tmp_path, "4")
-        assert versions(read_deployments(tmp_path)) == [*["1", "2", "3"][:complete], "4"]
+def test_a_version_has_a_role_since_it_first_got_one(tmp_path: Path) -> None:
+    for each, since in (
+        (state("1"), {"1": 0}),
+        (state("1", 1, candidate="2"), {"1": 0}),
+        (state("1", 2, canary="2"), {"1": 0, "2": 2}),
+        (state("2", 3), {"2": 2}),
+        (state("1", 4), {"1": 4}),
+    ):
+        write_desired_state(tmp_path, each)
+        expected = {version: START + timedelta(hours=hours) for version, hours in since.items()}
+        assert read(tmp_path).since == expected
 
 
-def test_a_damaged_line_is_told(tmp_path: Path) -> None:
-    record(tmp_path, "1")
-    for damage in (b"{}\n", b"\0\0\n", b"[1]\n", b"\xff\n", b"\n"):
-        (tmp_path / DEPLOYMENTS_FILE).write_bytes(damage)
-        with pytest.raises(UserError, match=r"deployments\.jsonl is damaged; move it away"):
-            read_deployments(tmp_path)
+@pytest.mark.parametrize("damage", [b"", b"{", b"{}", b"[]", b"\0\0", b"\xff", b'{"roles": 1}'])
+def test_a_damaged_file_is_named_and_not_overwritten(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / DESIRED_STATE_FILE
+    path.write_bytes(damage)
+    for use in (read_desired_state, lambda home: write_desired_state(home, state("1"))):
+        with pytest.raises(UserError, match=r"desired_state\.json is damaged; move it away"):
+            use(tmp_path)
+    assert path.read_bytes() == damage
 
 
-def test_a_follower_reads_each_line_once(tmp_path: Path) -> None:
-    log = DeploymentLog(tmp_path)
-    assert log.news() == []
-    record(tmp_path, "1", "2")
-    assert versions(log.news()) == ["1", "2"]
-    assert log.news() == []
-    record(tmp_path, "3")
-    assert versions(log.news()) == ["3"]
+def test_a_reader_never_sees_half_a_state(tmp_path: Path) -> None:
+    written = [str(number) for number in range(50)]
+    write_desired_state(tmp_path, state("0"))
 
+    def write() -> None:
+        for version in written:
+            write_desired_state(tmp_path, state(version))
 
-def test_a_follower_reads_a_file_that_was_replaced_from_its_beginning(tmp_path: Path) -> None:
-    log = DeploymentLog(tmp_path)
-    record(tmp_path, "1")
-    log.news()
-    (tmp_path / DEPLOYMENTS_FILE).rename(tmp_path / "moved away")
-    assert log.news() == []
-    record(tmp_path, "2", "3")
-    assert versions(log.news()) == ["2", "3"]
-
-
-def test_a_follower_notices_another_file_in_the_same_place_on_the_disk(tmp_path: Path) -> None:
-    log = DeploymentLog(tmp_path)
-    record(tmp_path, "1")
-    log.news()
-    os.truncate(tmp_path / DEPLOYMENTS_FILE, 0)
-    record(tmp_path, "2", "3")
-    assert versions(log.news()) == ["2", "3"]
-
-
-def test_a_follower_never_sees_half_a_deployment(tmp_path: Path) -> None:
-    log = DeploymentLog(tmp_path)
-    written = [str(number) for number in range(100)]
-    writer = threading.Thread(target=record, args=(tmp_path, *written))
+    writer = threading.Thread(target=write)
     writer.start()
-    seen: list[str | None] = []
+    seen = []
     while writer.is_alive():
-        seen += versions(log.news())
+        seen.append(read(tmp_path).roles[Role.PRIMARY].version)
     writer.join()
-    assert seen + versions(log.news()) == written
+    assert seen == sorted(seen, key=int)
+    assert read(tmp_path).roles[Role.PRIMARY].version == written[-1]
 
 
-@pytest.mark.parametrize(
-    ("served", "previous"),
-    [
-        ([], None),
-        (["1"], None),
-        (["1", "1"], None),
-        (["1", "2"], "1"),
-        (["1", "2", "2"], "1"),
-        (["1", "2", "1"], "2"),
-        (["1", None, "2", None], "1"),
-        ([None], None),
-    ],
-)
-def test_the_previous_primary_is_the_last_other_one(
-    served: list[str | None], previous: str | None
-) -> None:
-    found = previous_primary([Deployment(plan(version)) for version in served])
-    assert (None if found is None else found.version) == previous
-
-
-@pytest.mark.parametrize("share", [-0.1, 0.0, 1.1, float("nan")])
-def test_a_canary_without_a_sensible_share_is_refused(share: float) -> None:
-    with pytest.raises(UserError, match="canary share"):
-        Plan(Release("1", Path("1")), canary=Release("2", Path("2")), canary_share=share)
-
-
-def test_a_share_without_a_canary_is_refused() -> None:
-    with pytest.raises(UserError, match="canary share"):
-        Plan(Release("1", Path("1")), canary_share=0.5)
-
-
-@pytest.mark.parametrize("share", [-0.1, 0.0, 1.1, float("nan")])
-def test_a_sampling_share_without_sense_is_refused(share: float) -> None:
-    with pytest.raises(UserError, match="sampling share"):
-        Plan(None, sampling_share=share)
-
-
-def test_a_plan_names_each_release_once() -> None:
-    one, two = Release("1", Path("1")), Release("2", Path("2"))
-    assert Plan(one, shadow=one).releases == [one]
-    assert Plan(one, canary=two, canary_share=1, shadow=one).releases == [one, two]
-
-
-def test_a_deployment_is_dated_in_utc() -> None:
-    assert Deployment(Plan(None)).at.tzinfo is UTC
-    assert Deployment(Plan(None)).at <= datetime.now(UTC)
+def test_a_candidate_comes_and_goes_beside_what_serves() -> None:
+    before = state("1", canary="2")
+    candidate = VersionFolder("3", Path("/versions/3"))
+    tested = before.with_candidate(candidate)
+    assert tested.roles == {**before.roles, Role.CANDIDATE: candidate}
+    assert tested.without_candidate.roles == before.roles
+    assert len({before.id, tested.id, tested.without_candidate.id}) == 3
+    assert before.at.tzinfo is UTC
+    assert DesiredState().at.tzinfo is UTC

@@ -13,8 +13,9 @@ import pytest
 from mlschool_dagster.capture.records import Label
 from mlschool_dagster.capture.store import CaptureStore, open_store
 from mlschool_dagster.clock import utc_now
+from mlschool_dagster.deployment.endpoint import VersionFiles
 from mlschool_dagster.deployment.local import LocalEndpoint
-from mlschool_dagster.serving.desired_state import Plan
+from mlschool_dagster.deployment.plan import Plan
 from mlschool_dagster.serving.server_config import ServerConfig
 from mlschool_dagster_tests.postgres import PostgresServer
 from mlschool_dagster_tests.serving.load_generator import LoadGenerator
@@ -70,8 +71,9 @@ def kill_all_at_once(server: Server) -> None:
 def test_soak_under_swaps_labelling_and_monitoring(tmp_path: Path) -> None:
     config = ServerConfig(tmp_path / "endpoint", store_uri(tmp_path), "penguins", port=free_port())
     target = LocalEndpoint(config)
-    plans = [Plan(release(tmp_path, version)) for version in ("1", "2")]
-    target.deploy(plans[0], "test", "begin", print)
+    plans = [Plan(primary=version) for version in ("1", "2")]
+    files = {version: VersionFiles.of(release(tmp_path, version).folder) for version in ("1", "2")}
+    target.deploy(plans[0], files)
     swaps = 0
     try:
         with (
@@ -82,7 +84,7 @@ def test_soak_under_swaps_labelling_and_monitoring(tmp_path: Path) -> None:
             ending = time.monotonic() + SOAK_SECONDS
             while time.monotonic() < ending:
                 swaps += 1
-                target.deploy(plans[swaps % 2], "test", "swap", print)
+                target.deploy(plans[swaps % 2], files)
                 load.stopped.wait(SWAP_SECONDS)
     finally:
         target.stop()

@@ -15,12 +15,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from mlschool_dagster.capture.records import Role
 from mlschool_dagster.serving.desired_state import (
-    DEPLOYMENTS_FILE,
-    Deployment,
-    Plan,
-    Release,
-    record_deployment,
+    DESIRED_STATE_FILE,
+    DesiredState,
+    VersionFolder,
+    write_desired_state,
 )
 from mlschool_dagster_tests.serving.server import (
     free_port,
@@ -47,7 +47,8 @@ def test_it_waits_for_a_version_and_serves_it_within_a_second(tmp_path: Path) ->
 
 def test_a_version_that_does_not_load_is_told_and_the_old_one_goes_on(tmp_path: Path) -> None:
     with running_server(tmp_path) as server:
-        record_deployment(tmp_path, Deployment(Plan(Release("2", tmp_path / "nowhere"))))
+        missing = VersionFolder("2", tmp_path / "nowhere")
+        write_desired_state(tmp_path, DesiredState({Role.PRIMARY: missing}))
         wait_for(lambda: server.health()["failure"] is not None)
         failure = server.health()["failure"]
         assert (failure["role"], failure["version"]) == ("primary", "2")
@@ -56,7 +57,7 @@ def test_a_version_that_does_not_load_is_told_and_the_old_one_goes_on(tmp_path: 
         serve(tmp_path, "3")
         wait_for(lambda: server.health()["version"] == "3")
         assert server.health()["failure"] is None
-        with (tmp_path / DEPLOYMENTS_FILE).open("a") as file:
+        with (tmp_path / DESIRED_STATE_FILE).open("a") as file:
             file.write("{\n")
         wait_for(lambda: server.health()["failure"] is not None)
         assert "is damaged" in server.health()["failure"]["reason"]

@@ -1,4 +1,4 @@
-"""Following deployments: what serves is always whole, and always proved."""
+"""Following the desired state: what serves is always whole, and always proved."""
 
 import asyncio
 import gc
@@ -12,11 +12,10 @@ import pytest
 
 from mlschool_dagster.capture.records import Role
 from mlschool_dagster.serving.desired_state import (
-    DEPLOYMENTS_FILE,
-    Deployment,
-    Plan,
-    Release,
-    record_deployment,
+    DESIRED_STATE_FILE,
+    DesiredState,
+    VersionFolder,
+    write_desired_state,
 )
 from mlschool_dagster.serving.model_router import ModelRouter, NoVersionError, Routing, Version
 from mlschool_dagster.serving.validation import Validator
@@ -24,7 +23,7 @@ from mlschool_dagster.serving.worker_status import read_workers
 from mlschool_dagster_tests.serving.server import PATIENCE, release
 from mlschool_dagster_tests.serving.tiny_model import SPEC, tiny_model
 
-NOWHERE = Release("9", Path("/nowhere"))
+NOWHERE = VersionFolder("9", Path("/nowhere"))
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
@@ -33,24 +32,28 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
 
 def routing_of(router: ModelRouter) -> dict[Role, str]:
     assert router.routing is not None
-    return {role: version.release.version for role, version in router.routing.roles.items()}
+    return {role: version.number for role, version in router.routing.roles.items()}
 
 
 def loaded(version: str) -> Version:
-    return Version(Release(version, Path()), tiny_model(), Validator(SPEC), datetime.now(UTC))
+    return Version(VersionFolder(version, Path()), tiny_model(), Validator(SPEC), datetime.now(UTC))
 
 
 PRIMARY, CANARY = loaded("1"), loaded("2")
 KEYS = [f"request-{number}" for number in range(20_000)]
 
 
-def test_every_role_of_a_plan_is_filled(tmp_path: Path) -> None:
+def test_every_role_is_filled(tmp_path: Path) -> None:
     one, two, three, four = (release(tmp_path, number) for number in "1234")
-    plan = Plan(one, canary=two, canary_share=0.25, shadow=three, sampling_share=0.5)
+    desired = DesiredState(
+        {Role.PRIMARY: one, Role.CANARY: two, Role.SHADOW: three, Role.CANDIDATE: four},
+        canary_share=0.25,
+        sampling_share=0.5,
+    )
 
     async def test() -> None:
         router = ModelRouter(tmp_path)
-        record_deployment(tmp_path, Deployment(plan, candidate=four))
+        write_desired_state(tmp_path, desired)
         await router.refresh()
         assert routing_of(router) == {
             Role.PRIMARY: "1",
@@ -75,7 +78,7 @@ def test_nothing_serves_before_the_first_deployment(tmp_path: Path) -> None:
 
 
 def test_a_candidate_alone_takes_no_traffic(tmp_path: Path) -> None:
-    record_deployment(tmp_path, Deployment(Plan(None), candidate=release(tmp_path, "1")))
+    write_desired_state(tmp_path, DesiredState({Role.CANDIDATE: release(tmp_path, "1")}))
 
     async def test() -> None:
         router = ModelRouter(tmp_path)
@@ -90,28 +93,28 @@ def test_a_candidate_alone_takes_no_traffic(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("role", ["primary", "canary", "shadow"])
-def test_a_plan_is_carried_out_as_a_whole_or_not_at_all(tmp_path: Path, role: str) -> None:
+def test_a_state_is_reached_as_a_whole_or_not_at_all(tmp_path: Path, role: str) -> None:
     one, two = release(tmp_path, "1"), release(tmp_path, "2")
-    plans = {
-        "primary": Plan(NOWHERE, shadow=two),
-        "canary": Plan(two, canary=NOWHERE, canary_share=0.5),
-        "shadow": Plan(two, shadow=NOWHERE),
+    states = {
+        "primary": DesiredState({Role.PRIMARY: NOWHERE, Role.SHADOW: two}),
+        "canary": DesiredState({Role.PRIMARY: two, Role.CANARY: NOWHERE}, canary_share=0.5),
+        "shadow": DesiredState({Role.PRIMARY: two, Role.SHADOW: NOWHERE}),
     }
 
     async def test() -> None:
         router = ModelRouter(tmp_path)
-        record_deployment(tmp_path, Deployment(Plan(one)))
+        write_desired_state(tmp_path, DesiredState({Role.PRIMARY: one}))
         await router.refresh()
         before = router.routing
-        failing = Deployment(plans[role])
-        record_deployment(tmp_path, failing)
+        failing = states[role]
+        write_desired_state(tmp_path, failing)
         await router.refresh()
         assert router.routing == before
         assert router.deployment_id == failing.id
         assert router.failure is not None
         assert (router.failure.role, router.failure.version) == (Role(role), "9")
         assert "cannot be read" in router.failure.reason
-        record_deployment(tmp_path, Deployment(Plan(two)))
+        write_desired_state(tmp_path, DesiredState({Role.PRIMARY: two}))
         await router.refresh()
         assert routing_of(router) == {Role.PRIMARY: "2"}
         assert router.failure is None
@@ -124,7 +127,9 @@ def test_a_candidate_that_does_not_load_disturbs_nothing(tmp_path: Path) -> None
 
     async def test() -> None:
         router = ModelRouter(tmp_path)
-        record_deployment(tmp_path, Deployment(Plan(one, shadow=two), candidate=NOWHERE))
+        write_desired_state(
+            tmp_path, DesiredState({Role.PRIMARY: one, Role.SHADOW: two, Role.CANDIDATE: NOWHERE})
+        )
         await router.refresh()
         assert routing_of(router) == {Role.PRIMARY: "1", Role.SHADOW: "2"}
         assert router.failure is not None
@@ -134,7 +139,9 @@ def test_a_candidate_that_does_not_load_disturbs_nothing(tmp_path: Path) -> None
 
 
 def test_a_candidate_is_tested_even_if_what_should_serve_has_gone(tmp_path: Path) -> None:
-    record_deployment(tmp_path, Deployment(Plan(NOWHERE), candidate=release(tmp_path, "1")))
+    write_desired_state(
+        tmp_path, DesiredState({Role.PRIMARY: NOWHERE, Role.CANDIDATE: release(tmp_path, "1")})
+    )
 
     async def test() -> None:
         router = ModelRouter(tmp_path)
@@ -147,16 +154,16 @@ def test_a_candidate_is_tested_even_if_what_should_serve_has_gone(tmp_path: Path
 def test_a_damaged_file_is_told_and_what_serves_goes_on(tmp_path: Path) -> None:
     async def test() -> None:
         router = ModelRouter(tmp_path)
-        record_deployment(tmp_path, Deployment(Plan(release(tmp_path, "1"))))
+        write_desired_state(tmp_path, DesiredState({Role.PRIMARY: release(tmp_path, "1")}))
         await router.refresh()
-        with (tmp_path / DEPLOYMENTS_FILE).open("a") as file:
+        with (tmp_path / DESIRED_STATE_FILE).open("a") as file:
             file.write("{}\n")
         await router.refresh()
         assert router.failure is not None
         assert "damaged" in router.failure.reason
         assert routing_of(router) == {Role.PRIMARY: "1"}
-        (tmp_path / DEPLOYMENTS_FILE).unlink()
-        record_deployment(tmp_path, Deployment(Plan(release(tmp_path, "2"))))
+        (tmp_path / DESIRED_STATE_FILE).unlink()
+        write_desired_state(tmp_path, DesiredState({Role.PRIMARY: release(tmp_path, "2")}))
         await router.refresh()
         assert routing_of(router) == {Role.PRIMARY: "2"}
 
@@ -166,7 +173,7 @@ def test_a_damaged_file_is_told_and_what_serves_goes_on(tmp_path: Path) -> None:
 def test_a_version_whose_folder_appears_late_serves_then(tmp_path: Path) -> None:
     late = release(tmp_path, "1")
     late.folder.rename(tmp_path / "not mounted yet")
-    record_deployment(tmp_path, Deployment(Plan(late)))
+    write_desired_state(tmp_path, DesiredState({Role.PRIMARY: late}))
 
     async def test() -> None:
         router = ModelRouter(tmp_path)
@@ -182,14 +189,14 @@ def test_a_version_whose_folder_appears_late_serves_then(tmp_path: Path) -> None
     run(test)
 
 
-def test_a_version_serves_since_it_got_a_part_in_the_plan(tmp_path: Path) -> None:
+def test_a_version_serves_since_it_first_got_a_role(tmp_path: Path) -> None:
     one, two = release(tmp_path, "1"), release(tmp_path, "2")
     history = [
-        Deployment(Plan(one)),
-        Deployment(Plan(one), candidate=two),
-        Deployment(Plan(one, canary=two, canary_share=0.5)),
-        Deployment(Plan(two)),
-        Deployment(Plan(two), candidate=one),
+        DesiredState({Role.PRIMARY: one}),
+        DesiredState({Role.PRIMARY: one, Role.CANDIDATE: two}),
+        DesiredState({Role.PRIMARY: one, Role.CANARY: two}, 0.5),
+        DesiredState({Role.PRIMARY: two}),
+        DesiredState({Role.PRIMARY: two, Role.CANDIDATE: one}),
     ]
 
     async def since() -> datetime:
@@ -200,8 +207,8 @@ def test_a_version_serves_since_it_got_a_part_in_the_plan(tmp_path: Path) -> Non
         return router.routing.primary.since
 
     async def test() -> None:
-        for deployment, start in zip(history, (0, 0, 0, 2, 2), strict=True):
-            record_deployment(tmp_path, deployment)
+        for desired, start in zip(history, (0, 0, 0, 2, 2), strict=True):
+            write_desired_state(tmp_path, desired)
             assert await since() == history[start].at
 
     run(test)
@@ -210,12 +217,12 @@ def test_a_version_serves_since_it_got_a_part_in_the_plan(tmp_path: Path) -> Non
 def test_what_serves_no_more_is_let_go(tmp_path: Path) -> None:
     async def test() -> None:
         router = ModelRouter(tmp_path)
-        record_deployment(tmp_path, Deployment(Plan(release(tmp_path, "1"))))
+        write_desired_state(tmp_path, DesiredState({Role.PRIMARY: release(tmp_path, "1")}))
         await router.refresh()
         assert router.routing is not None
         assert router.routing.primary is not None
         old = weakref.ref(router.routing.primary.model.layers[0].kernel)
-        record_deployment(tmp_path, Deployment(Plan(release(tmp_path, "2"))))
+        write_desired_state(tmp_path, DesiredState({Role.PRIMARY: release(tmp_path, "2")}))
         await router.refresh()
         gc.collect()
         assert old() is None
@@ -232,8 +239,8 @@ def test_it_follows_and_tells_while_it_lives(tmp_path: Path) -> None:
         router = ModelRouter(tmp_path)
         following = asyncio.create_task(router.follow())
         await until(lambda: len(read_workers(tmp_path)) == 1)
-        deployment = Deployment(Plan(release(tmp_path, "1")))
-        record_deployment(tmp_path, deployment)
+        deployment = DesiredState({Role.PRIMARY: release(tmp_path, "1")})
+        write_desired_state(tmp_path, deployment)
         await until(lambda: read_workers(tmp_path)[0].deployment_id == deployment.id)
         (worker,) = read_workers(tmp_path)
         assert (worker.version, worker.since, worker.failure) == ("1", deployment.at, None)

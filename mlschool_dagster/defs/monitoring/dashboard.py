@@ -20,14 +20,14 @@ from mlschool_dagster.defs.keys import (
 )
 from mlschool_dagster.defs.monitoring.windows import GROUP
 from mlschool_dagster.defs.serving.deployment_ledger import RUN_ID_SHOWN
-from mlschool_dagster.resources.endpoint import LocalEndpointResource
+from mlschool_dagster.resources.endpoint import EndpointResource
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.history import History
 
 if TYPE_CHECKING:
+    from mlschool_dagster.deployment.ledger import Entry as Deployment
     from mlschool_dagster.monitoring.dashboard.board import Board, Event, Term
     from mlschool_dagster.promotion.rollout import Entry
-    from mlschool_dagster.serving.desired_state import Deployment
 
 INTERVAL_SECONDS = 60
 PAGE = "dashboard.html"
@@ -71,7 +71,7 @@ def build_dashboard(spec: DataSpec) -> dg.AssetsDefinition:
         config: DashboardConfig,
         history: History,
         files: PlatformFiles,
-        endpoint: LocalEndpointResource,
+        endpoint: EndpointResource,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         from filelock import FileLock
 
@@ -82,7 +82,7 @@ def build_dashboard(spec: DataSpec) -> dg.AssetsDefinition:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Whoever writes last has read last, so that of two runs at once none leaves an older page.
         with plain_errors(), FileLock(path.with_name(f".{PAGE}.lock")):
-            board = _board(spec, config, history, endpoint.target().history())
+            board = _board(spec, config, history, history.deployment_entries(endpoint.name))
             write_dashboard(path, board)
         told = answers(board)
         findings = [answer for answer in told if answer.state is State.FINDING]

@@ -18,7 +18,7 @@ from mlschool_dagster.promotion.config import PromotionConfig
 from mlschool_dagster.promotion.decisions import RolloutAction
 from mlschool_dagster.promotion.rollout import Entry, Rollout, Step, rollouts
 from mlschool_dagster.resources.captures import Captures
-from mlschool_dagster.resources.endpoint import LocalEndpointResource
+from mlschool_dagster.resources.endpoint import EndpointResource
 from mlschool_dagster.resources.history import History
 from mlschool_dagster.resources.promotion import PromotionPolicy
 
@@ -42,7 +42,7 @@ def build_promotion_sensor() -> dg.SensorDefinition:
     def next_steps(
         context: dg.SensorEvaluationContext,
         history: History,
-        endpoint: LocalEndpointResource,
+        endpoint: EndpointResource,
         captures: Captures,
         promotion_policy: PromotionPolicy,
     ) -> dg.SensorResult:

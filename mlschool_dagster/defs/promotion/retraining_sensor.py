@@ -17,7 +17,7 @@ from mlschool_dagster.promotion.ledger import InvalidTransitionError, PromotionL
 from mlschool_dagster.promotion.retraining import METRICS, RetrainingDecision, decide_retraining
 from mlschool_dagster.promotion.rollout import Entry, Rollout, Step, rollouts
 from mlschool_dagster.resources.captures import Captures
-from mlschool_dagster.resources.endpoint import LocalEndpointResource
+from mlschool_dagster.resources.endpoint import EndpointResource
 from mlschool_dagster.resources.history import History
 from mlschool_dagster.resources.promotion import PromotionPolicy
 
@@ -41,7 +41,7 @@ def build_retraining_sensor() -> dg.SensorDefinition:
     def degradation(
         context: dg.SensorEvaluationContext,
         history: History,
-        endpoint: LocalEndpointResource,
+        endpoint: EndpointResource,
         captures: Captures,
         promotion_policy: PromotionPolicy,
     ) -> dg.SensorResult:
@@ -65,7 +65,7 @@ def build_retraining_sensor() -> dg.SensorDefinition:
 def _begin(
     ledger: PromotionLedger,
     history: History,
-    endpoint: LocalEndpointResource,
+    endpoint: EndpointResource,
     config: PromotionConfig,
 ) -> str:
     """Begin a rollout if none is open and one is due; the reason if there is none to train for."""
@@ -92,13 +92,13 @@ def _begin(
 def _decision(
     past: Sequence[Rollout],
     history: History,
-    endpoint: LocalEndpointResource,
+    endpoint: EndpointResource,
     config: PromotionConfig,
 ) -> RetrainingDecision:
     """Whether to challenge the present champion, by the windows in which it served alone."""
     from mlschool_dagster.deployment.ledger import terms
 
-    served = terms(endpoint.target().history())
+    served = terms(history.deployment_entries(endpoint.name))
     if not served or served[-1].until is not None:
         return RetrainingDecision(False, "Nothing serves, so that nothing can degrade.")
     began = Window.of(served[-1].since)

@@ -25,7 +25,7 @@ from mlschool_dagster.promotion.paired_evaluation import evidence_token
 from mlschool_dagster.promotion.rollout import Rollout, Step
 from mlschool_dagster.promotion.soak import METRICS
 from mlschool_dagster.resources.captures import Captures
-from mlschool_dagster.resources.endpoint import LocalEndpointResource
+from mlschool_dagster.resources.endpoint import EndpointResource
 from mlschool_dagster.resources.history import History
 
 OBSERVATIONS = 500
@@ -41,7 +41,7 @@ class DagsterRolloutContext:
 
     rollout: Rollout
     instance: dg.DagsterInstance
-    endpoint: LocalEndpointResource
+    endpoint: EndpointResource
     history: History
     captures: Captures
 
@@ -50,17 +50,18 @@ class DagsterRolloutContext:
         return [_status(record.dagster_run) for record in self._runs(action)]
 
     def serving_state(self) -> ServingState | None:
-        """The versions that the endpoint is to serve; None if none."""
-        deployments = self.endpoint.target().history()
-        plan = deployments[-1].plan if deployments else None
-        if plan is None or plan.primary is None:
+        """What the endpoint serves by the deployment ledger; None if nothing."""
+        from mlschool_dagster.deployment.ledger import served_entries
+
+        newest = served_entries(self.history.deployment_entries(self.endpoint.name))[-1:]
+        if not newest or newest[0].plan is None:
             return None
-        newest = deployments[-1]
+        plan = newest[0].plan
         return ServingState(
-            primary=plan.primary.version,
-            canary=plan.canary.version if plan.canary else "",
-            by_us=self._is_ours(newest.by),
-            reason=newest.reason,
+            primary=plan.primary,
+            canary=plan.canary or "",
+            by_us=self._is_ours(newest[0].by),
+            reason=newest[0].reason,
         )
 
     def evidence(self) -> PairedEvidence:

@@ -5,7 +5,12 @@ import dagster as dg
 from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.defs.serving.batch_predictions import batch_job, build_batch_predictions
 from mlschool_dagster.defs.serving.deployment_ledger import deployment_ledger
-from mlschool_dagster.defs.serving.endpoint import build_endpoint, deployment_job, rollback_job
+from mlschool_dagster.defs.serving.endpoint import (
+    build_endpoint,
+    deployment_job,
+    rollback_job,
+    teardown_job,
+)
 from mlschool_dagster.defs.serving.endpoint_health import (
     endpoint_health,
     endpoint_health_schedule,
@@ -24,6 +29,6 @@ def build_definitions(spec: DataSpec, uri: str) -> dg.Definitions:
             build_batch_predictions(spec, uri),
         ],
         asset_checks=[health_checks],
-        jobs=[deployment_job, rollback_job, health_job, batch_job],
+        jobs=[deployment_job, rollback_job, teardown_job, health_job, batch_job],
         schedules=[endpoint_health_schedule],
     )

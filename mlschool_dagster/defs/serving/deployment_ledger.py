@@ -10,7 +10,8 @@ from mlschool_dagster.clock import utc_now
 from mlschool_dagster.defs.common import OWNERS, plain_errors, table
 from mlschool_dagster.defs.keys import DEPLOYMENT_LEDGER, ENDPOINT
 from mlschool_dagster.defs.serving.endpoint import GROUP
-from mlschool_dagster.resources.endpoint import LocalEndpointResource
+from mlschool_dagster.resources.endpoint import EndpointResource
+from mlschool_dagster.resources.history import History
 
 if TYPE_CHECKING:
     from mlschool_dagster.deployment.ledger import Change, Term
@@ -28,7 +29,7 @@ RUN_ID_SHOWN = 8
     code_version="1",
 )
 def deployment_ledger(
-    context: dg.AssetExecutionContext, endpoint: LocalEndpointResource
+    context: dg.AssetExecutionContext, endpoint: EndpointResource, history: History
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Every change of what the endpoint serves: when, by which run, what, from, to and why.
 
@@ -37,8 +38,8 @@ def deployment_ledger(
     from mlschool_dagster.deployment.ledger import Action, changes, terms
 
     with plain_errors():
-        history = endpoint.target().history()
-    told, served = changes(history), terms(history)
+        entries = history.deployment_entries(endpoint.name)
+    told, served = changes(entries), terms(entries)
     rolled_back = sum(change.action is Action.ROLLED_BACK for change in told)
     context.log.info(f"{len(told)} changes, {len(served)} terms of a primary")
     return dg.MaterializeResult(

@@ -1,6 +1,6 @@
 """The endpoint: which versions serve, where, since when."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +11,21 @@ from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.defs.common import NETWORK_RETRIES, OWNERS, PlainConfig, plain_errors, table
 from mlschool_dagster.defs.keys import DEPLOYMENT_LEDGER, ENDPOINT, REGISTERED_VERSION
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.resources.endpoint import LocalEndpointResource
+from mlschool_dagster.resources.endpoint import EndpointResource
 from mlschool_dagster.resources.files import PlatformFiles
+from mlschool_dagster.resources.history import History
 from mlschool_dagster.resources.tracking import MlflowTracking
 
 if TYPE_CHECKING:
-    from mlschool_dagster.deployment.endpoint import EndpointStatus, Invoke
+    from mlschool_dagster.deployment.endpoint import Invoke, VersionFiles
+    from mlschool_dagster.deployment.ledger import Entry
+    from mlschool_dagster.deployment.plan import Capabilities, Plan
     from mlschool_dagster.modeling.registry import Registry
-    from mlschool_dagster.serving.desired_state import Deployment, Plan, Release
 
 GROUP = "serving"
 PREVIOUS = "previous"
+POOL = "endpoint"
+"""The pool of runs that change the endpoint: one at a time."""
 CHECK = "smoke_test"
 TOLERANCE = 1e-3
 """Largest difference of a probability from the trained network's, whose single precision differs
@@ -50,8 +54,15 @@ class DeploymentConfig(PlainConfig):
     )
     shadow: str = Field(
         default="",
-        description="Version that predicts on every captured request and never answers, named "
-        "alike; empty: none.",
+        description="Version that predicts on requests and never answers, named alike; empty: "
+        "none.",
+    )
+    shadow_share: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Share of the requests that the shadow predicts on, if there is one; if it is "
+        "not set, as many as the endpoint allows.",
     )
     sampling_share: float | None = Field(
         default=None,
@@ -63,25 +74,32 @@ class DeploymentConfig(PlainConfig):
     reason: str = Field(default="", description="Why; the ledger keeps it.")
 
 
+class TeardownConfig(PlainConfig):
+    """Why the endpoint is removed."""
+
+    reason: str = Field(default="", description="Why; the ledger keeps it.")
+
+
 @dataclass
 class SmokeTest:
     """Samples of what each new version was trained on, and the answers to them."""
 
+    files: "Mapping[str, VersionFiles]"
     answers: list[dict[str, Any]] = field(default_factory=list)
 
-    def verify(self, release: "Release", invoke: "Invoke") -> None:
-        """Have `release` answer the samples in its folder.
+    def verify(self, version: str, invoke: "Invoke") -> None:
+        """Have `version` answer the samples among its files.
 
         Raises:
             UserError: an answer is not the trained network's, or there is no sample to send.
         """
         from mlschool_dagster.modeling.version_folder import read_samples
 
-        samples = read_samples(release.folder)
+        samples = read_samples(self.files[version].folder)
         predictions = invoke([sample.inputs for sample in samples])
         answers = [
             {
-                "version": release.version,
+                "version": version,
                 **sample.inputs,
                 "expected": sample.prediction,
                 "expected_confidence": sample.confidence,
@@ -95,7 +113,7 @@ class SmokeTest:
         self.answers.extend(answers)
         if wrong := sum(not answer["as_expected"] for answer in answers):
             raise UserError(
-                f"Version {release.version} failed its smoke test ({wrong} of {len(answers)} "
+                f"Version {version} failed its smoke test ({wrong} of {len(answers)} "
                 "samples are not answered as by the trained network) and does not serve; deploy "
                 "another version."
             )
@@ -125,6 +143,7 @@ def build_endpoint(spec: DataSpec) -> dg.AssetsDefinition:
         owners=OWNERS,
         code_version="2",
         retry_policy=NETWORK_RETRIES,
+        pool=POOL,
         check_specs=[
             dg.AssetCheckSpec(
                 CHECK,
@@ -140,34 +159,54 @@ def build_endpoint(spec: DataSpec) -> dg.AssetsDefinition:
     def serving_endpoint(
         context: dg.AssetExecutionContext,
         config: DeploymentConfig,
-        endpoint: LocalEndpointResource,
+        endpoint: EndpointResource,
         files: PlatformFiles,
+        history: History,
         mlflow: MlflowTracking,
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:  # type: ignore[type-arg]
-        with plain_errors():
+        from mlschool_dagster.deployment.endpoint import VersionFiles
+        from mlschool_dagster.deployment.ledger import serving_plan
+        from mlschool_dagster.deployment.recorded import RecordedEndpoint
+
+        with plain_errors(), history.deployments(endpoint.name) as ledger:
             registry = mlflow.registry(spec.name)
-            target = endpoint.target()
-            history = target.history()
-            plan = _plan(config, registry, files, history)
-            smoke_test = SmokeTest()
+            recorded = RecordedEndpoint(endpoint.connect(), ledger)
+            recorded.observe()
+            entries = ledger.entries()
+            before = serving_plan(entries)
+            capabilities = recorded.endpoint.capabilities
+            plan = _plan(config, registry, entries, capabilities)
+            capabilities.require(plan)
+            versions = {
+                version: VersionFiles.of(registry.fetch(version, files.versions))
+                for version in plan.versions
+            }
+            smoke_test = SmokeTest(versions)
             try:
-                status = target.deploy(
-                    plan, context.run.run_id, config.reason, context.log.info, smoke_test.verify
+                status = recorded.deploy(
+                    plan,
+                    versions,
+                    by=context.run.run_id,
+                    reason=config.reason,
+                    verify=smoke_test.verify,
+                    progress=context.log.info,
                 )
             except UserError:
                 if smoke_test.answers:
                     yield smoke_test.result()
                 raise
             yield smoke_test.result()
-            registry.promote(status.version)
-            context.log.info(f"version {status.version} serves and is the champion")
+            registry.promote(plan.primary)
+            context.log.info(f"version {plan.primary} serves and is the champion")
             yield dg.MaterializeResult(
                 metadata={
-                    **_roles(status),
-                    "version_before": _primary(history),
+                    **roles(plan),
+                    "plan": plan.digest,
+                    "version_before": before.primary if before else "none",
                     "url": dg.MetadataValue.url(status.url),
-                    "since": dg.MetadataValue.timestamp(status.since),
-                    "mlflow": mlflow.link(f"models/{spec.name}/versions/{status.version}"),
+                    **({"since": dg.MetadataValue.timestamp(status.since)} if status.since else {}),
+                    **({"console": dg.MetadataValue.url(status.console)} if status.console else {}),
+                    "mlflow": mlflow.link(f"models/{spec.name}/versions/{plan.primary}"),
                     **status.details,
                 },
             )
@@ -178,62 +217,52 @@ def build_endpoint(spec: DataSpec) -> dg.AssetsDefinition:
 def _plan(
     config: DeploymentConfig,
     registry: "Registry",
-    files: PlatformFiles,
-    history: "Sequence[Deployment]",
+    entries: "Sequence[Entry]",
+    capabilities: "Capabilities",
 ) -> "Plan":
-    from mlschool_dagster.serving.desired_state import Plan
+    from mlschool_dagster.deployment.ledger import serving_plan
+    from mlschool_dagster.deployment.plan import Plan
 
-    def release(wanted: str) -> "Release":
-        return _release(wanted, registry, files, history)
-
-    present = history[-1].plan if history else Plan(None)
-    plan = Plan(
-        primary=release(config.version),
-        canary=release(config.canary) if config.canary else None,
+    present = serving_plan(entries)
+    shadow_share = config.shadow_share or capabilities.largest_shadow_share
+    return Plan(
+        primary=_number(config.version, registry, entries),
+        canary=_number(config.canary, registry, entries) if config.canary else None,
         canary_share=config.canary_share if config.canary else 0.0,
-        shadow=release(config.shadow) if config.shadow else None,
-        sampling_share=config.sampling_share or present.sampling_share,
+        shadow=_number(config.shadow, registry, entries) if config.shadow else None,
+        shadow_share=shadow_share if config.shadow else 0.0,
+        sampling_share=config.sampling_share or (present.sampling_share if present else 1.0),
     )
-    for role, other in (("canary", plan.canary), ("shadow", plan.shadow)):
-        if other is not None and other == plan.primary:
-            raise UserError(
-                f"Version {other.version} cannot be the {role} of itself; name another version."
-            )
-    return plan
 
 
-def _release(
-    wanted: str, registry: "Registry", files: PlatformFiles, history: "Sequence[Deployment]"
-) -> "Release":
-    """The version to serve, with its files; the first challenger needs no champion to beat."""
-    from mlschool_dagster.serving.desired_state import Release, previous_primary
+def _number(name: str, registry: "Registry", entries: "Sequence[Entry]") -> str:
+    """The version that `name` stands for; the first challenger needs no champion to beat."""
+    from mlschool_dagster.deployment.ledger import previous_primary
 
-    if wanted == PREVIOUS:
-        previous = previous_primary(history)
+    if name == PREVIOUS:
+        previous = previous_primary(entries)
         if previous is None:
             raise UserError(
                 "No other version has served before the present one, so that there is nothing to "
                 "roll back to; deploy a version by its number."
             )
-        wanted = previous.version
-    elif wanted == "champion" and not registry.has_alias("champion"):
-        wanted = "challenger"
-    version = registry.resolve(wanted).version
-    return Release(version, registry.fetch(version, files.versions))
+        name = previous
+    elif name == "champion" and not registry.has_alias("champion"):
+        name = "challenger"
+    return registry.resolve(name).version
 
 
-def _primary(history: "Sequence[Deployment]") -> str:
-    present = history[-1].plan.primary if history else None
-    return present.version if present else "none"
-
-
-def _roles(status: "EndpointStatus") -> dict[str, str | float]:
+def roles(plan: "Plan | None") -> dict[str, str | float]:
+    """The versions and shares of `plan`, as metadata."""
+    if plan is None:
+        return {"version": "none", "canary": "none", "shadow": "none"}
     return {
-        "version": status.version,
-        "canary": status.canary or "none",
-        "canary_share": status.canary_share,
-        "shadow": status.shadow or "none",
-        "sampling_share": status.sampling_share,
+        "version": plan.primary,
+        "canary": plan.canary or "none",
+        "canary_share": plan.canary_share,
+        "shadow": plan.shadow or "none",
+        "shadow_share": plan.shadow_share,
+        "sampling_share": plan.sampling_share,
     }
 
 
@@ -252,3 +281,31 @@ rollback_job = dg.define_asset_job(
     config={"ops": {"endpoint": {"config": {"version": PREVIOUS, "reason": "roll back"}}}},
     tags={"stage": "serving", "dagster/max_runtime": 600},
 )
+
+
+@dg.op(name="teardown", pool=POOL)
+def remove_endpoint(
+    context: dg.OpExecutionContext,
+    config: TeardownConfig,
+    endpoint: EndpointResource,
+    history: History,
+) -> None:
+    """Remove the endpoint and whatever it costs, and record that in the ledger."""
+    from mlschool_dagster.deployment.recorded import RecordedEndpoint
+
+    with plain_errors(), history.deployments(endpoint.name) as ledger:
+        RecordedEndpoint(endpoint.connect(), ledger).teardown(
+            by=context.run_id, reason=config.reason, progress=context.log.info
+        )
+
+
+@dg.job(
+    tags={"stage": "serving", "dagster/max_runtime": 3600},
+    executor_def=dg.in_process_executor,
+)
+def teardown_job() -> None:
+    """Remove the endpoint: a managed one is deleted, a local server is stopped.
+
+    It serves again after the next deployment. Captures, versions and ledgers stay.
+    """
+    remove_endpoint()

@@ -1,43 +1,52 @@
-"""The endpoint's health: what it did since it was last looked at, and whether that is well."""
+"""The endpoint's health: what it did since the last observation, and whether that is acceptable."""
 
 from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
 
-from mlschool_dagster.defs.common import OWNERS, PlainConfig, plain_errors, undecided
+from mlschool_dagster.clock import utc_now
+from mlschool_dagster.defs.common import OWNERS, PlainConfig, plain_errors, table, undecided
 from mlschool_dagster.defs.keys import ENDPOINT, ENDPOINT_HEALTH
-from mlschool_dagster.defs.serving.endpoint import GROUP
-from mlschool_dagster.resources.endpoint import LocalEndpointResource
+from mlschool_dagster.defs.serving.endpoint import GROUP, roles
+from mlschool_dagster.resources.endpoint import EndpointResource
+from mlschool_dagster.resources.history import History
 
 if TYPE_CHECKING:
-    from mlschool_dagster.deployment.activity import Reading, Traffic
+    from mlschool_dagster.deployment.activity import Activity
     from mlschool_dagster.deployment.endpoint import EndpointStatus
 
-READING = "reading"
+UNTIL = "until"
+"""Metadata of an observation: the end of the time that it covers."""
+FIRST = timedelta(minutes=10)
+"""The time that the first observation covers."""
 _SEVERITY = {
     "up": dg.AssetCheckSeverity.ERROR,
+    "as_deployed": dg.AssetCheckSeverity.WARN,
     "error_share": dg.AssetCheckSeverity.WARN,
     "latency": dg.AssetCheckSeverity.WARN,
 }
-QUANTILES = {"latency_p50": 0.5, "latency_p95": 0.95, "latency_p99": 0.99}
+_SHOWN = {0.5: "latency_p50", 0.95: "latency_p95", 0.99: "latency_p99"}
 
 
 class HealthConfig(PlainConfig):
-    """When the endpoint counts as unwell."""
+    """Thresholds of the endpoint's health."""
 
     maximum_error_share: float = Field(
         default=0.01,
         ge=0,
         le=1,
-        description="Largest share of requests since the last look that may be answered 5xx.",
+        description="Largest share of requests since the last observation that may be answered "
+        "5xx.",
     )
     maximum_p99_seconds: float = Field(
         default=0.25,
         gt=0,
-        description="Longest that all but one in a hundred requests since the last look may take.",
+        description="Longest that all but one in a hundred requests since the last observation may "
+        "take.",
     )
 
 
@@ -56,6 +65,7 @@ endpoint_health = dg.AssetSpec(
 
 _CHECKS = {
     "up": "The endpoint that was deployed answers.",
+    "as_deployed": "The endpoint serves what the deployment ledger says.",
     "error_share": "The endpoint failed to answer at most the configured share of requests.",
     "latency": "The 99th percentile of the time to answer is at most the configured one.",
 }
@@ -71,91 +81,93 @@ _CHECKS = {
 def health_checks(
     context: dg.AssetCheckExecutionContext,
     config: HealthConfig,
-    endpoint: LocalEndpointResource,
+    endpoint: EndpointResource,
+    history: History,
 ) -> Iterator[dg.AssetObservation | dg.AssetCheckResult]:
     """Observe the endpoint since the last observation, and check what was observed."""
-    from mlschool_dagster.deployment.activity import read_metrics, traffic
+    from mlschool_dagster.deployment.activity import Activity
+    from mlschool_dagster.deployment.ledger import serving_plan
+    from mlschool_dagster.deployment.recorded import RecordedEndpoint
 
-    with plain_errors():
-        target = endpoint.target()
-        history = target.history()
-        wanted = bool(history) and history[-1].plan.primary is not None
-        status = target.status()
-    exposition = endpoint.exposition() if status else None
-    before = _last_reading(context.instance)
-    if status is None or exposition is None:
+    with plain_errors(), history.deployments(endpoint.name) as ledger:
+        target = endpoint.connect()
+        recorded = serving_plan(ledger.entries())
+        status, difference = RecordedEndpoint(target, ledger).observe()
+        is_up = status.serving is not None
+        now = utc_now()
+        before = _last_until(context.instance)
+        since = before or now - FIRST
+        recent = target.activity(since, now) if is_up else Activity()
+    latency = {_SHOWN[q]: seconds for q, seconds in recent.latency.items()}
+    if not is_up:
         context.log.warning("the endpoint does not answer")
-        yield dg.AssetObservation(ENDPOINT_HEALTH, metadata={"up": 0.0, READING: _kept(before)})
-        yield from _absent(wanted)
+        kept = {} if before is None else {UNTIL: before.isoformat()}
+        shown = {"up": 0.0, "state": status.state.value, **kept}
+        yield dg.AssetObservation(ENDPOINT_HEALTH, metadata=shown)
+        yield from _down(recorded is not None, status)
         return
-    now = read_metrics(exposition)
-    recent = traffic(now, before)
-    latency = _latency(recent)
     context.log.info(f"{recent.requests:g} requests since the last observation")
     yield dg.AssetObservation(
         ENDPOINT_HEALTH,
         metadata={
             "up": 1.0,
-            **_serving(status),
+            "state": status.state.value,
+            **roles(status.serving),
+            **{k: float(v) for k, v in status.details.items() if k == "workers"},
             "requests": recent.requests,
-            "refused": recent.refused,
+            "refused": recent.refusals,
             "errors": recent.errors,
             "error_share": recent.error_share,
             **latency,
-            "requests_waiting": now.waiting,
-            "spill_bytes": now.spilled,
-            READING: _kept(now),
+            **recent.gauges,
+            "by_version": _by_version(recent),
+            **({"console": dg.MetadataValue.url(status.console)} if status.console else {}),
+            UNTIL: now.isoformat(),
         },
     )
-    yield _result("up", True, f"Version {status.version} answers.")
+    yield _result("up", True, f"Version {roles(status.serving)['version']} answers.")
+    yield _result(
+        "as_deployed",
+        not difference and not status.reason,
+        difference or status.reason or "The endpoint serves what was deployed.",
+        undecided(status.is_changing),
+    )
     yield _error_share(recent, config)
     yield _p99(latency, config)
 
 
-def _last_reading(instance: dg.DagsterInstance) -> "Reading | None":
-    from mlschool_dagster.deployment.activity import Reading
-
+def _last_until(instance: dg.DagsterInstance) -> datetime | None:
+    """The end of the time that the last observation covers; None if there is none."""
     records = instance.fetch_observations(ENDPOINT_HEALTH, limit=1).records
     observation = records[0].asset_observation if records else None
-    kept: Any = observation.metadata[READING].value if observation else None
-    return Reading.from_dict(kept) if kept else None
+    kept: Any = observation.metadata.get(UNTIL) if observation else None
+    return None if kept is None else datetime.fromisoformat(kept.value)
 
 
-def _kept(reading: "Reading | None") -> dg.MetadataValue:
-    return dg.MetadataValue.json(reading.to_dict() if reading else {})
+def _by_version(recent: "Activity") -> dg.MetadataValue:
+    return table(
+        {
+            "version": version,
+            "requests": activity.requests,
+            "errors": activity.errors,
+            **{name: activity.latency.get(q) for q, name in _SHOWN.items()},
+        }
+        for version, activity in recent.by_version.items()
+    )
 
 
-def _serving(status: "EndpointStatus") -> dict[str, str | float]:
-    from mlschool_dagster.deployment.activity import memory_bytes
-
-    shown: dict[str, str | float] = {
-        "version": status.version,
-        "canary": status.canary or "none",
-        "shadow": status.shadow or "none",
-        "workers": float(status.details["workers"]),
-    }
-    # A server that something else keeps may run on another machine.
-    if "pid" in status.details:
-        shown["memory_bytes"] = memory_bytes(int(status.details["pid"]))
-    return shown
+def _down(is_deployed: bool, status: "EndpointStatus") -> Iterator[dg.AssetCheckResult]:
+    if not is_deployed:
+        reason = "The endpoint has not been deployed yet."
+    else:
+        why = f" ({status.reason.rstrip('.')})" if status.reason else ""
+        reason = f"The endpoint does not answer{why}; materialize endpoint."
+    yield _result("up", not is_deployed, reason)
+    for name in ("as_deployed", "error_share", "latency"):
+        yield _result(name, True, "Nothing is known while the endpoint is not up.", undecided(True))
 
 
-def _latency(recent: "Traffic") -> dict[str, float]:
-    from mlschool_dagster.deployment.activity import quantile
-
-    known = {name: quantile(q, recent.latency) for name, q in QUANTILES.items()}
-    return {name: seconds for name, seconds in known.items() if seconds is not None}
-
-
-def _absent(wanted: bool) -> Iterator[dg.AssetCheckResult]:
-    told = "does not answer; materialize endpoint." if wanted else "has not been deployed yet."
-    yield _result("up", not wanted, f"The endpoint {told}")
-    for name in ("error_share", "latency"):
-        told = "Nothing is known while the endpoint is not up."
-        yield _result(name, True, told, undecided(True))
-
-
-def _error_share(recent: "Traffic", config: HealthConfig) -> dg.AssetCheckResult:
+def _error_share(recent: "Activity", config: HealthConfig) -> dg.AssetCheckResult:
     return _result(
         "error_share",
         recent.error_share <= config.maximum_error_share,
@@ -177,14 +189,14 @@ def _p99(latency: Mapping[str, float], config: HealthConfig) -> dg.AssetCheckRes
 
 
 def _result(
-    name: str, passed: bool, told: str, metadata: Mapping[str, float] = MappingProxyType({})
+    name: str, passed: bool, reason: str, metadata: Mapping[str, float] = MappingProxyType({})
 ) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         check_name=name,
         asset_key=ENDPOINT_HEALTH,
         passed=passed,
         severity=_SEVERITY[name],
-        description=told,
+        description=reason,
         metadata=metadata,
     )
 
@@ -192,7 +204,7 @@ def _result(
 health_job = dg.define_asset_job(
     "health_job",
     dg.AssetSelection.checks_for_assets(ENDPOINT_HEALTH),
-    description="See how the endpoint does, and what it did since the last look.",
+    description="Observe the endpoint's state, and what it did since the last observation.",
     tags={"stage": "serving", "dagster/max_runtime": 120},
 )
 endpoint_health_schedule = dg.ScheduleDefinition(

@@ -9,7 +9,7 @@ from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.defs.common import NETWORK_RETRIES, PlainConfig, plain_errors, table
 from mlschool_dagster.defs.keys import LIVE_TRAFFIC
 from mlschool_dagster.resources.captures import Captures
-from mlschool_dagster.resources.endpoint import LocalEndpointResource
+from mlschool_dagster.resources.endpoint import EndpointResource
 from mlschool_dagster.simulation.config import Drift, TrafficConfig
 from mlschool_dagster.simulation.ground_truth_log import GroundTruthLog
 
@@ -70,16 +70,19 @@ def build_traffic_job(spec: DataSpec, data: str, ground_truth: Path) -> dg.JobDe
         retry_policy=NETWORK_RETRIES,
     )
     def send_traffic(
-        context: dg.OpExecutionContext, config: TrafficSettings, endpoint: LocalEndpointResource
+        context: dg.OpExecutionContext, config: TrafficSettings, endpoint: EndpointResource
     ) -> None:
         from mlschool_dagster.dataset.tables import read_data
+        from mlschool_dagster.deployment.client import EndpointClient
         from mlschool_dagster.simulation.traffic import simulate
 
+        # Another endpoint is not given our token.
+        client = EndpointClient(spec.name, config.url) if config.url else endpoint.connect()
         with plain_errors():
             summary = simulate(
                 read_data(data, spec),
                 spec,
-                endpoint.client(config.url).invoke,
+                client.invoke,
                 config.traffic(),
                 context.log.info,
                 GroundTruthLog(ground_truth).append,

@@ -10,10 +10,11 @@ import dagster as dg
 import pytest
 
 from mlschool_dagster.defs.monitoring.dashboard import PAGE, SHOWN, dashboard_sensor
+from mlschool_dagster.deployment import ledger as deployments
+from mlschool_dagster.deployment.plan import Plan
 from mlschool_dagster.monitoring.metrics import open_history
 from mlschool_dagster.promotion.ledger import open_ledger
 from mlschool_dagster.promotion.rollout import Entry, Step
-from mlschool_dagster.serving.desired_state import Deployment, Plan, Release, record_deployment
 from mlschool_dagster_tests.monitoring import traffic_month
 from mlschool_dagster_tests.monitoring.samples import START
 from mlschool_dagster_tests.platform import WINDOW, Platform, metadata, traffic, truth
@@ -45,8 +46,10 @@ def test_the_page_shows_metrics_deployments_and_promotions(platform: Platform) -
     traffic_month.fill(history, 12)
     history.close()
     at = START
-    deployed = Deployment(Plan(Release("7", platform.home)), "deadbeefcafe", "<the best>", at=at)
-    record_deployment(platform.home / "endpoint", deployed)
+    deployed = deployments.open_ledger(platform.settings.history, "penguins")
+    plan, event = Plan(primary="7"), deployments.Event.SERVING
+    deployed.append(deployments.Entry(event, plan, "deadbeefcafe", "<the best>", at))
+    deployed.close()
     ledger = open_ledger(platform.settings.history)
     ledger.append(Entry("e1", at, Step.REQUESTED, "8", "somebody", "drift & decay", {}))
     ledger.close()

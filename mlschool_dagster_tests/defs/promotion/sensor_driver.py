@@ -10,9 +10,10 @@ import pytest
 
 from mlschool_dagster import clock
 from mlschool_dagster.clock import utc_now
+from mlschool_dagster.deployment import ledger as deployments
+from mlschool_dagster.deployment.plan import Plan
 from mlschool_dagster.promotion.ledger import PromotionLedger, open_ledger
 from mlschool_dagster.promotion.rollout import Entry, Step
-from mlschool_dagster.serving.desired_state import Deployment, Plan, Release, record_deployment
 from mlschool_dagster_tests.platform import Platform
 
 
@@ -102,13 +103,12 @@ def last(platform: Platform) -> Entry:
 def serves(
     platform: Platform, primary: str, canary: str = "", by: str = "somebody", hours_ago: float = 0
 ) -> None:
-    """Have it recorded that the endpoint is to serve those versions; none really does."""
-    home = platform.home / "endpoint"
-    release = Release(primary, home / primary)
-    beside = Release(canary, home / canary) if canary else None
-    plan = Plan(release, beside, 0.1 if canary else 0.0)
+    """Have it recorded that the endpoint serves those versions; none really does."""
+    plan = Plan(primary=primary, canary=canary or None, canary_share=0.1 if canary else 0.0)
     at = utc_now() - timedelta(hours=hours_ago)
-    record_deployment(home, Deployment(plan, by, "a reason", at=at))
+    kept = deployments.open_ledger(platform.settings.history, "penguins")
+    kept.append(deployments.Entry(deployments.Event.SERVING, plan, by, "a reason", at))
+    kept.close()
 
 
 def move_clock(monkeypatch: pytest.MonkeyPatch, folder: Path, ahead: timedelta) -> None:

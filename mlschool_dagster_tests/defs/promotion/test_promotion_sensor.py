@@ -218,9 +218,9 @@ def test_a_better_challenger_is_promoted_and_found_healthy(
     assert (canary.job_name, shown.job_name) == ("deployment_job", promotion_ledger_job.name)
     assert sensor.carry_out(canary).success
     assert sensor.carry_out(shown).success
-    status = target.status()
-    assert status is not None
-    assert (status.version, status.canary, status.shadow) == ("1", challenger, challenger)
+    plan = target.status().serving
+    assert plan is not None
+    assert (plan.primary, plan.canary, plan.shadow) == ("1", challenger, challenger)
 
     look, shown = sensor.tick()
     assert last(platform).step is Step.CANARY

@@ -2,17 +2,17 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from mlschool_dagster.defs.promotion.actions import ACTION_TAG, EVIDENCE_ACTION
-from mlschool_dagster.deployment.local import LocalEndpoint
+from mlschool_dagster.deployment.ledger import Event, open_ledger
 from mlschool_dagster.local.platform import local_endpoint
 from mlschool_dagster.promotion.decisions import RolloutAction
 from mlschool_dagster.promotion.rollout import Step
-from mlschool_dagster.serving.desired_state import Release
 from mlschool_dagster.simulation.config import Drift, TrafficConfig
 from mlschool_dagster_tests.defs.monitoring.test_crashes import (
     kill_processes,
@@ -56,14 +56,11 @@ def daemons(trained_platform: Platform, tmp_path: Path) -> Iterator[Daemons]:
         kill_processes(trained_platform)
 
 
-def deployed(target: LocalEndpoint) -> list[tuple[str, str]]:
+def deployed(platform: Platform) -> list[tuple[str, str | None]]:
     """The primaries and canaries that the endpoint was to serve, one after another."""
-    plans = [deployment.plan for deployment in target.history() if deployment.candidate is None]
-    return [(_version(plan.primary), _version(plan.canary)) for plan in plans]
-
-
-def _version(release: Release | None) -> str:
-    return release.version if release else ""
+    with closing(open_ledger(platform.settings.history, "penguins")) as ledger:
+        wanted = [entry.plan for entry in ledger.entries() if entry.event is Event.WANTED]
+    return [(plan.primary, plan.canary) for plan in wanted if plan is not None]
 
 
 def runs(
@@ -110,5 +107,5 @@ def test_a_rollout_survives_the_death_of_its_daemon_after_every_step(daemons: Da
         RolloutAction.PROMOTION: 1,
     }
     target = local_endpoint(platform.settings)
-    assert deployed(target) == [("1", ""), ("1", challenger), (challenger, "")]
+    assert deployed(platform) == [("1", None), ("1", challenger), (challenger, None)]
     assert target.invoke([ROW])[0].model_version == challenger

@@ -22,7 +22,7 @@ def test_the_first_deployment_serves_the_challenger_and_makes_it_champion(
     assert trained_platform.registry().aliases("1") == ["champion"]
     shown = metadata(result, "endpoint")
     status = target.status()
-    assert status is not None
+    assert status.since is not None
     assert (shown["version"], shown["version_before"]) == ("1", "none")
     assert (shown["url"], shown["since"]) == (status.url, status.since.timestamp())
     assert shown["pid"] == status.details["pid"]
@@ -105,7 +105,7 @@ def test_a_first_version_that_fails_its_smoke_test_does_not_serve(
     spoil(trained_platform, "1")
     result = trained_platform.run("deployment_job")
     assert "failed its smoke test" in sentence(result)
-    assert target.status() is None
+    assert target.status().serving is None
     assert trained_platform.registry().aliases("1") == ["challenger"]
 
 

@@ -25,7 +25,7 @@ def test_an_endpoint_that_was_never_deployed_is_neither_up_nor_missed(platform: 
     assert seen["up"] == 0.0
     assert checks(result)["up"].passed
     assert checks(result)["up"].description == "The endpoint has not been deployed yet."
-    assert undecided(result) == {"error_share", "latency"}
+    assert undecided(result) == {"as_deployed", "error_share", "latency"}
 
 
 def test_what_happened_since_the_last_look_is_seen(
@@ -66,7 +66,7 @@ def test_an_endpoint_that_is_down_is_an_observation_and_a_failed_check(
     assert seen["up"] == 0.0
     assert not checks(result)["up"].passed
     assert checks(result)["up"].severity is dg.AssetCheckSeverity.ERROR
-    assert seen["reading"] == before["reading"]
+    assert seen["until"] == before["until"]
     assert trained_platform.run("deployment_job").success
     _, again = look(trained_platform)
     assert again["up"] == 1.0
