@@ -1,6 +1,6 @@
 # Two commands do all the set-up: `make demo` and `make test`. `make help` lists the others.
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev doctor scenario test test-all lint bench bench-serving bench-drift bench-estimation bench-monitoring soak stop clean distclean
+.PHONY: help install demo demo-docker dev doctor scenario test test-all lint bench bench-serving bench-drift bench-estimation bench-monitoring soak stop clean distclean
 
 VENV := $(or $(strip $(VENV)),.venv)
 BIN := $(VENV)/bin
@@ -17,6 +17,9 @@ install: $(VENV)/.installed ## only set up: virtual environment and packages
 
 demo: $(VENV)/.installed ## run the whole loop once, from raw data to reports
 	@$(BIN)/python -m mlschool_dagster.local demo
+
+demo-docker: $(VENV)/.installed ## run the loop through the containers of infra/docker, killing some (needs Docker)
+	@$(BIN)/python -m mlschool_dagster.local demo-docker
 
 dev: $(VENV)/.installed ## leave UI, daemon, MLflow and endpoint running until Ctrl-C
 	@$(BIN)/python -m mlschool_dagster.local dev

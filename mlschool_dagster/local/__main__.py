@@ -21,6 +21,7 @@ def main() -> int:
     commands: dict[str, Callable[..., None]] = {
         "doctor": doctor,
         "demo": demo,
+        "demo-docker": demo_in_containers,
         "dev": dev,
         "scenario": scenario,
         "stop": stop_leftovers,
@@ -92,6 +93,13 @@ def demo(settings: Settings) -> None:
         from mlschool_dagster.local.demo import Demonstration
 
         Demonstration(Settings.from_environment(), platform, say).run()
+
+
+def demo_in_containers(settings: Settings) -> None:
+    """The loop once through containers, of which some are killed; they are removed afterwards."""
+    from mlschool_dagster.local.containers import demo_docker
+
+    demo_docker(say)
 
 
 def dev(settings: Settings) -> None:
