@@ -1,4 +1,4 @@
-"""The command ``demo-docker``: the loop through the platform's containers, some of which are killed.
+"""The command ``demo-docker``: the loop through containers, some of which are killed.
 
 The compose file of ``infra/docker`` under a project name of its own, so that the volumes of a
 platform somebody runs by the same file are never touched. Grafana is left out: the loop needs none.
@@ -53,13 +53,18 @@ mutation Launch($job: String!, $config: RunConfigData!) {
 }
 """
 _STATUS = "query Status($run: ID!) { runOrError(runId: $run) { ... on Run { status } } }"
-_REPORTS = """
-query Reports($since: String!) {
-  assetNodeOrError(assetKey: {path: ["drift_report"]}) {
-    ... on AssetNode { assetMaterializations(limit: 1, afterTimestampMillis: $since) { partition } }
-  }
+_FAILURES = """
+query Failures($run: ID!) {
+  logsForRun(runId: $run) { ... on EventConnection { events {
+    ... on ExecutionStepFailureEvent { stepKey error { message } }
+  } } }
 }
 """
+_REPORTS = """{
+  assetNodeOrError(assetKey: {path: ["drift_report"]}) {
+    ... on AssetNode { assetMaterializations(limit: 1) { timestamp } }
+  }
+}"""
 
 
 class Dagster:
@@ -91,16 +96,22 @@ class Dagster:
             lambda: status() in ("SUCCESS", "FAILURE", "CANCELED"), RUN_SECONDS, f"the end of {job}"
         )
         if (ended := status()) != "SUCCESS":
-            raise UserError(f"{job} ended as {ended}; see the run {run} in Dagster's UI.")
+            events = self._ask(_FAILURES, run=run)["logsForRun"]["events"]
+            failed = [f"{e['stepKey']}: {e['error']['message'].strip()}" for e in events if e]
+            raise UserError(f"{job} ended as {ended}. {' '.join(failed)}")
 
     def reported_since(self, since: float) -> bool:
         """Whether a drift report was made after `since`, in seconds since 1970."""
-        (node,) = self._ask(_REPORTS, since=str(int(since * 1000))).values()
-        return bool(node.get("assetMaterializations"))
+        try:
+            newest = self._ask(_REPORTS)["assetNodeOrError"].get("assetMaterializations")
+        except UserError:
+            # The webserver has kept a connection to the database that was killed.
+            return False
+        return bool(newest) and int(newest[0]["timestamp"]) > since * 1000
 
     def _ask(self, query: str, **variables: Any) -> dict[str, Any]:
         document = {"query": query, "variables": variables}
-        answer = httpx.post(self._url, json=document, timeout=60).raise_for_status().json()
+        answer = httpx.post(self._url, json=document, timeout=60).json()
         if "errors" in answer:
             raise UserError(f"Dagster refuses a query: {answer['errors'][0]['message']}")
         data: dict[str, Any] = answer["data"]
