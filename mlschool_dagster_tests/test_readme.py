@@ -39,6 +39,7 @@ NOT_RUN = {
     "uv pip compile": "needs a package index",
     "pip download": "needs a package index",
     "python - <<'PYTHON'\nfrom zipfile": "reads what was downloaded",
+    "make demo-docker": "needs Docker",
     "docker compose": "needs Docker; the tests of infra run its services",
     "dagster dev": "of one instance there is one daemon, and make dev runs",
     "dagster job execute -m mlschool_dagster.definitions -j retraining_job": "trains for minutes",
