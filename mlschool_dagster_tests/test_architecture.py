@@ -50,7 +50,7 @@ WITHOUT_DAGSTER = BELOW | MIDDLE | FOR_ALL | {"settings"}
 HEAVY = {
     "azure", "boto3", "dagster_mlflow", "duckdb", "evidently", "jax", "keras", "matplotlib",
     "mlflow", "pandas", "pandera", "plotly", "sagemaker", "scipy", "skops", "sklearn", "numpy",
-    "httpx",
+    "httpx", "sqlalchemy",
 }  # fmt: skip
 
 

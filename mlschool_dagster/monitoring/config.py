@@ -1,6 +1,7 @@
 """What verdicts depend on: thresholds and their defaults, without the numerics that use them."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from mlschool_dagster.errors import UserError
 
@@ -40,3 +41,20 @@ class DriftConfig:
             raise UserError(
                 f"The drift setting minimum_rows is {self.minimum_rows}; choose 2 or more."
             )
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeConfig:
+    """When traffic counts as unusual.
+
+    ``level`` is how often a usual window may be found below what is expected, and how often above;
+    ``minimum_windows`` is how many windows must be known before anything is expected;
+    ``patience`` is how many times the longest usual silence traffic may pause, and
+    ``shortest_pause`` what it may always; ``horizon`` is how far back one learns.
+    """
+
+    level: float = 0.001
+    minimum_windows: int = 24
+    patience: float = 2.0
+    horizon: timedelta = timedelta(days=28)
+    shortest_pause: timedelta = timedelta(minutes=5)

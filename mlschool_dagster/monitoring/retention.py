@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlschool_dagster.capture.store import CaptureStore
 from mlschool_dagster.capture.windows import FOLDER_FORMAT, Window
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.monitoring.metrics import MetricsHistory
 from mlschool_dagster.owned import MARKER, is_owned, make_owned, remove_owned
+
+if TYPE_CHECKING:
+    from mlschool_dagster.monitoring.metrics import MetricsHistory
 
 _FILE = re.compile(
     r"(?P<cut>\.)?((captured_traffic|labels)(?(cut)\.\w{32})\.parquet"
@@ -113,7 +115,7 @@ def is_window_folder(folder: Path) -> bool:
     )
 
 
-def forget_metrics(history: MetricsHistory, before: datetime, dry_run: bool) -> Outgoing:
+def forget_metrics(history: "MetricsHistory", before: datetime, dry_run: bool) -> Outgoing:
     """Deletes the metrics of windows before `before`."""
     first_kept = Window.of(before)
     items = history.count(first_kept) if dry_run else history.forget(first_kept)

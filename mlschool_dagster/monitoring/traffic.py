@@ -15,6 +15,7 @@ from statistics import NormalDist, median
 from typing import TYPE_CHECKING
 
 from mlschool_dagster.capture.windows import LENGTH, Window
+from mlschool_dagster.monitoring.config import VolumeConfig
 from mlschool_dagster.monitoring.metrics import Metric, MetricName, MetricsHistory
 
 if TYPE_CHECKING:
@@ -34,23 +35,6 @@ MEDIAN_VARIANCE = math.pi / 2
 """How much more a median of normal values varies than their mean."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeConfig:
-    """When traffic counts as unusual.
-
-    ``level`` is how often a usual window may be found below what is expected, and how often above;
-    ``minimum_windows`` is how many windows must be known before anything is expected;
-    ``patience`` is how many times the longest usual silence traffic may pause, and
-    ``shortest_pause`` what it may always; ``horizon`` is how far back one learns.
-    """
-
-    level: float = 0.001
-    minimum_windows: int = 24
-    patience: float = 2.0
-    horizon: timedelta = timedelta(days=28)
-    shortest_pause: timedelta = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)

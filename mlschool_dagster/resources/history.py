@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
-from mlschool_dagster.monitoring.metrics import MetricsHistory
-
 if TYPE_CHECKING:
     from mlschool_dagster.deployment.ledger import DeploymentLedger, Entry
+    from mlschool_dagster.monitoring.metrics import MetricsHistory
     from mlschool_dagster.promotion.ledger import PromotionLedger
 
 
@@ -22,7 +21,7 @@ class History(dg.ConfigurableResource):  # type: ignore[type-arg]
     )
 
     @contextmanager
-    def metrics(self) -> Iterator[MetricsHistory]:
+    def metrics(self) -> "Iterator[MetricsHistory]":
         """The history of metrics, closed with the block.
 
         Raises:

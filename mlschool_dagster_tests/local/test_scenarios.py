@@ -29,8 +29,9 @@ from mlschool_dagster.local.scenario_story import (
     Story,
     judge,
 )
+from mlschool_dagster.monitoring.config import VolumeConfig
 from mlschool_dagster.monitoring.metrics import MetricName, open_history
-from mlschool_dagster.monitoring.traffic import VolumeConfig, check_traffic
+from mlschool_dagster.monitoring.traffic import check_traffic
 from mlschool_dagster.promotion.rollout import Step
 from mlschool_dagster_tests.alerting.samples import notification
 from mlschool_dagster_tests.platform import foreign_environment

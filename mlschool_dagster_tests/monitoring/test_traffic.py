@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from mlschool_dagster.capture.records import Capture
 from mlschool_dagster.capture.store import CaptureStore, open_store
 from mlschool_dagster.capture.windows import LENGTH, Window
+from mlschool_dagster.monitoring.config import VolumeConfig
 from mlschool_dagster.monitoring.metrics import Metric, MetricName, MetricsHistory, open_history
 from mlschool_dagster.monitoring.traffic import (
     REPORT,
     SPAN,
     TrafficCheck,
     Volume,
-    VolumeConfig,
     check_traffic,
     forecast,
     longest_pause,

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from mlschool_dagster.alerting.outbox import deliver
 from mlschool_dagster.clock import utc_now
-from mlschool_dagster.defs.alerting import alert_sources
 from mlschool_dagster.resources.alerts import Alerts
 from mlschool_dagster.resources.history import History
 
@@ -45,6 +43,8 @@ def failure_sensor(
     context: dg.SensorEvaluationContext, alerts: Alerts, history: History
 ) -> dg.SensorResult:
     """Read new signals, record incidents, and deliver what is due."""
+    from mlschool_dagster.alerting.outbox import deliver
+
     channels = alerts.channels(context.log)
     signals, position = _read_signals(context, alerts, history)
     now = utc_now()
@@ -65,6 +65,8 @@ def _read_signals(
     context: dg.SensorEvaluationContext, alerts: Alerts, history: History
 ) -> "tuple[list[Signal], Position]":
     """The signals since the cursor, and the next cursor."""
+    from mlschool_dagster.defs.alerting import alert_sources
+
     with history.promotions() as ledger:
         entries = ledger.entries()
     since = _position(context, entries)
@@ -82,6 +84,8 @@ def _read_signals(
 
 
 def _position(context: dg.SensorEvaluationContext, entries: "Sequence[Entry]") -> Position:
+    from mlschool_dagster.defs.alerting import alert_sources
+
     stored = json.loads(context.cursor or "{}")
     if stored.keys() != {field.name for field in fields(Position)}:
         # What ended before the sensor's first evaluation, in this release, is not reported.

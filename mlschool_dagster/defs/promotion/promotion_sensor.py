@@ -1,30 +1,27 @@
 """The sensor that advances the open rollout, and the jobs that it requests."""
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
 
 from mlschool_dagster.clock import utc_now
-from mlschool_dagster.defs.promotion.actions import (
-    EVIDENCE_ACTION,
-    request_next_action,
-    run_request,
-)
 from mlschool_dagster.defs.promotion.promotion_ledger import (
     canary_evidence_job,
     promotion_ledger_job,
 )
-from mlschool_dagster.defs.promotion.rollout_context import DagsterRolloutContext
 from mlschool_dagster.defs.serving.endpoint import deployment_job, rollback_job
 from mlschool_dagster.promotion.config import PromotionConfig
-from mlschool_dagster.promotion.decisions import RolloutAction
 from mlschool_dagster.promotion.rollout import Entry, Rollout, Step, rollouts
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.endpoint import EndpointResource
 from mlschool_dagster.resources.history import History
 from mlschool_dagster.resources.promotion import PromotionPolicy
 
+if TYPE_CHECKING:
+    from mlschool_dagster.defs.promotion.rollout_context import DagsterRolloutContext
+
 NAME = "promotion_sensor"
 INTERVAL_SECONDS = 15
-ACTIONS = frozenset(RolloutAction) - {RolloutAction.TRAINING}
 
 
 def build_promotion_sensor() -> dg.SensorDefinition:
@@ -46,13 +43,18 @@ def build_promotion_sensor() -> dg.SensorDefinition:
         captures: Captures,
         promotion_policy: PromotionPolicy,
     ) -> dg.SensorResult:
+        from mlschool_dagster.defs.promotion.actions import request_next_action
+        from mlschool_dagster.defs.promotion.rollout_context import DagsterRolloutContext
+        from mlschool_dagster.promotion.decisions import RolloutAction
+
         config = promotion_policy.config()
+        actions = frozenset(RolloutAction) - {RolloutAction.TRAINING}
 
         def context_of(rollout: Rollout) -> DagsterRolloutContext:
             return DagsterRolloutContext(rollout, context.instance, endpoint, history, captures)
 
         with history.promotions() as ledger:
-            next_action = request_next_action(ledger, context_of, utc_now(), config, NAME, ACTIONS)
+            next_action = request_next_action(ledger, context_of, utc_now(), config, NAME, actions)
             entries = ledger.entries()
         if isinstance(next_action, dg.RunRequest):
             requests = [next_action]
@@ -72,8 +74,10 @@ def build_promotion_sensor() -> dg.SensorDefinition:
     return next_steps
 
 
-def _evidence_run(context: DagsterRolloutContext, config: PromotionConfig) -> list[dg.RunRequest]:
+def _evidence_run(context: "DagsterRolloutContext", config: PromotionConfig) -> list[dg.RunRequest]:
     """The evidence run of the rollout, if it has a canary and one is due."""
+    from mlschool_dagster.defs.promotion.actions import EVIDENCE_ACTION, run_request
+
     if context.rollout.current.step not in (Step.CANARY, Step.CANARY_PASSED):
         return []
     number = context.next_evidence_run()

@@ -2,24 +2,24 @@
 
 import secrets
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
-from mlschool_dagster.defs.promotion.actions import request_next_action
 from mlschool_dagster.defs.promotion.challenger_comparison import retraining_job
 from mlschool_dagster.defs.promotion.promotion_sensor import INTERVAL_SECONDS
-from mlschool_dagster.defs.promotion.rollout_context import DagsterRolloutContext
 from mlschool_dagster.promotion.config import PromotionConfig
-from mlschool_dagster.promotion.decisions import RolloutAction
-from mlschool_dagster.promotion.ledger import InvalidTransitionError, PromotionLedger
-from mlschool_dagster.promotion.retraining import METRICS, RetrainingDecision, decide_retraining
 from mlschool_dagster.promotion.rollout import Entry, Rollout, Step, rollouts
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.endpoint import EndpointResource
 from mlschool_dagster.resources.history import History
 from mlschool_dagster.resources.promotion import PromotionPolicy
+
+if TYPE_CHECKING:
+    from mlschool_dagster.promotion.ledger import PromotionLedger
+    from mlschool_dagster.promotion.retraining import RetrainingDecision
 
 NAME = "retraining_sensor"
 WINDOWS = 24 * 14
@@ -45,6 +45,10 @@ def build_retraining_sensor() -> dg.SensorDefinition:
         captures: Captures,
         promotion_policy: PromotionPolicy,
     ) -> dg.SensorResult:
+        from mlschool_dagster.defs.promotion.actions import request_next_action
+        from mlschool_dagster.defs.promotion.rollout_context import DagsterRolloutContext
+        from mlschool_dagster.promotion.decisions import RolloutAction
+
         config = promotion_policy.config()
 
         def context_of(rollout: Rollout) -> DagsterRolloutContext:
@@ -63,12 +67,14 @@ def build_retraining_sensor() -> dg.SensorDefinition:
 
 
 def _begin(
-    ledger: PromotionLedger,
+    ledger: "PromotionLedger",
     history: History,
     endpoint: EndpointResource,
     config: PromotionConfig,
 ) -> str:
     """Begin a rollout if none is open and one is due; the reason if there is none to train for."""
+    from mlschool_dagster.promotion.ledger import InvalidTransitionError
+
     entries = ledger.entries()
     past = rollouts(entries)
     if past and past[-1].is_open:
@@ -94,9 +100,14 @@ def _decision(
     history: History,
     endpoint: EndpointResource,
     config: PromotionConfig,
-) -> RetrainingDecision:
+) -> "RetrainingDecision":
     """Whether to challenge the present champion, by the windows in which it served alone."""
     from mlschool_dagster.deployment.ledger import terms
+    from mlschool_dagster.promotion.retraining import (
+        METRICS,
+        RetrainingDecision,
+        decide_retraining,
+    )
 
     served = terms(history.deployment_entries(endpoint.name))
     if not served or served[-1].until is not None:
