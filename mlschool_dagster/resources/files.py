@@ -8,6 +8,7 @@ from pydantic import Field
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.monitoring.retention import is_window_folder
 from mlschool_dagster.owned import make_owned
+from mlschool_dagster.settings import setting
 
 FIRST_WINDOW = "first_window"
 """File, among the platform's own, that says where the windows begin."""
@@ -18,9 +19,7 @@ class PlatformFiles(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     root: str = Field(description="Folder that holds frozen data, windows and reports.")
     version_cache: str = Field(description="Folder into which registered versions are fetched.")
-    url: str = Field(
-        default="", description="Address under which that folder is served; empty: it is not."
-    )
+    url: str = setting("files_url")
     compilation_cache: str = Field(description="Folder of JAX's persistent compilation cache.")
 
     def dataset(self, name: str) -> Path:

@@ -5,7 +5,8 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import dagster as dg
-from pydantic import Field
+
+from mlschool_dagster.settings import setting
 
 if TYPE_CHECKING:
     from mlschool_dagster.deployment.ledger import DeploymentLedger, Entry
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
 class History(dg.ConfigurableResource):  # type: ignore[type-arg]
     """The history of metrics, and the promotion ledger."""
 
-    uri: str = Field(
-        description="Database that keeps it: sqlite:///path or postgresql://user:password@host/db."
-    )
+    uri: str = setting("history")
 
     @contextmanager
     def metrics(self) -> "Iterator[MetricsHistory]":
