@@ -12,7 +12,7 @@ from tempfile import mkdtemp
 
 from playwright.sync_api import FloatRect, Page, ViewportSize, sync_playwright
 
-from mlschool_dagster.monitoring.dashboard.board import Board
+from mlschool_dagster.monitoring.dashboard.data import DashboardData
 from mlschool_dagster.monitoring.dashboard.page import write_dashboard
 from mlschool_dagster_tests.monitoring import traffic_month
 from mlschool_dagster_tests.monitoring.samples import START
@@ -44,13 +44,12 @@ def newest_window() -> str:
 
 def month_page() -> str:
     """The address of a dashboard of a simulated month, since a demonstration lasts an hour."""
-    shown = Board(
+    shown = DashboardData(
         "penguins",
         START + timedelta(hours=1),
         traffic_month.all_metrics(MONTH),
-        traffic_month.terms(MONTH),
-        traffic_month.changes(MONTH),
-        traffic_month.promotions(MONTH),
+        traffic_month.periods(MONTH),
+        traffic_month.events(MONTH),
     )
     path = Path(mkdtemp()) / "dashboard.html"
     write_dashboard(path, shown)

@@ -15,6 +15,8 @@ LISTED = 20
 _READ = 1000
 QUOTED = 40
 """Characters of a name or value that a sentence quotes."""
+REASON = 200
+"""Characters of another error's text that a sentence quotes."""
 
 
 def listed(names: Sequence[object]) -> str:
@@ -28,6 +30,11 @@ def quoted(value: object) -> str:
     # Of a secret that is cut nothing would be recognised.
     text = scrub(" ".join(str(value).split())[:_READ])
     return text if len(text) <= QUOTED else f"{text[:QUOTED]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def reason(error: Exception) -> str:
+    """The kind of `error` and the beginning of its text, on one line, for use in a sentence."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:REASON]}".rstrip(": ")
 
 
 class UserError(Exception):

@@ -16,8 +16,7 @@ from mlschool_dagster.dagster_internals import (
     DagsterUserCodeProcessError,
     SerializableErrorInfo,
 )
-from mlschool_dagster.errors import UserError
-from mlschool_dagster.monitoring.page import reason
+from mlschool_dagster.errors import UserError, reason
 from mlschool_dagster.resources.files import PlatformFiles
 
 if TYPE_CHECKING:

@@ -120,6 +120,18 @@ def test_what_is_installed_is_the_package_without_its_tests() -> None:
         assert is_installed == (folder.parts[0] == "mlschool_dagster"), name
 
 
+def test_files_that_are_no_modules_are_installed_with_their_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    installed = {
+        path
+        for package, patterns in project["tool"]["setuptools"]["package-data"].items()
+        for pattern in patterns
+        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+    }
+    files = (path for path in (ROOT / "mlschool_dagster").rglob("*") if path.is_file())
+    assert {path for path in files if path.suffix not in (".py", ".pyc")} == installed
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_is_published_on_loopback_only(name: str) -> None:
     service = SERVICES[name]

@@ -30,16 +30,20 @@ from mlschool_dagster.monitoring.drift import (
     drift_from,
 )
 from mlschool_dagster.monitoring.e_values import CompositeNull, evidence
-from mlschool_dagster.monitoring.html import drift_html, performance_html, quality_html
 from mlschool_dagster.monitoring.metric_records import (
     drift_metrics,
     performance_metrics,
     quality_metrics,
 )
-from mlschool_dagster.monitoring.page import Subject
 from mlschool_dagster.monitoring.performance import performance
 from mlschool_dagster.monitoring.quality import quality
 from mlschool_dagster.monitoring.reference_profile import ReferenceProfile
+from mlschool_dagster.monitoring.report_pages import (
+    Subject,
+    write_drift_page,
+    write_performance_page,
+    write_quality_page,
+)
 from mlschool_dagster_tests.monitoring.samples import START, as_window
 
 Generator = np.random.Generator
@@ -203,9 +207,9 @@ def test_every_page_and_picture_of_such_data_is_there(tmp_path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for lacking in (
-                quality_html(window, reference, spec, subject, judged, path),
-                drift_html(window, reference, spec, subject, found, path),
-                performance_html(reference, spec, subject, fared, path),
+                write_quality_page(window, reference, spec, subject, judged, path),
+                write_drift_page(window, reference, spec, subject, found, path),
+                write_performance_page(reference, spec, subject, fared, path),
             ):
                 assert lacking == ""
                 text = path.read_text(encoding="utf-8")

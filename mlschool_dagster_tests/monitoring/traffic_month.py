@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from mlschool_dagster.capture.windows import LENGTH, Window
-from mlschool_dagster.monitoring.dashboard.board import Event, Term
+from mlschool_dagster.monitoring.dashboard.data import Event, ServingPeriod
 from mlschool_dagster.monitoring.metrics import Metric, MetricName, MetricsHistory
 from mlschool_dagster.monitoring.statistics import wilson_interval
 from mlschool_dagster_tests.monitoring.samples import SPEC, START
@@ -46,42 +46,50 @@ def of_window(window: Window, progress: float) -> dict[str, list[Metric]]:
         "traffic_volume": _traffic(window, progress, rng),
         "data_quality_report": list(_quality(window, progress, rng)),
         "drift_report": list(_drift(window, progress, rng)),
-        "accuracy_estimates": [_estimated(window, progress, rng)],
-        "performance_report": list(_performance(window, progress, rng)),
+        "performance_report": [
+            *_estimated(window, progress, rng),
+            *_performance(window, progress, rng),
+        ],
     }
 
 
-def terms(count: int) -> list[Term]:
+def _check(window: Window, name: str, failed: bool | None) -> Metric:
+    value = None if failed is None else float(not failed)
+    return Metric(window, MetricName.CHECK, value, 0, column=name, finding=failed is True)
+
+
+def periods(count: int) -> list[ServingPeriod]:
     """Three versions, the last one still on."""
     starts = [_at(count, share) for share in (-0.1, 0.3, 0.72)]
     ends = [*starts[1:], None]
-    return [Term(str(n), a, b) for n, (a, b) in enumerate(zip(starts, ends, strict=True), 1)]
-
-
-def changes(count: int) -> list[Event]:
-    """What was deployed meanwhile."""
-    told = [
-        (-0.1, "primary", "deployed", "1", "3f2a9c1e", "the first"),
-        (0.29, "canary", "canary", "2", "b81d02aa", "a tenth of the requests"),
-        (0.3, "primary", "deployed", "2", "b81d02aa", "more data"),
-        (0.70, "canary", "canary", "3", "c04e77d1", "challenger after confirmed drift"),
-        (0.72, "primary", "deployed", "3", "c04e77d1", "promoted: better on 412 labelled rows"),
+    return [
+        ServingPeriod(str(n), a, b) for n, (a, b) in enumerate(zip(starts, ends, strict=True), 1)
     ]
-    return [Event(_at(count, share), *rest) for share, *rest in told]
 
 
-def promotions(count: int) -> list[Event]:
-    """The story of the third version."""
+def events(count: int) -> list[Event]:
+    """What was deployed meanwhile, and the rollout of the third version."""
+    rollout = ("rollout", "3", "promotion_sensor")
     told = [
-        (0.66, "requested", "drift confirmed in flipper_length_mm"),
-        (0.67, "trained", "base data and 1,204 labelled captures"),
-        (0.68, "compared", "right on 396 of 412 rows, champion on 361 (McNemar, p = 0.0003)"),
-        (0.70, "canary", "a tenth of the requests"),
-        (0.72, "promoted", "no worse in 6 windows"),
+        (-0.1, "primary", "1", "3f2a9c1e", "deployed", "the first"),
+        (0.29, "canary", "2", "b81d02aa", "canary", "a tenth of the requests"),
+        (0.3, "primary", "2", "b81d02aa", "deployed", "more data"),
+        (0.66, *rollout, "requested", "drift confirmed in flipper_length_mm"),
+        (0.67, *rollout, "trained", "base data and 1,204 labelled captures"),
+        (
+            0.68,
+            *rollout,
+            "compared",
+            "right on 396 of 412 rows, champion on 361 (McNemar, p = 0.0003)",
+        ),
+        (0.70, "canary", "3", "c04e77d1", "canary", "challenger after confirmed drift"),
+        (0.70, *rollout, "canary", "a tenth of the requests"),
+        (0.72, "primary", "3", "c04e77d1", "deployed", "promoted: better on 412 labelled rows"),
+        (0.72, *rollout, "promoted", "no worse in 6 windows"),
     ]
     return [
-        Event(_at(count, share), "promotion", what, "3", "promotion_sensor", why)
-        for share, what, why in told
+        Event(_at(count, share), subject, what, version, by, why)
+        for share, subject, version, by, what, why in told
     ]
 
 
@@ -114,6 +122,7 @@ def _traffic(window: Window, progress: float, rng: random.Random) -> list[Metric
 
 def _quality(window: Window, progress: float, rng: random.Random) -> Iterator[Metric]:
     broken = 0.4 < progress < 0.42
+    yield _check(window, "data_quality", broken)
     yield Metric(window, MetricName.QUALITY_FINDINGS, 2.0 if broken else 0.0, 400, finding=broken)
     yield Metric(window, MetricName.REFUSED_SHARE, rng.betavariate(1, 90), 400, threshold=0.05)
     yield Metric(window, MetricName.DUPLICATE_SHARE, rng.betavariate(1, 300), 400)
@@ -147,6 +156,8 @@ def _drift(window: Window, progress: float, rng: random.Random) -> Iterator[Metr
         )
     together = 10 ** (rng.gauss(-0.3, 0.3) + 9 * drifted)
     yield Metric(window, MetricName.DRIFT_EFFECT, 0.05 + 0.4 * drifted, 400, finding=drifted > 0.3)
+    yield _check(window, "no_drift", drifted > 0.3)
+    yield _check(window, "no_confirmed_drift", together > CONFIRMED_AT)
     yield Metric(
         window,
         MetricName.DRIFT_EVIDENCE,
@@ -157,9 +168,10 @@ def _drift(window: Window, progress: float, rng: random.Random) -> Iterator[Metr
     )
 
 
-def _estimated(window: Window, progress: float, rng: random.Random) -> Metric:
+def _estimated(window: Window, progress: float, rng: random.Random) -> Iterator[Metric]:
     accuracy = 0.955 - 0.08 * _drifted(progress) + rng.gauss(0, 0.006)
-    return Metric(
+    yield _check(window, "estimated_accuracy", accuracy + 0.018 < ACCURACY_THRESHOLD)
+    yield Metric(
         window,
         MetricName.ESTIMATED_ACCURACY,
         accuracy,
@@ -175,11 +187,25 @@ def _performance(window: Window, progress: float, rng: random.Random) -> Iterato
     coverage = 0.0 if progress > 0.97 else min(1.0, 0.85 + rng.gauss(0, 0.04))
     yield Metric(window, MetricName.LABEL_COVERAGE, coverage, 400)
     if not coverage:
+        yield _check(window, "accuracy", None)
         return
+    for name in ("segments", "fairness", "known_labels"):
+        yield _check(window, name, False)
     yield Metric(window, MetricName.LABEL_DELAY, 18 + rng.gauss(0, 2), 340)
     loss = 0.12 * _drifted(progress)
     right = sum(rng.random() < 0.955 - loss for _ in range(200))
     lower, upper = wilson_interval(right, 200)
+    yield _check(window, "accuracy", upper < ACCURACY_THRESHOLD)
+    promised = wilson_interval(330, 344)
+    yield Metric(
+        window,
+        MetricName.CROSS_VALIDATED_ACCURACY,
+        330 / 344,
+        344,
+        lower=promised[0],
+        upper=promised[1],
+        finding=upper < promised[0],
+    )
     yield Metric(
         window,
         MetricName.REALISED_ACCURACY,

@@ -1,6 +1,6 @@
-"""The dashboard: what monitoring found over many windows, on one page."""
+"""The dashboard: one page about the newest windows, and the sensor that rebuilds it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from mlschool_dagster.resources.history import History
 
 if TYPE_CHECKING:
     from mlschool_dagster.deployment.ledger import Entry as Deployment
-    from mlschool_dagster.monitoring.dashboard.board import Board, Event, Term
+    from mlschool_dagster.monitoring.dashboard.data import DashboardData, Event
     from mlschool_dagster.promotion.rollout import Entry
 
 INTERVAL_SECONDS = 60
@@ -39,7 +39,7 @@ SHOWN = (
     DEPLOYMENT_LEDGER,
     PROMOTION_LEDGER,
 )
-"""The assets of which the page tells."""
+"""The assets that the page shows."""
 
 
 class DashboardConfig(PlainConfig):
@@ -62,9 +62,9 @@ def build_dashboard(spec: DataSpec) -> dg.AssetsDefinition:
         kinds={"plotly", "html"},
         owners=OWNERS,
         code_version="1",
-        description="One page of the newest windows: accuracy estimated and realised, drift by "
-        "column, traffic, faults, segments, labels, and what was deployed meanwhile. Rebuilt after "
-        "each report by dashboard_sensor.",
+        description="One page about the newest windows: is the model healthy, since when not, and "
+        "what to do; accuracy, drift, traffic, quality, segments, labels, and what was deployed. "
+        "Rebuilt after each report by dashboard_sensor.",
     )
     def page(
         context: dg.AssetExecutionContext,
@@ -75,26 +75,31 @@ def build_dashboard(spec: DataSpec) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         from filelock import FileLock
 
-        from mlschool_dagster.monitoring.dashboard.answers import State, answers
+        from mlschool_dagster.monitoring.dashboard.health import health_summary
         from mlschool_dagster.monitoring.dashboard.page import write_dashboard
 
         path = Path(files.root) / PAGE
         path.parent.mkdir(parents=True, exist_ok=True)
         # Whoever writes last has read last, so that of two runs at once none leaves an older page.
         with plain_errors(), FileLock(path.with_name(f".{PAGE}.lock")):
-            board = _board(spec, config, history, history.deployment_entries(endpoint.name))
-            write_dashboard(path, board)
-        told = answers(board)
-        findings = [answer for answer in told if answer.state is State.FINDING]
-        context.log.info(f"{len(board.windows)} windows; to look at: {len(findings)}")
+            data = _data(spec, config, history, history.deployment_entries(endpoint.name))
+            write_dashboard(path, data)
+        health = health_summary(data)
+        context.log.info(f"{len(data.windows)} windows, {health.status}")
         return dg.MaterializeResult(
             metadata={
                 "page": files.link(path),
-                "windows": float(len(board.windows)),
-                "to_look_at": float(len(findings)),
-                "answers": table(
-                    {"question": answer.question, "state": answer.state.value, "told": answer.text}
-                    for answer in told
+                "windows": float(len(data.windows)),
+                "health": health.status.value,
+                "problems": float(len(health.problems)),
+                "sections": table(
+                    {
+                        "section": section.key,
+                        "status": section.status.value,
+                        "since": str(section.since or ""),
+                        "text": section.text,
+                    }
+                    for section in health.sections
                 ),
             }
         )
@@ -102,63 +107,45 @@ def build_dashboard(spec: DataSpec) -> dg.AssetsDefinition:
     return page
 
 
-def _board(
+def _data(
     spec: DataSpec, config: DashboardConfig, history: History, deployed: "Sequence[Deployment]"
-) -> "Board":
-    from mlschool_dagster.monitoring.dashboard.board import NAMES, Board
+) -> "DashboardData":
+    from mlschool_dagster.deployment.ledger import terms
+    from mlschool_dagster.monitoring.dashboard.data import NAMES, DashboardData, ServingPeriod
 
     with history.metrics() as metrics:
         known = metrics.read(NAMES, newest=config.windows)
     with history.promotions() as ledger:
         entries = ledger.entries()
-    return Board(
+    return DashboardData(
         model=spec.name,
         now=utc_now(),
         metrics=known,
-        terms=_terms(deployed),
-        changes=_changes(deployed),
-        promotions=_promotions(entries),
+        periods=[ServingPeriod(term.version, term.since, term.until) for term in terms(deployed)],
+        events=sorted([*_deployments(deployed), *_rollouts(entries)], key=lambda e: e.at),
     )
 
 
-def _terms(deployed: "Sequence[Deployment]") -> "list[Term]":
-    from mlschool_dagster.deployment.ledger import terms
-    from mlschool_dagster.monitoring.dashboard.board import Term
-
-    return [Term(term.version, term.since, term.until) for term in terms(deployed)]
-
-
-def _changes(deployed: "Sequence[Deployment]") -> "list[Event]":
+def _deployments(deployed: "Sequence[Deployment]") -> "Iterator[Event]":
     from mlschool_dagster.deployment.ledger import changes
-    from mlschool_dagster.monitoring.dashboard.board import Event
+    from mlschool_dagster.monitoring.dashboard.data import Event
 
-    return [
-        Event(
+    for change in changes(deployed):
+        yield Event(
             at=change.at,
-            lane=change.role.value,
+            subject=change.role.value,
             what=change.action.value,
             version=change.after or change.before or "",
             by=change.by[:RUN_ID_SHOWN],
             why=change.reason,
         )
-        for change in changes(deployed)
-    ]
 
 
-def _promotions(entries: "Sequence[Entry]") -> "list[Event]":
-    from mlschool_dagster.monitoring.dashboard.board import PROMOTION, Event
+def _rollouts(entries: "Sequence[Entry]") -> "Iterator[Event]":
+    from mlschool_dagster.monitoring.dashboard.data import Event
 
-    return [
-        Event(
-            at=entry.at,
-            lane=PROMOTION,
-            what=entry.step.value,
-            version=entry.version,
-            by=entry.by,
-            why=entry.reason,
-        )
-        for entry in entries
-    ]
+    for entry in entries:
+        yield Event(entry.at, "rollout", entry.step.value, entry.version, entry.by, entry.reason)
 
 
 dashboard_job = dg.define_asset_job(

@@ -61,10 +61,10 @@ def build_data_quality_report(
         mlflow: MlflowTracking,
         history: History,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        from mlschool_dagster.monitoring.html import quality_html
         from mlschool_dagster.monitoring.metric_records import check_metrics, quality_metrics
         from mlschool_dagster.monitoring.plots import missing_shares
         from mlschool_dagster.monitoring.quality import columns_read, quality
+        from mlschool_dagster.monitoring.report_pages import write_quality_page
 
         with plain_errors():
             seen = monitored_window(chosen_window(context, captures), spec, files, mlflow)
@@ -92,7 +92,7 @@ def build_data_quality_report(
             drawn = seen.table.sample(config.samples)
 
             def write() -> str:
-                return quality_html(
+                return write_quality_page(
                     drawn, seen.reference, spec, seen.subject, found, path, config.samples
                 )
 

@@ -107,7 +107,6 @@ def build_drift_report(
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         from mlschool_dagster.monitoring.drift import SEGMENT_ROWS, drift_by_segment, drift_from
         from mlschool_dagster.monitoring.e_values import CompositeNull, evidence
-        from mlschool_dagster.monitoring.html import drift_html
         from mlschool_dagster.monitoring.metric_records import (
             check_metrics,
             drift_metrics,
@@ -115,6 +114,7 @@ def build_drift_report(
         )
         from mlschool_dagster.monitoring.plots import distributions, evidence_plot
         from mlschool_dagster.monitoring.reference_profile import ReferenceProfile
+        from mlschool_dagster.monitoring.report_pages import write_drift_page
 
         with plain_errors():
             settings = config.drift()
@@ -141,7 +141,7 @@ def build_drift_report(
             drawn = seen.table.sample(config.samples)
 
             def write() -> str:
-                return drift_html(
+                return write_drift_page(
                     drawn, seen.reference, spec, seen.subject, found, path, config.samples
                 )
 

@@ -90,10 +90,10 @@ def build_performance_report(
 
         from mlschool_dagster.modeling.plots import confusion_matrix
         from mlschool_dagster.monitoring.confusion import LABELS_READ, columns_read
-        from mlschool_dagster.monitoring.html import performance_html
         from mlschool_dagster.monitoring.metric_records import check_metrics, performance_metrics
         from mlschool_dagster.monitoring.performance import performance
         from mlschool_dagster.monitoring.plots import accuracy
+        from mlschool_dagster.monitoring.report_pages import write_performance_page
 
         with plain_errors():
             seen = monitored_window(chosen_window(context, captures), spec, files, mlflow)
@@ -109,7 +109,7 @@ def build_performance_report(
             path = files.new_in_window(seen.window, f"{NAME}.html")
 
             def write() -> str:
-                return performance_html(
+                return write_performance_page(
                     seen.reference, spec, seen.subject, found, path, config.samples
                 )
 

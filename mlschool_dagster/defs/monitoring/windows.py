@@ -20,7 +20,7 @@ from mlschool_dagster.resources.tracking import MlflowTracking
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mlschool_dagster.monitoring.page import Subject
+    from mlschool_dagster.monitoring.report_pages import Subject
     from mlschool_dagster.monitoring.snapshot import ParquetSnapshot
 
 GROUP = "monitoring"
@@ -187,7 +187,7 @@ def monitored_window(
     import pandas as pd
 
     from mlschool_dagster.modeling.version_folder import REFERENCE_FILE
-    from mlschool_dagster.monitoring.page import Subject
+    from mlschool_dagster.monitoring.report_pages import Subject
 
     table = window_snapshot(files, window, TRAFFIC_FILE)
     if table.rows:

@@ -1,5 +1,5 @@
-"""One page that shows what monitoring found over many windows, beside what was deployed meanwhile.
+"""One page about the newest windows: is the model healthy, since when not, and what to do.
 
-Belongs here: what the page says and draws, from metrics and events that it is given. Does not
-belong here: where those come from, and any statistics of a single window.
+Belongs here: verdicts, figures and layout of that page, made from metrics and events that it is
+given. Does not belong here: reading them, and any statistic of a single window.
 """

@@ -1,30 +1,29 @@
-"""Who is served worst: error shares of segments, pooled over windows."""
+"""Error shares of segments, pooled over the newest windows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mlschool_dagster.monitoring.dashboard.board import Board
-from mlschool_dagster.monitoring.metrics import ALL, Metric, MetricName
+from mlschool_dagster.monitoring.dashboard.data import DashboardData
+from mlschool_dagster.monitoring.metrics import Metric, MetricName
 from mlschool_dagster.monitoring.statistics import wilson_interval
 
 POOLED_WINDOWS = 168
-"""How many windows, the newest, are added up: a week of hours."""
+"""How many windows, the newest, are pooled: a week of hours."""
 MINIMUM_ROWS = 30
-"""Labelled rows below which a segment is not compared."""
+"""Labelled rows below which a segment is left out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Errors among the labelled ``rows`` of one segment, with the 95 % interval of their share."""
+    """Wrong predictions among the labelled ``rows`` of one segment, as in ``role = canary``."""
 
-    column: str
-    value: str
+    name: str
     rows: int
     wrong: int
 
     @property
     def share(self) -> float:
-        """The share of its rows that were predicted wrongly."""
+        """The share of wrong predictions."""
         return self.wrong / self.rows
 
     @property
@@ -32,65 +31,27 @@ class Segment:
         """The 95 % interval of the share (Wilson)."""
         return wilson_interval(self.wrong, self.rows)
 
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """The worst and the best served segment of one column.
-
-    They differ ``clearly`` if their intervals do not overlap.
-    """
-
-    worst: Segment
-    best: Segment
-
-    @property
-    def gap(self) -> float:
-        """By how much the error share of the worst is above that of the best."""
-        return self.worst.share - self.best.share
-
-    @property
-    def clearly(self) -> bool:
-        """Whether their intervals are apart."""
-        return self.worst.interval[0] > self.best.interval[1]
+    def is_worse_than(self, other: "Segment") -> bool:
+        """Whether the interval lies above that of `other`."""
+        return self.interval[0] > other.interval[1]
 
 
-def overall(board: Board) -> Segment | None:
+def overall(data: DashboardData) -> Segment | None:
     """The errors of all labelled rows together; None without any."""
-    first = _first_pooled(board)
-    metrics = [m for m in board.series(MetricName.REALISED_ACCURACY) if m.window.key >= first]
-    rows = sum(metric.rows for metric in metrics if metric.value is not None)
-    wrong = sum(round((1 - m.value) * m.rows) for m in metrics if m.value is not None)
-    return Segment(ALL, ALL, rows, wrong) if rows else None
+    right = _pooled(data, "all rows", data.series(MetricName.REALISED_ACCURACY))
+    return Segment(right.name, right.rows, right.rows - right.wrong) if right.rows else None
 
 
-def worst_first(board: Board) -> list[Segment]:
-    """Every segment with enough labelled rows, the one with the largest error share first."""
-    first = _first_pooled(board)
-    found = []
-    for name in board.segments(MetricName.ERROR_SHARE):
-        series = board.series(MetricName.ERROR_SHARE, segment=name)
-        rows, wrong = _pooled([metric for metric in series if metric.window.key >= first])
-        if rows >= MINIMUM_ROWS:
-            column, _, value = name.partition("=")
-            found.append(Segment(column, value, rows, wrong))
-    return sorted(found, key=lambda segment: (-segment.share, segment.column, segment.value))
+def worst_first(data: DashboardData) -> list[Segment]:
+    """Every segment with at least `MINIMUM_ROWS` labelled rows, the largest error share first."""
+    series = data.by_segment(MetricName.ERROR_SHARE).items()
+    pooled = (_pooled(data, name.replace("=", " = ", 1), errors) for name, errors in series)
+    known = [segment for segment in pooled if segment.rows >= MINIMUM_ROWS]
+    return sorted(known, key=lambda segment: (-segment.share, segment.name))
 
 
-def comparisons(segments: Sequence[Segment]) -> list[Comparison]:
-    """Worst against best of each column with several of `segments`, the widest gap first."""
-    found = []
-    for column in sorted({segment.column for segment in segments}):
-        of_column = [segment for segment in segments if segment.column == column]
-        if len(of_column) > 1:
-            found.append(Comparison(of_column[0], of_column[-1]))
-    return sorted(found, key=lambda comparison: -comparison.gap)
-
-
-def _first_pooled(board: Board) -> str:
-    newest = board.windows[-POOLED_WINDOWS:]
-    return newest[0].key if newest else ""
-
-
-def _pooled(series: Sequence[Metric]) -> tuple[int, int]:
-    known = [(metric.value, metric.rows) for metric in series if metric.value is not None]
-    return sum(rows for _, rows in known), sum(round(value * rows) for value, rows in known)
+def _pooled(data: DashboardData, name: str, shares: Iterable[Metric]) -> Segment:
+    """The rows of the newest windows, and how many of them the shares count."""
+    newest = set(data.windows[-POOLED_WINDOWS:])
+    known = [(m.value, m.rows) for m in shares if m.value is not None and m.window in newest]
+    return Segment(name, sum(n for _, n in known), sum(round(share * n) for share, n in known))

@@ -35,7 +35,7 @@ def test_a_platform_on_which_nothing_has_happened_has_a_page_that_says_so(
     result = platform.run("dashboard_job")
     assert result.success
     shown = metadata(result, "dashboard")
-    assert (shown["windows"], shown["to_look_at"]) == (0.0, 0.0)
+    assert (shown["windows"], shown["health"], shown["problems"]) == (0.0, "no data", 0.0)
     assert Path(shown["page"]) == platform.settings.files / PAGE
     assert "No window has been monitored yet" in page(platform)
     assert not figures(platform)
@@ -57,8 +57,8 @@ def test_the_page_shows_metrics_deployments_and_promotions(platform: Platform) -
     assert result.success
     shown = metadata(result, "dashboard")
     assert shown["windows"] == 10.0
-    questions = [row.data["question"] for row in shown["answers"].records]
-    assert "Is the model still right?" in questions
+    sections = [row.data["section"] for row in shown["sections"].records]
+    assert sections[:3] == ["accuracy", "drift", "traffic"]
     text = page(platform)
     for told in ("version 7", "&lt;the best&gt;", "deadbeef", "somebody", "drift &amp; decay"):
         assert told in text
@@ -78,18 +78,15 @@ def test_what_the_reports_found_is_on_the_page(trained_platform: Platform) -> No
     assert trained_platform.run("monitoring_job", window=WINDOW).success
     result = trained_platform.run("dashboard_job")
     assert result.success
-    told = {
-        row.data["question"]: row.data for row in metadata(result, "dashboard")["answers"].records
-    }
-    drift = told["Has the data changed?"]
-    assert (drift["state"], "body_mass_g" in drift["told"]) == ("look here", True)
-    right = told["Is the model still right?"]
-    assert right["state"] == "fine"
-    assert "Realised accuracy 100.0 %" in right["told"]
-    assert "estimated accuracy" in right["told"]
-    assert told["Do labels arrive?"]["told"].startswith(
-        f"The newest labelled window is {WINDOW.key}, 100.0 % of it"
-    )
+    shown = metadata(result, "dashboard")
+    sections = {row.data["section"]: row.data for row in shown["sections"].records}
+    assert shown["health"] == "warning"
+    assert sections["drift"]["status"] == "warning"
+    assert "body_mass_g" in sections["drift"]["text"]
+    assert sections["accuracy"]["status"] == "healthy"
+    assert "Measured by labels: 100.0%" in sections["accuracy"]["text"]
+    assert "Estimated without labels" in sections["accuracy"]["text"]
+    assert sections["labels"]["text"].startswith(f"100.0% of {WINDOW.key} is labelled")
 
 
 class Ticks:

@@ -1,21 +1,23 @@
-"""The reports as HTML pages: what we concluded, and below it what Evidently draws.
+"""The reports of a window as HTML pages: our verdicts on top, Evidently's charts below.
 
-The heading states model version, window, reference, row counts and verdicts, all taken from our own
-reports, which count every row. Evidently draws at most a stated sample of them, and not at all what
-it cannot: an empty window, or a column without a value. Where it fails all the same, the page says
-so in place of the charts.
+The heading has model version, window, reference, row counts and verdicts of our own reports, which
+count every row. Evidently draws a bounded sample, and only what it can: no empty window, no column
+without a value. Where it fails, the page says so in place of the charts.
 """
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from mlschool_dagster.dataset.spec import MODEL_VERSION, PREDICTION, DataSpec
+from mlschool_dagster.errors import reason
 from mlschool_dagster.garbage import no_garbage_collection
 from mlschool_dagster.monitoring.drift import DriftReport
-from mlschool_dagster.monitoring.page import Heading, Subject, reason, write_page
+from mlschool_dagster.monitoring.pages import render, script_json, write_page
 from mlschool_dagster.monitoring.performance import PerformanceReport
 from mlschool_dagster.monitoring.quality import QualityReport
 
@@ -52,12 +54,41 @@ class _Drawn:
         return rows >= MINIMUM_ROWS and bool(self.current.columns.size)
 
 
-_CODE = "\n    </head>\n    <body>"
-"""What follows the script that holds the data; in it, a line ends nowhere within a text."""
-JSON_LESS = "\\u003c"
+_END_OF_DATA = "</script>\n    </head>\n    <body>"
+"""What follows the data in Evidently's pages; no text of the data can hold these line ends."""
 
 
-def quality_html(
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a page is about, in the words of its heading."""
+
+    model: str
+    model_version: str
+    window: str
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """What stands above the charts; ``table`` has one mapping a row, all with the same keys."""
+
+    title: str
+    subject: Subject
+    rows: str
+    summary: str
+    table: Sequence[dict[str, Any]]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Charts:
+    """Evidently's part of a page: what belongs into its head and its body."""
+
+    head: Markup
+    body: Markup
+
+
+def write_quality_page(
     current: "pd.DataFrame",
     reference: "pd.DataFrame",
     spec: DataSpec,
@@ -92,7 +123,7 @@ def _refusals(report: QualityReport) -> str:
     return f"Refused, by reason: {reasons}."
 
 
-def drift_html(
+def write_drift_page(
     current: "pd.DataFrame",
     reference: "pd.DataFrame",
     spec: DataSpec,
@@ -125,7 +156,7 @@ def drift_html(
     return _write(path, heading, drawn, lambda: _comparison(drawn, spec))
 
 
-def performance_html(
+def write_performance_page(
     reference: "pd.DataFrame",
     spec: DataSpec,
     subject: Subject,
@@ -158,8 +189,8 @@ def performance_html(
     return _write(path, heading, drawn, lambda: _classification(drawn, target))
 
 
-def _write(path: Path, heading: Heading, drawn: _Drawn, draw: Callable[[], str]) -> str:
-    """Write the page with what `draw` makes, or without; what could not be drawn, or nothing."""
+def _write(path: Path, heading: Heading, drawn: _Drawn, draw: Callable[[], Charts]) -> str:
+    """Write the page, with charts if there can be any; return what could not be drawn, or ""."""
     charts, lacking = None, ""
     if drawn.enough:
         try:
@@ -168,8 +199,17 @@ def _write(path: Path, heading: Heading, drawn: _Drawn, draw: Callable[[], str])
             lacking = f"Evidently could not draw the charts ({reason(error)})."
             _LOG.warning(lacking, exc_info=error)
             heading = replace(heading, notes=(*heading.notes, lacking))
-    write_page(path, heading, charts)
+    table = [{name: _cell(value) for name, value in row.items()} for row in heading.table]
+    write_page(path, render("report.html", heading=heading, table=table, charts=charts))
     return lacking
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} ({count})" for key, count in value.items()) or "none"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)
 
 
 def _pairs(report: PerformanceReport, target: str) -> "pd.DataFrame":
@@ -282,14 +322,14 @@ def _is_wide(parts: "list[pd.Series[Any]]") -> bool:
 
 
 @no_garbage_collection()
-def _summary(drawn: _Drawn, spec: DataSpec) -> str:
+def _summary(drawn: _Drawn, spec: DataSpec) -> Charts:
     from evidently.presets import DataSummaryPreset
 
     return _evidently(DataSummaryPreset(), drawn, _definition(drawn, spec))
 
 
 @no_garbage_collection()
-def _comparison(drawn: _Drawn, spec: DataSpec) -> str:
+def _comparison(drawn: _Drawn, spec: DataSpec) -> Charts:
     from evidently.presets import DataDriftPreset
 
     # Evidently's own defaults flag every other window without drift. These tests are near ours.
@@ -301,7 +341,7 @@ def _comparison(drawn: _Drawn, spec: DataSpec) -> str:
 
 
 @no_garbage_collection()
-def _classification(drawn: _Drawn, target: str) -> str:
+def _classification(drawn: _Drawn, target: str) -> Charts:
     from evidently import BinaryClassification, DataDefinition, MulticlassClassification
     from evidently.presets import ClassificationPreset
 
@@ -342,26 +382,29 @@ def _definition(drawn: _Drawn, spec: DataSpec) -> Any:
     )
 
 
-def _evidently(preset: Any, drawn: _Drawn, definition: Any) -> str:
+def _evidently(preset: Any, drawn: _Drawn, definition: Any) -> Charts:
     from evidently import Dataset, Report
 
     snapshot = Report([preset], include_tests=False).run(
         Dataset.from_pandas(drawn.current, data_definition=definition),
         Dataset.from_pandas(drawn.reference, data_definition=definition),
     )
-    return _inert(str(snapshot.get_html_str(as_iframe=False)))
+    return _charts(str(snapshot.get_html_str(as_iframe=False)))
 
 
-def _inert(page: str) -> str:
-    """Evidently's `page`, with the texts of its data unable to end the script that they stand in.
+def _charts(page: str) -> Charts:
+    """The parts of Evidently's `page`, with no text of its data able to end the script it is in.
 
-    Evidently writes them into the first script as JSON, unescaped.
+    Evidently writes the data into the first script as JSON, unescaped.
 
     Raises:
-        ValueError: the page is not built as it was in the releases that are known.
+        ValueError: the page is not built as in the known releases.
     """
-    head, begin, rest = page.partition("<script>")
-    data, end, code = rest.partition(f"</script>{_CODE}")
-    if not end:
+    styles, begin, rest = page.partition("<head>")[2].partition("<script>")
+    data, found, rest = rest.partition(_END_OF_DATA)
+    body, end, _ = rest.rpartition("</body>")
+    if not (begin and found and end):
         raise ValueError("Evidently builds its pages in another way")
-    return f"{head}{begin}{data.replace('<', JSON_LESS)}{end}{code}"
+    # The rest is Evidently's own program.
+    head = Markup(styles + begin) + script_json(data) + Markup("</script>")  # noqa: S704
+    return Charts(head, Markup(body))  # noqa: S704

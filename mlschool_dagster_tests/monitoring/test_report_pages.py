@@ -12,10 +12,14 @@ from mlschool_dagster.capture.frames import labels_frame
 from mlschool_dagster.dataset.spec import CategoricalColumn
 from mlschool_dagster.monitoring import plots
 from mlschool_dagster.monitoring.drift import drift
-from mlschool_dagster.monitoring.html import drift_html, performance_html, quality_html
-from mlschool_dagster.monitoring.page import Subject
 from mlschool_dagster.monitoring.performance import performance
 from mlschool_dagster.monitoring.quality import quality
+from mlschool_dagster.monitoring.report_pages import (
+    Subject,
+    write_drift_page,
+    write_performance_page,
+    write_quality_page,
+)
 from mlschool_dagster_tests.monitoring.samples import SPEC, population, window
 
 REFERENCE = population()
@@ -47,7 +51,7 @@ def test_markup_in_known_categories_stays_text_and_the_charts_are_drawn(tmp_path
     spec = replace(SPEC, columns=(replace(island, categories=(hostile, "Dream")), *others))
     rows = window(200).assign(island=[hostile, "Dream"] * 100)
     path = tmp_path / "quality.html"
-    assert not quality_html(rows, rows, spec, SUBJECT, quality([rows], rows, spec), path)
+    assert not write_quality_page(rows, rows, spec, SUBJECT, quality([rows], rows, spec), path)
     page = path.read_text(encoding="utf-8")
     assert "<script>alert(1)" not in page
     assert "\\u003c/script>" in page
@@ -71,11 +75,13 @@ def pages(current: pd.DataFrame, told: pd.DataFrame, folder: Path, samples: int)
     """The text of all three pages."""
     folder.mkdir(exist_ok=True)
     common = (REFERENCE, SPEC, SUBJECT)
-    quality_html(
+    write_quality_page(
         current, *common, quality([current], REFERENCE, SPEC), folder / "quality.html", samples
     )
-    drift_html(current, *common, drift(current, REFERENCE, SPEC), folder / "drift.html", samples)
-    performance_html(
+    write_drift_page(
+        current, *common, drift(current, REFERENCE, SPEC), folder / "drift.html", samples
+    )
+    write_performance_page(
         *common,
         performance([current], [told], SPEC, {}),
         folder / "performance.html",
@@ -98,7 +104,7 @@ def test_charts_are_bounded_counts_are_not_and_nothing_is_loaded(tmp_path: Path)
     for text in texts.values():
         assert_sound(text, 200)
         assert not re.search(r"<(script|link|img|iframe)[^>]*\s(src|href)\s*=", text)
-    assert "The charts draw 50 of the window&#x27;s 200 rows." in texts["drift"]
+    assert "The charts draw 50 of the window&#39;s 200 rows." in texts["drift"]
 
 
 def test_what_is_not_drawn_is_named(tmp_path: Path) -> None:
@@ -110,7 +116,7 @@ def test_what_is_not_drawn_is_named(tmp_path: Path) -> None:
 def test_the_quality_page_names_what_was_refused(tmp_path: Path) -> None:
     current, path = WINDOWS["two rows"], tmp_path / "quality.html"
     refused = quality([current], REFERENCE, SPEC, {"malformed": 3, "sex: must be a string": 1})
-    quality_html(current, REFERENCE, SPEC, SUBJECT, refused, path)
+    write_quality_page(current, REFERENCE, SPEC, SUBJECT, refused, path)
     assert "Refused, by reason: malformed (3), sex: must be a string (1)." in path.read_text()
 
 

@@ -8,8 +8,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from mlschool_dagster.monitoring.dashboard.page import write_dashboard
 from mlschool_dagster_tests.local.test_report_server import served
-from mlschool_dagster_tests.monitoring import test_pages
-from mlschool_dagster_tests.monitoring.test_dashboard_browser import board
+from mlschool_dagster_tests.monitoring import test_report_pages
+from mlschool_dagster_tests.monitoring.test_dashboard_browser import month
 
 CHROMIUM = shutil.which("chromium")
 PATIENCE = 60_000
@@ -25,9 +25,9 @@ pytestmark = [
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A report server with the dashboard and the three pages of a window."""
     folder = tmp_path_factory.mktemp("files")
-    window = test_pages.WINDOWS["ordinary"]
-    test_pages.pages(window, test_pages.labels(window, 200), folder, 100)
-    write_dashboard(folder / "dashboard.html", board(50))
+    window = test_report_pages.WINDOWS["ordinary"]
+    test_report_pages.pages(window, test_report_pages.labels(window, 200), folder, 100)
+    write_dashboard(folder / "dashboard.html", month(50))
     with served(folder) as url:
         yield url
 
