@@ -61,14 +61,8 @@ class Appended:
     conflicts: frozenset[str]
 
 
-class CaptureStore(Protocol):
-    """A durable store of captures and labels, safe for many threads and processes at once.
-
-    Reading never blocks appending. Probes are kept but left out of everything that is read here;
-    so are shadows, but for `read_shadow`. Cursors and tokens belong to one store: one that replaces
-    it is read from its beginning. Every method raises `StoreUnavailableError` while the store
-    cannot be used.
-    """
+class CaptureSink(Protocol):
+    """What a server needs of a capture store: to keep captures, and to count refusals."""
 
     def append(self, captures: Sequence[Capture]) -> Appended:
         """Keep all of `captures` or none of them; durable on return.
@@ -88,6 +82,33 @@ class CaptureStore(Protocol):
 
     def count_refusals(self, window: Window, counts: Mapping[str, int]) -> None:
         """Add to the counts of refused requests of `window`, by reason; durable on return."""
+
+    def close(self) -> None:
+        """Let go of the store's connections."""
+
+
+class NoCaptures:
+    """A sink that keeps nothing: captures are off, or made by a gateway."""
+
+    def append(self, captures: Sequence[Capture]) -> Appended:
+        """Keep nothing, and know of no duplicates."""
+        return Appended({}, frozenset())
+
+    def count_refusals(self, window: Window, counts: Mapping[str, int]) -> None:
+        """Count nothing."""
+
+    def close(self) -> None:
+        """Hold nothing."""
+
+
+class CaptureStore(CaptureSink, Protocol):
+    """A durable store of captures and labels, safe for many threads and processes at once.
+
+    Reading never blocks appending. Probes are kept but left out of everything that is read here;
+    so are shadows, but for `read_shadow`. Cursors and tokens belong to one store: one that replaces
+    it is read from its beginning. Every method raises `StoreUnavailableError` while the store
+    cannot be used.
+    """
 
     def refusals(self, window: Window) -> dict[str, int]:
         """How many requests were refused in `window`, by reason, most frequent first."""
@@ -178,9 +199,6 @@ class CaptureStore(Protocol):
         Returns:
             How many captures there were.
         """
-
-    def close(self) -> None:
-        """Let go of the store's connections."""
 
 
 def open_store(uri: str) -> CaptureStore:

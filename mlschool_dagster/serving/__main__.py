@@ -1,4 +1,9 @@
-"""The inference server as a process: ``python -m mlschool_dagster.serving --home DIR ...``.
+"""The inference server as a process, for an endpoint or in a container.
+
+``python -m mlschool_dagster.serving --home DIR ...`` serves what the desired state in DIR says.
+With ``--model DIR`` it serves exactly the version in that folder, which it only reads, as managed
+services start it: a gateway before it authenticates clients, so that no token is needed, and
+nothing is captured unless a store is given.
 
 A store whose URI holds a password and the token that clients must present come from the environment
 (MLSCHOOL_CAPTURE_STORE, MLSCHOOL_ENDPOINT_TOKEN).
@@ -8,7 +13,10 @@ import argparse
 import logging
 import os
 import sys
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.serving.server_config import (
@@ -18,6 +26,8 @@ from mlschool_dagster.serving.server_config import (
     TOKEN_VARIABLE,
     ServerConfig,
 )
+
+UNKNOWN_VERSION = "unknown"
 
 log = logging.getLogger("mlschool_dagster.serving")
 
@@ -31,30 +41,69 @@ def main() -> int:
     from mlschool_dagster.serving.supervisor import serve
 
     configure_logging()
-    config = _config()
+    given = _arguments()
+    config = _config(given)
     try:
-        require_token(config.host, config.token)
-        try:
-            open_store(config.store_uri).close()
-        except StoreUnavailableError as error:
-            log.warning(str(error))
-        return serve(config)
+        with ExitStack() as stack:
+            if given.model is None:
+                require_token(config.host, config.token)
+            else:
+                home = stack.enter_context(TemporaryDirectory(prefix="mlschool-serving-"))
+                config = replace(config, home=Path(home))
+                _serve_only(config.home, given.model, given.model_version)
+            if config.store_uri:
+                try:
+                    open_store(config.store_uri).close()
+                except StoreUnavailableError as error:
+                    log.warning(str(error))
+            return serve(config)
     except UserError as error:
         log.error(str(error))
         return 1
 
 
-def _config() -> ServerConfig:
+def _serve_only(home: Path, model: Path, version: str | None) -> None:
+    """Let the server in `home` serve the version folder in `model`.
+
+    Raises:
+        UserError: there is none, or more than one.
+    """
+    from mlschool_dagster.capture.records import Role
+    from mlschool_dagster.serving.desired_state import (
+        DesiredState,
+        VersionFolder,
+        write_desired_state,
+    )
+
+    # Services mount a folder that has the version folder in it, at a depth of their own.
+    folders = [path.parent for path in sorted(model.rglob("compiled.npz"))]
+    if len(folders) != 1:
+        found = "several version folders" if folders else "no version folder"
+        raise UserError(
+            f"There is {found} in {model.absolute()}; give --model the folder of one version, as "
+            "it is published."
+        )
+    numbered = [part for part in folders[0].absolute().parts if part.isdecimal()]
+    number = version or (numbered[-1] if numbered else UNKNOWN_VERSION)
+    desired = DesiredState({Role.PRIMARY: VersionFolder(number, folders[0])})
+    write_desired_state(home, desired)
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m mlschool_dagster.serving",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     store = os.environ.get(STORE_VARIABLE)
-    parser.add_argument("--home", type=Path, required=True, help="folder of the deployments")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--home", type=Path, help="folder of the desired state")
+    what.add_argument("--model", type=Path, help="version folder that is all to be served")
     parser.add_argument(
-        "--store", default=store, required=store is None, help="URI of the capture store"
+        "--model-version",
+        help="number of the version in --model; by default that in its path",
     )
+    parser.add_argument("--store", default=store, help="URI of the capture store")
     parser.add_argument("--name", required=True, help="the endpoint's name, kept in each capture")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=8080, help="port to listen on")
@@ -88,9 +137,15 @@ def _config() -> ServerConfig:
     )
     parser.add_argument("--access-log", action="store_true", help="log each request")
     given = parser.parse_args()
+    if given.model is None and not given.store:
+        parser.error(f"give --store, or set {STORE_VARIABLE}")
+    return given
+
+
+def _config(given: argparse.Namespace) -> ServerConfig:
     return ServerConfig(
-        home=given.home.absolute(),
-        store_uri=given.store,
+        home=(given.home or Path()).absolute(),
+        store_uri=given.store or "",
         name=given.name,
         host=given.host,
         port=given.port,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from mlschool_dagster.capture.idempotency import (
@@ -24,8 +25,9 @@ from mlschool_dagster.capture.idempotency import (
 from mlschool_dagster.capture.records import Capture, Role
 from mlschool_dagster.capture.store import (
     Appended,
-    CaptureStore,
+    CaptureSink,
     InvalidCaptureError,
+    NoCaptures,
     StoreUnavailableError,
     open_store,
 )
@@ -60,10 +62,13 @@ class BufferFullError(StoreUnavailableError):
 def open_buffered_store(store_uri: str, folder: Path, limit_bytes: int) -> "BufferedStore":
     """Open the store at `store_uri` with a write-ahead log in `folder`, store available or not.
 
+    Without a URI, nothing is captured.
+
     Raises:
         UserError: there is no such store, or it is none that may be back later.
     """
-    return BufferedStore(lambda: open_store(store_uri), folder, limit_bytes)
+    connect: Callable[[], CaptureSink] = partial(open_store, store_uri) if store_uri else NoCaptures
+    return BufferedStore(connect, folder, limit_bytes)
 
 
 class BufferedStore:
@@ -75,11 +80,11 @@ class BufferedStore:
     the store's own replays the write-ahead log in `folder`, which all workers of a server share.
     """
 
-    def __init__(self, connect: Callable[[], CaptureStore], folder: Path, limit_bytes: int) -> None:
+    def __init__(self, connect: Callable[[], CaptureSink], folder: Path, limit_bytes: int) -> None:
         self._connect = connect
         self._folder = folder
         self._limit = limit_bytes
-        self._store: CaptureStore | None = None
+        self._store: CaptureSink | None = None
         self._wal: WriteAheadLog | None = None
         self._answers = AnswerCache(folder.with_name(ANSWERS_FOLDER))
         self._waiting = str(folder / WAITING_FILE)
@@ -272,7 +277,7 @@ class BufferedStore:
         log.info("the store is back; what was in the write-ahead log is in it")
         return True
 
-    def _reached(self) -> CaptureStore:
+    def _reached(self) -> CaptureSink:
         if self._store is None:
             self._store = self._connect()
         return self._store

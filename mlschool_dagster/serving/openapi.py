@@ -56,6 +56,10 @@ def openapi_document(spec: DataSpec, name: str) -> dict[str, Any]:
         "paths": {
             "/invocations": {"post": _predict(spec)},
             "/ping": {"get": {**_get("Whether a version serves", "Empty"), "security": []}},
+            "/ready": {"get": {**_get("Whether a version serves", "Empty"), "security": []}},
+            "/live": {
+                "get": {**_get("Whether the server answers at all", "Empty"), "security": []}
+            },
             "/version": {"get": _get("Which version serves, and since when", "Version")},
             "/health": {"get": _get("The whole state of the worker that answers", "Health")},
             "/metrics": {"get": _get_text("Metrics for Prometheus", "text/plain")},

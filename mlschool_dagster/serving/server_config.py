@@ -33,12 +33,13 @@ LOG_FILE = "server.log"
 class ServerConfig:
     """What a server is started with.
 
-    ``home`` holds its deployments and whatever it keeps, ``store_uri`` is where it captures,
-    ``name`` is kept with each capture. ``workers`` processes share the port. While the store is
-    away, ``home`` keeps up to ``spill_bytes`` of captures. ``token`` is what requests must present,
-    if it is set. ``hosts`` are names of the server that requests may use beside ``host`` and those
-    of this machine. A worker has ``connections``, each of which may be silent for
-    ``preconnect_seconds`` at first and for ``keep_alive_seconds`` between two requests.
+    ``home`` holds its desired state and whatever it keeps, ``store_uri`` is where it captures
+    (nowhere if it is empty), ``name`` is kept with each capture. ``workers`` processes share the
+    port. While the store is unavailable, ``home`` keeps up to ``spill_bytes`` of captures.
+    ``token`` is what requests must present, if it is set. ``hosts`` are names of the server that
+    requests may use beside ``host`` and those of this machine. A worker has ``connections``, each
+    of which may be silent for ``preconnect_seconds`` at first and for ``keep_alive_seconds``
+    between two requests.
     """
 
     home: Path
