@@ -3,9 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
+import yaml
 
+from mlschool_dagster.defs.serving.endpoint import POOL
+from mlschool_dagster.deployment.endpoint import State, VersionFiles
 from mlschool_dagster.deployment.local import LocalEndpoint
+from mlschool_dagster.deployment.plan import Plan
+from mlschool_dagster.settings import ROOT
 from mlschool_dagster_tests.defs.versions import register_again, spoil
 from mlschool_dagster_tests.platform import Platform, checks, materialized, metadata, sentence
 from mlschool_dagster_tests.serving.tiny_model import ROW
@@ -133,3 +139,52 @@ def test_an_unknown_version_is_told_with_those_that_exist(trained_platform: Plat
 def test_a_deployment_before_any_training_says_what_to_run(platform: Platform) -> None:
     result = platform.run("deployment_job")
     assert "none is registered yet: run the training job" in sentence(result)
+
+
+def test_the_runs_that_change_the_endpoint_take_turns(platform: Platform) -> None:
+    """By a pool of Dagster's, which holds one run in every instance that the project sets up."""
+    for job in ("deployment_job", "rollback_job", "teardown_job"):
+        nodes = platform.definitions.resolve_job_def(job).nodes
+        assert POOL in {pool for node in nodes for pool in node.definition.pools}, job
+    for file in (ROOT / "dagster.yaml", ROOT / "infra" / "docker" / "dagster.yaml"):
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+        assert document["concurrency"]["pools"] == {"default_limit": 1, "granularity": "run"}
+
+
+def test_a_teardown_stops_the_endpoint_and_leaves_the_captures(
+    trained_platform: Platform, target: LocalEndpoint
+) -> None:
+    assert trained_platform.run("deployment_job").success
+    target.invoke([ROW])
+    assert trained_platform.run("teardown_job", {"teardown": {"reason": "too dear"}}).success
+    status = target.status()
+    assert (status.state, status.serving, status.wanted) == (State.ABSENT, None, None)
+    with trained_platform.store() as store:
+        assert sum(store.windows().values()) == 1
+    result = trained_platform.run("deployment_job")
+    assert result.success
+    told = [row.data for row in metadata(result, "deployment_ledger")["changes"].records]
+    assert [(change["action"], change["why"]) for change in told] == [
+        ("deployed", ""),
+        ("withdrawn", "too dear"),
+        ("deployed", ""),
+    ]
+    assert target.invoke([ROW])[0].model_version == "1"
+
+
+def test_a_run_that_deploys_past_the_platform_is_noticed(
+    trained_platform: Platform, target: LocalEndpoint
+) -> None:
+    assert trained_platform.run("deployment_job").success
+    version = register_again(trained_platform)
+    folder = trained_platform.registry().fetch(version, trained_platform.home / "versions")
+    target.deploy(Plan(primary=version), {version: VersionFiles.of(folder)})
+    result = trained_platform.run("health_job")
+    check = checks(result)["as_deployed"]
+    assert not check.passed
+    assert check.severity is dg.AssetCheckSeverity.WARN
+    assert "somebody changed it without the platform" in (check.description or "")
+    again = trained_platform.run("health_job")
+    assert checks(again)["as_deployed"].passed
+    shown = metadata(trained_platform.run("deployment_job"), "deployment_ledger")
+    assert shown["versions_served"] == 2.0
