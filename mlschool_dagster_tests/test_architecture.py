@@ -41,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "alerting": set(),
     "simulation": BELOW,
     "deployment": BELOW | {"serving"},
-    "resources": BELOW | MIDDLE | {INTERNALS},
+    "resources": BELOW | MIDDLE | {INTERNALS, "settings"},
     "defs": BELOW | MIDDLE | {"resources", INTERNALS},
     "definitions": BELOW | MIDDLE | {"resources", "defs", "settings"},
     "settings": set(),
