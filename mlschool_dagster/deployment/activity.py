@@ -86,7 +86,7 @@ def read_metrics(exposition: str) -> Reading:
         """The samples' sums by version and `label`."""
         totals: dict[str, dict[str, float]] = {}
         for line in families[family].samples if family in families else ():
-            # What is refused before a version has looked at it takes as long as its client likes.
+            # What is refused before it reaches a version takes as long as its client likes.
             is_answered = family != LATENCY or line.labels.get("role", "any")
             if line.name == sample and is_answered:
                 of_version = totals.setdefault(line.labels.get("version", ""), {})

@@ -1,4 +1,4 @@
-"""Calls an endpoint that speaks the scoring protocol over HTTP."""
+"""Client of an endpoint that speaks the scoring protocol over HTTP."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,7 +41,7 @@ class EndpointClient:
         variant: Role | None = None,
         probe_key: str | None = None,
     ) -> list[Prediction]:
-        """See `Endpoint.invoke`; with `variant`, the version in that role answers.
+        """Predict as `Endpoint.invoke` does; with `variant`, the version in that role answers.
 
         A probe presents the `probe_key` of the endpoint's home.
         """
@@ -58,11 +58,11 @@ class EndpointClient:
             )
         except httpx.TimeoutException:
             raise UserError(
-                f"The endpoint {self._name} at {self._url} did not answer in time; look at its log."
+                f"The endpoint {self._name} at {self._url} did not answer in time; see its log."
             ) from None
         except httpx.TransportError:
             raise UserError(
-                f"The endpoint {self._name} at {self._url} is away; materialize endpoint."
+                f"The endpoint {self._name} at {self._url} cannot be reached; materialize endpoint."
             ) from None
         if response.is_success:
             return self._predictions(response)
@@ -72,11 +72,11 @@ class EndpointClient:
             raise RefusedError(message, document.get("faults", ()))
         raise UserError(
             f"The endpoint {self._name} at {self._url} answered {response.status_code} "
-            f"({message.rstrip('.')}); look at its log and try again."
+            f"({message.rstrip('.')}); see its log and try again."
         )
 
     def text(self, path: str) -> str | None:
-        """What is at `path`; None if the endpoint does not answer with it."""
+        """The text at `path`; None if the endpoint does not answer with success."""
         try:
             response = self._http.get(path)
         except httpx.TransportError:

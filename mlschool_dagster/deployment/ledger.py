@@ -216,14 +216,14 @@ class Term:
 def changes(entries: Sequence[Entry]) -> list[Change]:
     """What changed with each of the `served_entries`, in order; each yields at least one change."""
     primaries: list[str] = []
-    found: list[Change] = []
+    made: list[Change] = []
     plan: Plan | None = None
     for entry in served_entries(entries):
-        found.extend(_changes(plan, entry, primaries))
+        made.extend(_changes(plan, entry, primaries))
         plan = entry.plan
         if plan is not None and plan.primary not in primaries:
             primaries.append(plan.primary)
-    return found
+    return made
 
 
 def terms(entries: Sequence[Entry]) -> list[Term]:
@@ -246,13 +246,13 @@ def terms(entries: Sequence[Entry]) -> list[Term]:
 
 
 def _changes(before: Plan | None, entry: Entry, primaries: Sequence[str]) -> Iterator[Change]:
-    found = [*_of_roles(before, entry, primaries), *_of_sampling(before, entry)]
+    made = [*_of_roles(before, entry, primaries), *_of_sampling(before, entry)]
     version = _primary(entry.plan)
     if entry.event in _FAILURES:
-        found.append(_change(entry, _FAILURES[entry.event], Role.PRIMARY, version, version))
-    elif not found:
-        found = [_change(entry, Action.CONFIRMED, Role.PRIMARY, version, version)]
-    yield from found
+        made.append(_change(entry, _FAILURES[entry.event], Role.PRIMARY, version, version))
+    elif not made:
+        made = [_change(entry, Action.CONFIRMED, Role.PRIMARY, version, version)]
+    yield from made
 
 
 def _of_roles(before: Plan | None, entry: Entry, primaries: Sequence[str]) -> Iterator[Change]:

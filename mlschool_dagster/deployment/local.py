@@ -171,9 +171,8 @@ class LocalEndpoint(Endpoint):
         if not any(worker.version for worker in workers):
             if wanted is None:
                 is_testing = desired is not None and Role.CANDIDATE in desired.roles
-                return self._status(
-                    State.CREATING if answers and is_testing else State.ABSENT, None, workers
-                )
+                is_creating = answers and is_testing and self._is_locked()
+                return self._status(State.CREATING if is_creating else State.ABSENT, None, workers)
             reason = _failure(workers) or "The server does not answer; deploy again."
             state = State.CREATING if answers and not _failure(workers) else State.FAILED
             return self._status(state, wanted, workers, reason=reason)
@@ -195,11 +194,12 @@ class LocalEndpoint(Endpoint):
             self._keep_readings(readings)
         before = [reading for at, reading in readings if at <= since][-1:] or [Reading()]
         within = [reading for at, reading in readings if since < at <= until]
-        found = activity_between([*before, *within])
+        activity = activity_between([*before, *within])
         record = read_record(self._home) if self._is_ours else None
         if record is None or not record.is_running:
-            return found
-        return replace(found, gauges={**found.gauges, "memory_bytes": memory_bytes(record.pid)})
+            return activity
+        gauges = {**activity.gauges, "memory_bytes": memory_bytes(record.pid)}
+        return replace(activity, gauges=gauges)
 
     def invoke(
         self, rows: Sequence[Mapping[str, InputValue]], inference_id: str | None = None
@@ -327,7 +327,7 @@ class LocalEndpoint(Endpoint):
         other = read_record(self._home)
         if other is None or not other.is_running or other.url != self._url:
             require_free_port(self.config.host, self.config.port)
-        # A server that was started with other settings makes room only when nothing is in the way.
+        # A server with other settings is stopped only when its successor can have the port.
         self.stop()
         progress(f"Starting the endpoint at {self._url}.")
         secrets = {
@@ -538,7 +538,7 @@ def require_free_port(host: str, port: int) -> None:
     """Make sure that a server can listen on `port` of `host`.
 
     Raises:
-        UserError: another program listens there (named if the system tells it), or the address is
+        UserError: another program listens there (named if the system names it), or the address is
             not this machine's.
     """
     # The workers of a server that has just been killed hold its port for a moment longer.
@@ -577,6 +577,6 @@ def _listener(port: int) -> str:
                 name = psutil.Process(connection.pid).name()
                 return f"{name} (process {connection.pid})"
     except psutil.Error:
-        # The system tells only its administrator, or the program has just ended.
+        # The system names it to its administrator only, or the program has just ended.
         pass
     return "another program"

@@ -33,7 +33,7 @@ log = logging.getLogger("mlschool_dagster.serving")
 
 
 def main() -> int:
-    """Serve until told to stop by SIGTERM or SIGINT; returns the exit code."""
+    """Serve until asked to stop by SIGTERM or SIGINT; returns the exit code."""
     # A worker imports this module too, to find its beginning: it must stay light.
     from mlschool_dagster.capture.store import StoreUnavailableError, open_store
     from mlschool_dagster.serving.auth import require_token
@@ -78,9 +78,9 @@ def _serve_only(home: Path, model: Path, version: str | None) -> None:
     # Services mount a folder that has the version folder in it, at a depth of their own.
     folders = [path.parent for path in sorted(model.rglob("compiled.npz"))]
     if len(folders) != 1:
-        found = "several version folders" if folders else "no version folder"
+        many = "several version folders" if folders else "no version folder"
         raise UserError(
-            f"There is {found} in {model.absolute()}; give --model the folder of one version, as "
+            f"{model.absolute()} has {many}; give --model the folder of one version, as "
             "it is published."
         )
     numbered = [part for part in folders[0].absolute().parts if part.isdecimal()]

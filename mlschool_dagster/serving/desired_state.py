@@ -35,8 +35,8 @@ class DesiredState:
     The canary answers ``canary_share`` of the requests, in [0, 1]. The shadow predicts on each
     captured request and never answers. A candidate is loaded beside them, to be tested before it
     takes traffic. ``sampling_share`` of the requests, in [0, 1], are captured. ``since`` says from
-    when on each version has had a role other than the candidate's (UTC). ``id`` tells one desired
-    state from the next, even with the same versions.
+    when on each version has had a role other than the candidate's (UTC). ``id`` differs from
+    one desired state to the next, even with the same versions.
     """
 
     roles: Mapping[Role, VersionFolder] = field(default_factory=dict)
@@ -101,8 +101,8 @@ def write_desired_state(home: Path, state: DesiredState) -> None:
             temporary.write_text(document, encoding="utf-8")
     except OSError as error:
         raise UserError(
-            f"{path} cannot be written ({error.strerror}); make room for it, or mend its "
-            "permissions."
+            f"{path} cannot be written ({error.strerror}); free some space, or mend "
+            "its permissions."
         ) from None
 
 

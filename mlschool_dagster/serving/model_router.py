@@ -144,7 +144,7 @@ class ModelRouter:
             return
         if self._seen == ():
             # Whoever waits for all workers must know of this one before it reads what to serve.
-            await self._tell()
+            await self._write_status()
         self._seen = state
         try:
             read = await asyncio.to_thread(read_desired_state, self._home)
@@ -156,19 +156,19 @@ class ModelRouter:
                 await self._carry_out(self._desired)
         due = float("inf") if self.failure is None else time.monotonic() + RETRY_SECONDS
         self._retry_at = due
-        await self._tell()
+        await self._write_status()
 
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
-            await self._tell()
+            await self._write_status()
 
-    async def _tell(self) -> None:
+    async def _write_status(self) -> None:
         try:
-            await asyncio.to_thread(self._file.tell, self._status())
+            await asyncio.to_thread(self._file.write, self._status())
         except OSError:
             # A full disk must not end a worker that can still answer; the next beat tries again.
-            log.exception("worker status cannot be told")
+            log.exception("worker status cannot be written")
 
     def _status(self) -> WorkerStatus:
         routing = self.routing or Routing({})
@@ -233,7 +233,7 @@ class ModelRouter:
 
 
 def _failure(role: Role | None, version: str | None, error: Exception) -> LoadFailure:
-    """What went wrong, told in the log too."""
+    """What went wrong; it is logged, too."""
     known = isinstance(error, UserError)
     reason = str(error) if known else f"{type(error).__name__}: {error}"
     log.error(

@@ -19,7 +19,7 @@ which every user of the machine can read."""
 CONNECTIONS = 512
 OVERFLOW = 4
 """Connections, as a multiple of those that a worker may have, above which new ones are dropped
-unread; the others are told that there is no room."""
+unread; the others are answered 503."""
 IDLE_SECONDS = 620
 """Longer than load balancers keep idle connections, so that none is closed under a request: AWS's
 keeps them for 60 seconds, nginx for 60, Azure's for 240, Google's for 600."""
@@ -63,16 +63,16 @@ class ServerConfig:
 
     @property
     def digest(self) -> str:
-        """Tells one configuration from another. Not to be written down: it can be guessed from."""
+        """Differs between configurations. Never written: secrets could be guessed from it."""
         settings = {**asdict(self), "home": str(self.home)}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
 class ServerRecord:
-    """A server process: ``started`` tells its pid from a later process with the same number.
+    """A server process: ``started`` distinguishes its pid from a later process with the same pid.
 
-    ``configuration`` tells whether it was started with the same settings as another; two such
+    ``configuration`` shows whether it was started with the same settings as another; two such
     servers are interchangeable. Settings hold secrets, so it is a digest that only who has the key
     in the server's home can compare with anything.
     """

@@ -32,8 +32,8 @@ from mlschool_dagster.errors import UserError
 from mlschool_dagster.serving.server_config import OVERFLOW, ServerConfig, read_record, write_record
 from mlschool_dagster.serving.worker_status import (
     SHORTAGE,
-    forget_all_workers,
-    forget_worker,
+    delete_all_workers,
+    delete_worker,
     is_shortage,
 )
 
@@ -41,15 +41,15 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 DRAIN_SECONDS = 18
-"""How long requests under way may take once the server is told to stop."""
+"""How long requests under way may take once the server is asked to stop."""
 END_SECONDS = 21.0
 """How long a worker may take to end, draining included, before it is killed."""
 HUNG_SECONDS = 8
 """A worker that does not answer its supervisor for this long is replaced."""
 BACKLOG = 2048
 GARBAGE_OBJECTS = 10_000
-"""New objects of a worker after which it looks for cycles of garbage. A request leaves hardly any,
-and looking as often as Python does by default takes 6 % of a busy worker's time."""
+"""New objects of a worker after which it searches for cycles of garbage. A request leaves hardly
+any, and searching as often as Python does by default takes 6 % of a busy worker's time."""
 STEADY_SECONDS = 5.0
 """Workers that die further apart do not die of how they begin."""
 PAUSE_SECONDS = 1.0
@@ -65,7 +65,7 @@ log = logging.getLogger(__name__)
 
 
 def serve(config: ServerConfig) -> int:
-    """Serve until told to stop by SIGTERM or SIGINT; returns the exit code.
+    """Serve until asked to stop by SIGTERM or SIGINT; returns the exit code.
 
     Raises:
         UserError: another server runs in the same home, or the address cannot be listened on.
@@ -73,13 +73,13 @@ def serve(config: ServerConfig) -> int:
     with _only_server(config.home):
         listener = _listen(config.host, config.port)
         try:
-            forget_all_workers(config.home)
+            delete_all_workers(config.home)
             write_record(config)
         except OSError as error:
             listener.close()
             raise UserError(
-                f"The home folder {config.home} cannot be written ({error.strerror}); make room in "
-                "it, or mend its permissions."
+                f"The home folder {config.home} cannot be written ({error.strerror}); free some "
+                "space, or mend its permissions."
             ) from None
         log.info(
             "server starts", extra={"url": config.url, "pid": os.getpid(), "endpoint": config.name}
@@ -130,7 +130,7 @@ class Supervisor(Multiprocess):
         self._pause = 0.0 if is_steady else min(self._pause + PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
         self._replaced_at, self._resume_at = now, now + self._pause
         if dead.pid is not None:
-            forget_worker(self._home, dead.pid)
+            delete_worker(self._home, dead.pid)
         try:
             successor = Process(self.config, self.sockets)
             successor.start()

@@ -1,4 +1,4 @@
-"""What each worker of a server says of itself: a small file, kept fresh while the worker lives."""
+"""The status of each worker: a small file that the worker keeps fresh while it lives."""
 
 import asyncio
 import errno
@@ -22,12 +22,12 @@ from mlschool_dagster.capture.records import Role
 WORKERS_FOLDER = "workers"
 METRICS_FOLDER = "metrics"
 _OURS = "[0-9a-f]" * 32
-"""How the files of workers are called, and no other ones."""
+"""The names of files of workers, and of no others."""
 LIVING, DEAD = ".worker.json", ".dead.json"
 METRICS_FILES = f"{_OURS}.*.json"
 HEARTBEAT_SECONDS = 0.5
 FRESH_SECONDS = 3.0
-"""A worker that has not been heard of for longer is dead, or unable to serve."""
+"""A worker whose file is older is dead, or unable to serve."""
 
 SHORTAGE = 75
 """The exit code of a worker that had too little memory, or too few files or threads, to begin."""
@@ -51,7 +51,7 @@ class LoadFailure:
 class WorkerStatus:
     """What a worker serves: the version of each role, and since when the primary does (UTC).
 
-    ``deployment_id`` names the deployment that it last acted on, ``failure`` says if that went
+    ``deployment_id`` names the desired state that it last acted on, ``failure`` says if that went
     wrong; then it serves what it served before.
     """
 
@@ -67,7 +67,7 @@ class WorkerStatus:
 
 
 class WorkerFile:
-    """The file in which this worker tells its status to whoever watches `home`; thread-safe."""
+    """The status file of this worker in `home`; thread-safe."""
 
     def __init__(self, home: Path) -> None:
         self._path = home / WORKERS_FOLDER / f"{uuid4().hex}.json"
@@ -75,13 +75,13 @@ class WorkerFile:
         self._lock = threading.Lock()
         self._is_removed = False
 
-    def tell(self, status: WorkerStatus) -> None:
-        """Tell `status`, or that it still holds."""
+    def write(self, status: WorkerStatus) -> None:
+        """Write `status`, or mark it as still true."""
         content = json.dumps(asdict(status), default=datetime.isoformat)
         with self._lock:
             if self._is_removed:
                 return
-            # A server that starts clears away what it takes for leftovers.
+            # A server that starts deletes what it takes for leftovers.
             if content == self._content and self._path.exists():
                 os.utime(self._path)
                 return
@@ -90,7 +90,7 @@ class WorkerFile:
             self._content = content
 
     def remove(self) -> None:
-        """Tell that this worker serves no more, for good."""
+        """Delete the file for good: this worker serves no more."""
         with self._lock:
             self._is_removed = True
             self._path.unlink(missing_ok=True)
@@ -99,36 +99,36 @@ class WorkerFile:
 def read_workers(home: Path) -> list[WorkerStatus]:
     """The workers of the server in `home` that live."""
     now = time.time()
-    found = []
+    statuses = []
     for path in _files(home):
         try:
             if now - path.stat().st_mtime < FRESH_SECONDS:
-                found.append(_status(json.loads(path.read_text(encoding="utf-8"))))
+                statuses.append(_status(json.loads(path.read_text(encoding="utf-8"))))
         except FileNotFoundError:
             # The worker has just ended.
             continue
         except (ValueError, TypeError, KeyError):
             log.error("the status of a worker cannot be read", extra={"file": str(path)})
-    return found
+    return statuses
 
 
-def forget_worker(home: Path, pid: int) -> None:
+def delete_worker(home: Path, pid: int) -> None:
     """Remove what the worker `pid` left behind when it was killed, but for what it has counted."""
     for path in _files(home):
         if _pid_in(path) == pid:
             path.unlink(missing_ok=True)
-    forget_counting(home / METRICS_FOLDER, pid)
+    retire_counts(home / METRICS_FOLDER, pid)
 
 
-def forget_counting(folder: Path, pid: int) -> None:
-    """Leave the dead worker `pid` out of what is told of those alive; what it counted remains."""
+def retire_counts(folder: Path, pid: int) -> None:
+    """Leave the dead worker `pid` out of the metrics of those alive; what it counted remains."""
     for path in folder.glob(METRICS_FILES):
         if path.name.endswith(LIVING) and _pid_in(path) == pid:
             with suppress(OSError):
                 path.rename(path.with_name(path.name.removesuffix(LIVING) + DEAD))
 
 
-def forget_all_workers(home: Path) -> None:
+def delete_all_workers(home: Path) -> None:
     """Remove what the workers of an earlier server left behind, and nothing else."""
     for path in (*_files(home), *(home / METRICS_FOLDER).glob(METRICS_FILES)):
         path.unlink(missing_ok=True)
@@ -146,8 +146,8 @@ def is_shortage(error: BaseException) -> bool:
 def end_worker_if_failed(task: "asyncio.Task[None]") -> None:
     """End this worker, whose successor begins anew, if `task` has failed.
 
-    A worker that answers but follows no deployment any more, or that keeps nothing of what it is
-    asked, would go unnoticed for long.
+    A worker that answers but follows no desired state any more, or that keeps no captures, would
+    go unnoticed for long.
     """
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("worker ends, it cannot go on", exc_info=error)

@@ -244,7 +244,7 @@ def test_each_new_version_is_verified_beside_what_serves(
         if len(verified) > 1:
             assert answering(endpoint) == "1"
             assert endpoint.status().serving == ONE
-            assert endpoint.status().state is State.UPDATING
+            assert not endpoint.status().is_as_wanted
 
     deploy(endpoint, ONE, files, verify)
     deploy(endpoint, TWO, files, verify)

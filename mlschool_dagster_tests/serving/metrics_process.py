@@ -70,7 +70,7 @@ def samples(exposition: str) -> Samples:
 
 def main() -> None:
     from mlschool_dagster.serving.metrics import Metrics
-    from mlschool_dagster.serving.worker_status import forget_counting
+    from mlschool_dagster.serving.worker_status import retire_counts
 
     folder = Path(sys.argv[1])
     metrics = Metrics("test", folder)
@@ -82,7 +82,7 @@ def main() -> None:
             elif name == "share":
                 metrics._flush()
             elif name == "forget":
-                forget_counting(folder, *arguments)
+                retire_counts(folder, *arguments)
             elif name == "serves":
                 role, version, since = arguments
                 metrics.serves(role, version, datetime.fromisoformat(since))

@@ -175,9 +175,9 @@ def test_it_needs_no_privileges(tmp_path: Path, model: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--model", "{empty}"], "There is no version folder in {empty}"),
-        (["--model", "{empty}/nowhere"], "There is no version folder in {empty}/nowhere"),
-        (["--model", "{several}"], "There is several version folders in {several}"),
+        (["--model", "{empty}"], "{empty} has no version folder"),
+        (["--model", "{empty}/nowhere"], "{empty}/nowhere has no version folder"),
+        (["--model", "{several}"], "{several} has several version folders"),
         (["--model"], "serve --model needs the folder of a version"),
     ],
 )

@@ -13,7 +13,7 @@ from mlschool_dagster.serving.worker_status import (
     LoadFailure,
     WorkerFile,
     WorkerStatus,
-    forget_worker,
+    delete_worker,
     read_workers,
 )
 
@@ -28,44 +28,44 @@ def test_what_a_worker_tells_is_read(tmp_path: Path) -> None:
             1, "id", LoadFailure(Role.SHADOW, "2", "no"), "1", datetime.now(UTC), "3", 0.1
         ),
     ):
-        file.tell(status)
+        file.write(status)
         assert read_workers(tmp_path) == [status]
     file.remove()
     assert read_workers(tmp_path) == []
-    file.tell(WorkerStatus(pid=1))
+    file.write(WorkerStatus(pid=1))
     assert read_workers(tmp_path) == []
 
 
 def test_a_worker_that_tells_nothing_any_more_is_dead(tmp_path: Path) -> None:
     silent, talking = WorkerFile(tmp_path), WorkerFile(tmp_path)
-    silent.tell(WorkerStatus(pid=1))
-    talking.tell(WorkerStatus(pid=2))
+    silent.write(WorkerStatus(pid=1))
+    talking.write(WorkerStatus(pid=2))
     past = time.time() - FRESH_SECONDS
     for path in (tmp_path / WORKERS_FOLDER).iterdir():
         os.utime(path, (past, past))
     assert read_workers(tmp_path) == []
-    talking.tell(WorkerStatus(pid=2))
+    talking.write(WorkerStatus(pid=2))
     assert read_workers(tmp_path) == [WorkerStatus(pid=2)]
 
 
 def test_the_dead_are_forgotten(tmp_path: Path) -> None:
-    forget_worker(tmp_path, 1)
+    delete_worker(tmp_path, 1)
     for pid in (1, 2):
-        WorkerFile(tmp_path).tell(WorkerStatus(pid))
-    forget_worker(tmp_path, 1)
+        WorkerFile(tmp_path).write(WorkerStatus(pid))
+    delete_worker(tmp_path, 1)
     assert [worker.pid for worker in read_workers(tmp_path)] == [2]
 
 
 def test_a_living_worker_that_was_cleared_away_comes_back(tmp_path: Path) -> None:
     file = WorkerFile(tmp_path)
-    file.tell(WorkerStatus(pid=1))
+    file.write(WorkerStatus(pid=1))
     shutil.rmtree(tmp_path / WORKERS_FOLDER)
-    file.tell(WorkerStatus(pid=1))
+    file.write(WorkerStatus(pid=1))
     assert read_workers(tmp_path) == [WorkerStatus(pid=1)]
 
 
 def test_what_is_still_being_written_is_overlooked(tmp_path: Path) -> None:
     (tmp_path / WORKERS_FOLDER).mkdir()
     (tmp_path / WORKERS_FOLDER / ".half.json").write_text("{")
-    forget_worker(tmp_path, 1)
+    delete_worker(tmp_path, 1)
     assert read_workers(tmp_path) == []

@@ -39,13 +39,13 @@ def deployment_ledger(
 
     with plain_errors():
         entries = history.deployment_entries(endpoint.name)
-    told, served = changes(entries), terms(entries)
-    rolled_back = sum(change.action is Action.ROLLED_BACK for change in told)
-    context.log.info(f"{len(told)} changes, {len(served)} terms of a primary")
+    made, served = changes(entries), terms(entries)
+    rolled_back = sum(change.action is Action.ROLLED_BACK for change in made)
+    context.log.info(f"{len(made)} changes, {len(served)} terms of a primary")
     return dg.MaterializeResult(
         metadata={
-            "dagster/row_count": len(told),
-            "changes": _changes_table(told),
+            "dagster/row_count": len(made),
+            "changes": _changes_table(made),
             "served": _terms_table(served, utc_now()),
             "versions_served": float(len({term.version for term in served})),
             "rolled_back": float(rolled_back),
@@ -53,7 +53,7 @@ def deployment_ledger(
     )
 
 
-def _changes_table(told: "Sequence[Change]") -> dg.MetadataValue:
+def _changes_table(made: "Sequence[Change]") -> dg.MetadataValue:
     return table(
         {
             "when": _shown(change.at),
@@ -65,7 +65,7 @@ def _changes_table(told: "Sequence[Change]") -> dg.MetadataValue:
             "why": change.reason,
             "who": change.by[:RUN_ID_SHOWN],
         }
-        for change in reversed(told)
+        for change in reversed(made)
     )
 
 

@@ -36,7 +36,10 @@ def clients(server: Server, **settings: Any) -> dict[str, Any]:
 def test_clients_without_an_endpoint_say_so_in_one_sentence(platform: Platform) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     result = platform.run("traffic_job", {"send_traffic": {"url": url}})
-    assert sentence(result) == f"The endpoint penguins at {url} is away; materialize endpoint."
+    assert (
+        sentence(result)
+        == f"The endpoint penguins at {url} cannot be reached; materialize endpoint."
+    )
 
 
 def test_every_row_answered_is_captured_and_its_truth_remembered(
