@@ -97,6 +97,27 @@ def resolve_duplicates(
     return Appended(duplicates, frozenset()), new
 
 
+def resolve_rows(
+    captures: Sequence[Capture], known: Mapping[EventKey, Capture]
+) -> tuple[list[Capture], int, set[int]]:
+    """Which of the imported `captures` are new, how many are duplicates, which are conflicts.
+
+    Others capture each row by itself, in any order: it is a duplicate of the row that is ``known``
+    under its id if the inputs are the same, else a conflict, given by its position. What a shadow
+    says under an id that is known is a duplicate.
+    """
+    kept = dict(known)
+    new: list[Capture] = []
+    conflicts: set[int] = set()
+    for position, capture in enumerate(captures):
+        first = kept.setdefault(key_of(capture), capture)
+        if first is capture:
+            new.append(capture)
+        elif capture.role is not Role.SHADOW and first.inputs != capture.inputs:
+            conflicts.add(position)
+    return new, len(captures) - len(new) - len(conflicts), conflicts
+
+
 def _agree(request: Sequence[Capture], found: Sequence[Capture | None]) -> bool:
     """Whether the rows of `request` are all new, or all known with the same inputs."""
     return not any(found) or all(

@@ -12,6 +12,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -24,6 +25,7 @@ from mlschool_dagster.capture.idempotency import (
     key_of,
     resolve_duplicates,
 )
+from mlschool_dagster.capture.import_log import Row, Transaction
 from mlschool_dagster.capture.records import (
     CAPTURE_COLUMNS,
     CAPTURE_FIELDS,
@@ -32,7 +34,7 @@ from mlschool_dagster.capture.records import (
     capture_of,
     capture_row,
 )
-from mlschool_dagster.capture.sql import SHADOWS, TRAFFIC, WINDOW_NUMBER, Row, SqlStore
+from mlschool_dagster.capture.sql import SHADOWS, TRAFFIC, WINDOW_NUMBER, SqlStore
 from mlschool_dagster.capture.store import Appended, InvalidCaptureError, StoreUnavailableError
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.postgres import READ_SECONDS, Connection, PostgresDatabase, psycopg
@@ -332,6 +334,20 @@ class PostgresStore(SqlStore):
 
         return self._connections.run(change, WRITE_SECONDS)
 
+    def _transact(self, work: Callable[[Transaction], T]) -> T:
+        def transact(connection: Connection) -> T:
+            with connection.transaction():
+                connection.execute(_LOCK_CAPTURES)
+                return work(_PostgresTransaction(connection))
+
+        try:
+            return self._connections.run(transact, READ_SECONDS)
+        except _INVALID_VALUES as error:
+            raise InvalidCaptureError(
+                f"The {self._database.name} does not take what is imported "
+                f"({type(error).__name__})."
+            ) from error
+
     def _insert(self, statement: str, rows: Sequence[Row]) -> int:
         return self._connections.run(
             lambda connection: _insert(connection, statement, rows), WRITE_SECONDS
@@ -352,6 +368,33 @@ class PostgresStore(SqlStore):
                 f"release writes {_SCHEMA_VERSION}; use the release that wrote it or another "
                 "database."
             )
+
+
+@dataclass(frozen=True, slots=True)
+class _PostgresTransaction:
+    """See `Transaction`."""
+
+    connection: Connection
+
+    def fetch(self, query: str, parameters: Mapping[str, Any]) -> list[Row]:
+        cursor = self.connection.execute(_in_psycopg(query), parameters)
+        return list(cursor.fetchall()) if cursor.description else []
+
+    def execute_many(self, statement: str, rows: Sequence[Mapping[str, Any]]) -> int:
+        with self.connection.cursor() as cursor:
+            cursor.executemany(_in_psycopg(statement), rows)
+            return cursor.rowcount if rows else 0
+
+    def insert_captures(self, rows: Sequence[Row]) -> None:
+        if rows:
+            _insert(self.connection, _INSERT_CAPTURES, rows)
+
+    def insert_labels(self, rows: Sequence[Row]) -> int:
+        return _insert(self.connection, _INSERT_LABELS, rows) if rows else 0
+
+    def add_refusals(self, rows: Sequence[Row]) -> None:
+        if rows:
+            _insert(self.connection, _ADD_REFUSALS, rows)
 
 
 def _execute(connection: Connection, statements: Sequence[str]) -> None:

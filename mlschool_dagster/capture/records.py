@@ -83,7 +83,7 @@ def capture_row(capture: Capture) -> tuple[Any, ...]:
     """The values of a capture's row, in the order of `CAPTURE_COLUMNS`."""
     return (
         capture.event_id,
-        _microseconds(capture.captured_at),
+        microseconds(capture.captured_at),
         capture.endpoint,
         capture.model_version,
         orjson.dumps(capture.inputs).decode(),
@@ -114,7 +114,7 @@ def capture_of(row: Sequence[Any]) -> Capture:
 
 def label_row(label: Label) -> tuple[Any, ...]:
     """The values of a label's row, in the order of `LABEL_COLUMNS`."""
-    return (label.event_id, label.label, _microseconds(label.labelled_at), label.source)
+    return (label.event_id, label.label, microseconds(label.labelled_at), label.source)
 
 
 def label_of(row: Sequence[Any]) -> Label:
@@ -134,7 +134,8 @@ def number_of(window: Window) -> int:
 
 # The captures of a batch share their instant.
 @lru_cache(maxsize=16)
-def _microseconds(instant: datetime) -> int:
+def microseconds(instant: datetime) -> int:
+    """How many microseconds after 1970 began `instant` is."""
     # Dividing by a timedelta would take several times as long, and each request pays for it.
     since = instant - _EPOCH
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds

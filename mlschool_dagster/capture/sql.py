@@ -4,7 +4,7 @@ What is particular to one, its connections, transactions and bulk inserts, is in
 module.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import chain, islice
@@ -16,6 +16,7 @@ from mlschool_dagster.capture.frames import (
     labels_frame,
     rows_frame,
 )
+from mlschool_dagster.capture.import_log import ImportLog, Row
 from mlschool_dagster.capture.records import (
     ANSWER_FIELDS,
     CAPTURE_FIELDS,
@@ -35,8 +36,6 @@ from mlschool_dagster.capture.windows import Window
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Row = Sequence[Any]
 
 PAGE = 1000
 """Captures per query, and per transaction that deletes them.
@@ -101,7 +100,7 @@ _ANSWERS = (
 )
 
 
-class SqlStore(ABC):
+class SqlStore(ImportLog):
     """A capture store in an SQL database."""
 
     @abstractmethod
@@ -113,16 +112,8 @@ class SqlStore(ABC):
         """See `CaptureStore.close`."""
 
     @abstractmethod
-    def _fetch(self, query: str, parameters: Mapping[str, Any]) -> list[Row]:
-        """All rows of `query`, whose snapshot is let go before they are returned."""
-
-    @abstractmethod
     def _insert_labels(self, rows: Sequence[Row]) -> int:
         """Keep labels unless they are known; durable on return. How many were new."""
-
-    @abstractmethod
-    def _change(self, statements: Sequence[str], parameters: Mapping[str, Any]) -> int:
-        """Execute `statements` in one transaction; how many rows the last one changed."""
 
     @abstractmethod
     def _add_refusals(self, rows: Sequence[Row]) -> None:

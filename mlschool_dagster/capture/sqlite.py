@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -25,6 +26,7 @@ from mlschool_dagster.capture.idempotency import (
     affected_keys,
     resolve_duplicates,
 )
+from mlschool_dagster.capture.import_log import Row, Transaction
 from mlschool_dagster.capture.records import (
     CAPTURE_COLUMNS,
     CAPTURE_FIELDS,
@@ -34,7 +36,7 @@ from mlschool_dagster.capture.records import (
     capture_of,
     capture_row,
 )
-from mlschool_dagster.capture.sql import SHADOWS, TRAFFIC, WINDOW_NUMBER, Row, SqlStore
+from mlschool_dagster.capture.sql import SHADOWS, TRAFFIC, WINDOW_NUMBER, SqlStore
 from mlschool_dagster.capture.store import Appended, InvalidCaptureError, StoreUnavailableError
 from mlschool_dagster.errors import UserError
 
@@ -184,6 +186,18 @@ class SqliteStore(SqlStore):
         return self._write_one_of_many(
             lambda connection: _execute_all(connection, statements, parameters)
         )
+
+    def _transact(self, work: Callable[[Transaction], T]) -> T:
+        def transact(connection: sqlite3.Connection) -> T:
+            with _transaction(connection):
+                return work(_SqliteTransaction(connection))
+
+        try:
+            return self._write_one_of_many(transact)
+        except _INVALID_VALUES as error:
+            raise InvalidCaptureError(
+                f"The capture store {self._path} does not take what is imported ({error})."
+            ) from error
 
     def _add_refusals(self, rows: Sequence[Row]) -> None:
         self._write(lambda connection: _insert_many(connection, _ADD_REFUSALS, rows))
@@ -339,6 +353,28 @@ class SqliteStore(SqlStore):
                 f"the file away together with the one called {self._path.name}{LOG_ENDING} beside "
                 "it, and put a copy in its place or let a new one begin."
             ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _SqliteTransaction:
+    """See `Transaction`."""
+
+    connection: sqlite3.Connection
+
+    def fetch(self, query: str, parameters: Mapping[str, Any]) -> list[Row]:
+        return self.connection.execute(query, parameters).fetchall()
+
+    def execute_many(self, statement: str, rows: Sequence[Mapping[str, Any]]) -> int:
+        return self.connection.executemany(statement, rows).rowcount if rows else 0
+
+    def insert_captures(self, rows: Sequence[Row]) -> None:
+        _insert_within(self.connection, rows)
+
+    def insert_labels(self, rows: Sequence[Row]) -> int:
+        return self.connection.executemany(_INSERT_LABEL, rows).rowcount if rows else 0
+
+    def add_refusals(self, rows: Sequence[Row]) -> None:
+        self.connection.executemany(_ADD_REFUSALS, rows)
 
 
 def _is_at_its_place(path: Path, file: os.stat_result | None) -> bool:

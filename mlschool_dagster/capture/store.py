@@ -13,6 +13,9 @@ from mlschool_dagster.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mlschool_dagster.capture.import_log import Fault, ImportBatch, Imported, Unread
+    from mlschool_dagster.capture.sources import StoredObject
+
 
 @dataclass(frozen=True, slots=True)
 class Changes:
@@ -199,6 +202,32 @@ class CaptureStore(CaptureSink, Protocol):
         Returns:
             How many captures there were.
         """
+
+    def unread(self, source: str, items: "Sequence[StoredObject]") -> "list[Unread]":
+        """Those of `items` that are new or have changed since the `source` was imported."""
+
+    def append_import(self, source: str, batch: "ImportBatch", now: datetime) -> "Imported":
+        """Keep a batch and the positions after it, all or nothing; durable on return.
+
+        A capture whose event id is known with the same inputs is a duplicate and changes nothing;
+        with others it is a conflict, which becomes a fault.
+
+        Raises:
+            PositionMovedError: another import has read on; nothing was kept.
+            InvalidCaptureError: a row can never be kept; nothing was kept.
+        """
+
+    def swept(self, source: str) -> str:
+        """The folder of `source` up to which old folders were looked through; empty: none."""
+
+    def set_swept(self, source: str, folder: str) -> None:
+        """Record what `swept` gives from now on."""
+
+    def import_faults(self, source: str, since: datetime, count: int) -> "tuple[int, list[Fault]]":
+        """How many lines of `source` were found to be unreadable since then, and the newest."""
+
+    def imported_objects(self, source: str) -> tuple[int, int]:
+        """How many objects of `source` are known, and how many of them wait to be completed."""
 
 
 def open_store(uri: str) -> CaptureStore:
