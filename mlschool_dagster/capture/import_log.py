@@ -33,27 +33,29 @@ Row = Sequence[Any]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NOT_TAKEN = "the database of the capture store does not take it"
+OBJECT_PAGE = 20_000
 NAMES = 500
 """Names that a query asks for: fewer than any database's limit of parameters."""
 
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS import_sources (source TEXT PRIMARY KEY, swept TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS import_objects ("
-    "source TEXT NOT NULL, object TEXT NOT NULL, version TEXT NOT NULL, "
+    "source TEXT NOT NULL, folder TEXT NOT NULL, object TEXT NOT NULL, version TEXT NOT NULL, "
     "position BIGINT NOT NULL, line BIGINT NOT NULL, waiting INTEGER NOT NULL, "
-    "PRIMARY KEY (source, object))",
+    "PRIMARY KEY (source, folder, object))",
     "CREATE TABLE IF NOT EXISTS import_faults ("
     "source TEXT NOT NULL, object TEXT NOT NULL, line BIGINT NOT NULL, reason TEXT NOT NULL, "
     "recorded_at BIGINT NOT NULL, PRIMARY KEY (source, object, line, reason))",
 )
 _INSERT_OBJECT = (
-    "INSERT INTO import_objects (source, object, version, position, line, waiting) "
-    "VALUES (:source, :object, :version, :position, :line, :waiting) ON CONFLICT DO NOTHING"
+    "INSERT INTO import_objects (source, folder, object, version, position, line, waiting) "
+    "VALUES (:source, :folder, :object, :version, :position, :line, :waiting) "
+    "ON CONFLICT DO NOTHING"
 )
 _UPDATE_OBJECT = (
     "UPDATE import_objects "
     "SET version = :version, position = :position, line = :line, waiting = :waiting "
-    "WHERE source = :source AND object = :object AND position = :before"
+    "WHERE source = :source AND folder = :folder AND object = :object AND position = :before"
 )
 _INSERT_FAULT = (
     "INSERT INTO import_faults (source, object, line, reason, recorded_at) "
@@ -167,7 +169,20 @@ class ImportLog(ABC):
             InvalidCaptureError: a row can never be kept.
         """
 
-    def unread(self, source: str, items: Sequence[StoredObject]) -> list[Unread]:
+    def read_objects(self, source: str, folder: str) -> Iterator[tuple[str, str]]:
+        """See `CaptureStore.read_objects`."""
+        self._make_tables()
+        last = ""
+        while page := self._fetch(
+            "SELECT object, version FROM import_objects "  # noqa: S608
+            "WHERE source = :source AND folder = :folder AND object > :last "
+            f"ORDER BY object LIMIT {OBJECT_PAGE}",
+            {"source": source, "folder": folder, "last": last},
+        ):
+            yield from page  # type: ignore[misc]
+            last = page[-1][0]
+
+    def unread(self, source: str, folder: str, items: Sequence[StoredObject]) -> list[Unread]:
         """See `CaptureStore.unread`."""
         self._make_tables()
         found = []
@@ -176,8 +191,13 @@ class ImportLog(ABC):
                 name: (version, Position(position, line))
                 for name, version, position, line in self._fetch(
                     "SELECT object, version, position, line FROM import_objects "  # noqa: S608
-                    f"WHERE source = :source AND object IN ({_names(some)})",
-                    {"source": source, **_parameters(item.name for item in some)},
+                    "WHERE source = :source AND folder = :folder "
+                    f"AND object IN ({_names(some)})",
+                    {
+                        "source": source,
+                        "folder": folder,
+                        **_parameters(item.name for item in some),
+                    },
                 )
             }
             for item in some:
@@ -322,6 +342,7 @@ def _move(transaction: Transaction, source: str, progress: Sequence[Progress]) -
     rows = [
         {
             "source": source,
+            "folder": each.object_name.rpartition("/")[0],
             "object": each.object_name,
             "version": each.version,
             "position": each.after.offset,

@@ -47,6 +47,7 @@ class Scan:
         self._store = store
         self._now = now
         self._subfolders: dict[str, list[str]] = {}
+        self._objects = 0
         self.swept = store.swept(source.name)
 
     def unread(self) -> Iterator[list[Unread]]:
@@ -65,16 +66,13 @@ class Scan:
             found = found and bool(self.swept)
 
     def _sweep(self) -> Iterator[list[Unread]]:
-        objects = folders = 0
+        folders, most_objects = 0, self._objects + SWEPT_OBJECTS
         for folder in self._after("", self.swept.split("/") if self.swept else []):
-            if folders == SWEPT_FOLDERS or objects >= SWEPT_OBJECTS:
+            if folders == SWEPT_FOLDERS or self._objects >= most_objects:
                 return
             if folder not in self._subfolders:
                 folders += 1
-                for count, unread in self._looked_through(folder):
-                    objects += count
-                    if unread:
-                        yield unread
+                yield from self._unread_in(folder)
             self.swept = folder
         # From the beginning the next time.
         self.swept = ""
@@ -99,23 +97,26 @@ class Scan:
         return self._subfolders[folder]
 
     def _unread_in(self, folder: str) -> Iterator[list[Unread]]:
-        return (unread for _, unread in self._looked_through(folder) if unread)
-
-    def _looked_through(self, folder: str) -> Iterator[tuple[int, list[Unread]]]:
-        """The objects of `folder`, some at a time: how many, and which are unread."""
+        """The objects in `folder` itself that are unread, some at a time."""
         subfolders: list[str] = []
+        # Hashes, as the names of a million objects would fill the memory; one that is mistaken for
+        # another is found by the next process, whose hashes are others.
+        read = set(map(hash, self._store.read_objects(self._source.name, folder)))
 
-        def objects() -> Iterator[StoredObject]:
+        def unread() -> Iterator[StoredObject]:
             for entry in self._source.entries(folder):
                 if isinstance(entry, Folder):
                     subfolders.append(entry.name)
-                else:
+                    continue
+                self._objects += 1
+                if hash((entry.name, entry.version)) not in read:
                     yield entry
 
-        listed = objects()
+        listed = unread()
         while some := list(islice(listed, BATCH)):
-            unread = self._store.unread(self._source.name, some)
-            yield len(some), sorted(unread, key=lambda each: each.item.name)
+            found = self._store.unread(self._source.name, folder, some)
+            if found:
+                yield sorted(found, key=lambda each: each.item.name)
         self._subfolders[folder] = sorted(subfolders, key=lambda name: name.split("/"))
 
     def _is_expected(self, folder: str) -> bool:

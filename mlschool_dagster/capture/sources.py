@@ -39,7 +39,8 @@ _TOO_LONG = f"it is longer than {LONGEST_LINE // 1024**2} MB"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: that would make it several times as long to build one, and a folder may hold millions.
+@dataclass(slots=True)
 class StoredObject:
     """An object as a listing shows it; ``version`` changes whenever its content does."""
 

@@ -203,8 +203,11 @@ class CaptureStore(CaptureSink, Protocol):
             How many captures there were.
         """
 
-    def unread(self, source: str, items: "Sequence[StoredObject]") -> "list[Unread]":
-        """Those of `items` that are new or have changed since the `source` was imported."""
+    def read_objects(self, source: str, folder: str) -> Iterator[tuple[str, str]]:
+        """Name and version of each object in `folder` of `source` that has been read, streamed."""
+
+    def unread(self, source: str, folder: str, items: "Sequence[StoredObject]") -> "list[Unread]":
+        """Those of `items`, all in one `folder`, that are new or have changed since."""
 
     def append_import(self, source: str, batch: "ImportBatch", now: datetime) -> "Imported":
         """Keep a batch and the positions after it, all or nothing; durable on return.
