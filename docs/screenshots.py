@@ -6,24 +6,21 @@ installed.
 
 import shutil
 import sys
-from datetime import timedelta
 from pathlib import Path
 from tempfile import mkdtemp
 
 from playwright.sync_api import FloatRect, Page, ViewportSize, sync_playwright
 
-from mlschool_dagster.monitoring.dashboard.data import DashboardData
 from mlschool_dagster.monitoring.dashboard.page import write_dashboard
-from mlschool_dagster_tests.monitoring import traffic_month
-from mlschool_dagster_tests.monitoring.samples import START
+from mlschool_dagster_tests.monitoring.traffic_month import dashboard_data
 
 IMAGES = Path(__file__).parent / "images"
 DAGSTER = "http://127.0.0.1:3000"
 REPORTS = "http://127.0.0.1:8090"
 ENDPOINT = "http://127.0.0.1:8080"
 SETTLED_MILLISECONDS = 4000
-MONTH = 720
-"""Windows in a month."""
+MONTH, DRIFTED = 720, 500
+"""Windows in a month, and the one at the end of which its dashboard is shown."""
 CLIPS: dict[str, FloatRect] = {"lineage": {"x": 575, "y": 105, "width": 1890, "height": 1320}}
 USUAL, LARGE = ViewportSize(width=1500, height=950), ViewportSize(width=2500, height=1500)
 FLAGS = [
@@ -36,46 +33,38 @@ FLAGS = [
 ]
 
 
-def newest_window() -> str:
-    """The folder name of the newest window with reports."""
-    windows = Path(__file__).parents[1] / ".mlschool" / "files" / "windows"
-    return max(path.name for path in windows.iterdir())
+PAGES = {
+    "lineage": f"{DAGSTER}/asset-groups",
+    "cross_validation": f"{DAGSTER}/assets/cross_validation?view=overview",
+    "checks": f"{DAGSTER}/assets/drift_report?view=checks",
+    "drift_picture": f"{DAGSTER}/assets/drift_report?view=events",
+    "deployment_ledger": f"{DAGSTER}/assets/deployment_ledger?view=overview",
+    "endpoint_health": f"{DAGSTER}/assets/endpoint_health?view=overview",
+    "api": f"{ENDPOINT}/docs",
+    "dashboard": "the dashboard of a simulated month, since a demonstration lasts an hour",
+    "drift_report": "the report of the newest window",
+}
+"""Address by picture name, or what `address` makes or looks up."""
 
 
-def month_page() -> str:
-    """The address of a dashboard of a simulated month, since a demonstration lasts an hour."""
-    shown = DashboardData(
-        "penguins",
-        START + timedelta(hours=1),
-        traffic_month.all_metrics(MONTH),
-        traffic_month.periods(MONTH),
-        traffic_month.events(MONTH),
-    )
-    path = Path(mkdtemp()) / "dashboard.html"
-    write_dashboard(path, shown)
-    return path.as_uri()
+def address(name: str) -> str:
+    """The address of the page of a picture."""
+    if name == "dashboard":
+        path = Path(mkdtemp()) / "dashboard.html"
+        write_dashboard(path, dashboard_data(MONTH, until=DRIFTED))
+        return path.as_uri()
+    if name == "drift_report":
+        windows = Path(__file__).parents[1] / ".mlschool" / "files" / "windows"
+        newest = max(path.name for path in windows.iterdir())
+        return f"{REPORTS}/windows/{newest}/drift_report.html"
+    return PAGES[name]
 
 
-def pages() -> dict[str, str]:
-    """Address by picture name."""
-    return {
-        "lineage": f"{DAGSTER}/asset-groups",
-        "cross_validation": f"{DAGSTER}/assets/cross_validation?view=overview",
-        "checks": f"{DAGSTER}/assets/drift_report?view=checks",
-        "drift_picture": f"{DAGSTER}/assets/drift_report?view=events",
-        "deployment_ledger": f"{DAGSTER}/assets/deployment_ledger?view=overview",
-        "endpoint_health": f"{DAGSTER}/assets/endpoint_health?view=overview",
-        "api": f"{ENDPOINT}/docs",
-        "dashboard": month_page(),
-        "drift_report": f"{REPORTS}/windows/{newest_window()}/drift_report.html",
-    }
-
-
-def take(page: Page, name: str, address: str) -> None:
-    """Open `address`, wait until nothing loads any more, and keep a picture of it."""
+def take(page: Page, name: str) -> None:
+    """Open the page of a picture, wait until nothing loads any more, and keep a picture of it."""
     # The graph does not move into view when its groups are opened.
     page.set_viewport_size(LARGE if name == "lineage" else USUAL)
-    page.goto(address, wait_until="networkidle")
+    page.goto(address(name), wait_until="networkidle")
     page.wait_for_timeout(SETTLED_MILLISECONDS)
     invitation = page.get_by_role("button", name="Skip")
     if invitation.count():
@@ -93,12 +82,11 @@ def take(page: Page, name: str, address: str) -> None:
 def main() -> None:
     """Take the pictures named by the arguments, all of them without any."""
     chromium = shutil.which("chromium") or sys.exit("Chromium is missing; install it.")
-    wanted = sys.argv[1:] or list(pages())
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         page = browser.new_page(device_scale_factor=1.5)
-        for name in wanted:
-            take(page, name, pages()[name])
+        for name in sys.argv[1:] or PAGES:
+            take(page, name)
         browser.close()
 
 

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from mlschool_dagster.monitoring.dashboard.page import write_dashboard
 from mlschool_dagster_tests.local.test_report_server import served
 from mlschool_dagster_tests.monitoring import test_report_pages
-from mlschool_dagster_tests.monitoring.test_dashboard_browser import month
+from mlschool_dagster_tests.monitoring.traffic_month import dashboard_data as month
 
 CHROMIUM = shutil.which("chromium")
 PATIENCE = 60_000

@@ -27,27 +27,10 @@ from mlschool_dagster.monitoring.dashboard.segments import worst_first
 from mlschool_dagster.monitoring.metrics import Metric, MetricName
 from mlschool_dagster_tests.monitoring import traffic_month
 from mlschool_dagster_tests.monitoring.samples import START
+from mlschool_dagster_tests.monitoring.traffic_month import dashboard_data as month
 
 HOUR = Window(START)
 HOSTILE = "</script><img src=x onerror=alert(1)> <b>&%{y}\"'"
-
-
-def month(count: int, until: int | None = None) -> DashboardData:
-    """A month of `count` windows as of its window number `until`, by default its last."""
-    last = traffic_month.windows(count)[(until or count) - 1]
-    return DashboardData(
-        "penguins",
-        last.end,
-        [metric for metric in traffic_month.all_metrics(count) if metric.window <= last],
-        [
-            replace(
-                period, until=period.until if period.until and period.until <= last.end else None
-            )
-            for period in traffic_month.periods(count)
-            if period.since <= last.end
-        ],
-        [event for event in traffic_month.events(count) if event.at <= last.end],
-    )
 
 
 def page(data: DashboardData) -> str:

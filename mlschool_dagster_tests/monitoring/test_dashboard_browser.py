@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from mlschool_dagster.monitoring.dashboard.data import DashboardData
 from mlschool_dagster.monitoring.dashboard.page import write_dashboard
-from mlschool_dagster_tests.monitoring import traffic_month
 from mlschool_dagster_tests.monitoring.samples import START
+from mlschool_dagster_tests.monitoring.traffic_month import dashboard_data as month
 
 CHROMIUM = shutil.which("chromium")
 HOSTILE = "<img src=x onerror=\"document.title='broken'\"><b>%{y}</b></script>"
@@ -33,16 +32,6 @@ def browser() -> Iterator[Browser]:
         )
         yield browser
         browser.close()
-
-
-def month(count: int) -> DashboardData:
-    return DashboardData(
-        "penguins",
-        START + timedelta(hours=1),
-        traffic_month.all_metrics(count),
-        traffic_month.periods(count),
-        traffic_month.events(count),
-    )
 
 
 def opened(

@@ -3,10 +3,11 @@
 import math
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from mlschool_dagster.capture.windows import LENGTH, Window
-from mlschool_dagster.monitoring.dashboard.data import Event, ServingPeriod
+from mlschool_dagster.monitoring.dashboard.data import DashboardData, Event, ServingPeriod
 from mlschool_dagster.monitoring.metrics import Metric, MetricName, MetricsHistory
 from mlschool_dagster.monitoring.statistics import wilson_interval
 from mlschool_dagster_tests.monitoring.samples import SPEC, START
@@ -229,3 +230,19 @@ def all_metrics(count: int) -> Sequence[Metric]:
         for metrics in of_window(window, index / count).values()
         for metric in metrics
     ]
+
+
+def dashboard_data(count: int, until: int | None = None) -> DashboardData:
+    """A month of `count` windows as of its window number `until`, by default its last."""
+    last = windows(count)[(until or count) - 1]
+    return DashboardData(
+        "penguins",
+        last.end,
+        [metric for metric in all_metrics(count) if metric.window <= last],
+        [
+            replace(p, until=p.until if p.until and p.until <= last.end else None)
+            for p in periods(count)
+            if p.since <= last.end
+        ],
+        [event for event in events(count) if event.at <= last.end],
+    )
