@@ -1,8 +1,8 @@
 """Server of the report pages: ``python -m mlschool_dagster.local.report_server``.
 
-It answers with HTML files below one folder and with nothing else: no listing, no hidden file, no
-link. The pages hold programs and data of other people's making, so that each is shut off by its
-Content-Security-Policy: https://www.w3.org/TR/CSP3/.
+It serves HTML files below one folder and nothing else: no listing, no hidden file, no symbolic
+link. Pages hold programs and data of others, so that a Content-Security-Policy
+(https://www.w3.org/TR/CSP3/) sandboxes each.
 """
 
 import argparse
@@ -19,14 +19,14 @@ from mlschool_dagster.local.web_guard import App, Receive, Scope, Send, WebGuard
 from mlschool_dagster.settings import Settings
 
 CONNECTION_SECONDS = 60.0
-"""How long a connection may last: it serves one page."""
+"""Longest connection: it serves one page."""
 MAX_CONNECTIONS = 64
 MAX_BYTES = 256 * 1024**2
 SUFFIX = ".html"
 POLICY = "; ".join(
     [
         "default-src 'none'",
-        # Evidently and plotly come inside the page, and make functions from text.
+        # Evidently and Plotly are inside the page, and compile functions from text.
         "script-src 'unsafe-inline' 'unsafe-eval'",
         "style-src 'unsafe-inline'",
         "img-src data: blob:",
@@ -34,11 +34,11 @@ POLICY = "; ".join(
         "form-action 'none'",
         "base-uri 'none'",
         "frame-ancestors 'none'",
-        # Of no origin: what a page does, it does to itself.
+        # Without an origin, a page reaches only itself.
         "sandbox allow-scripts allow-popups allow-popups-to-escape-sandbox allow-downloads",
     ]
 )
-_HOME = b"<!doctype html><title>Reports</title><p>Report pages open by their links in Dagster's UI, the dashboard by <a href='dashboard.html'>dashboard.html</a>.</p>"  # noqa: E501
+_HOME = Path(__file__).with_name("static") / "reports.html"
 _HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
@@ -78,7 +78,7 @@ class ReportPages:
 
     def _page(self, path: str) -> bytes | None:
         if path == "/":
-            return _HOME
+            return _HOME.read_bytes()
         parts = path.removeprefix("/").split("/")
         if not path.endswith(SUFFIX) or any(part[:1] in ("", ".") for part in parts):
             return None
@@ -89,7 +89,7 @@ class ReportPages:
 
 
 def _read(folder: Path, parts: list[str]) -> bytes | None:
-    """The file at `parts` below `folder`, unless a link is on the way or it is no regular file."""
+    """The regular file at `parts` below `folder`; None for others. Symbolic links are errors."""
     opened = [os.open(folder, os.O_RDONLY | os.O_DIRECTORY)]
     try:
         for part in parts[:-1]:
@@ -97,8 +97,8 @@ def _read(folder: Path, parts: list[str]) -> bytes | None:
             opened.append(os.open(part, flags, dir_fd=opened[-1]))
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
         opened.append(os.open(parts[-1], flags, dir_fd=opened[-1]))
-        found = os.fstat(opened[-1])
-        if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_BYTES:
+        status = os.fstat(opened[-1])
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
             return None
         with os.fdopen(opened.pop(), "rb") as file:
             return file.read()

@@ -30,19 +30,19 @@ DEFAULT_SAMPLES = 1000
 MOST_COLUMNS = 40
 """Most columns that Evidently draws, those with findings first: each takes a tenth of a second."""
 MINIMUM_ROWS = 2
-"""The least number of rows that Evidently can summarise: a standard deviation needs two."""
+"""Fewest rows that Evidently can summarise: a standard deviation needs two."""
 
 LARGEST_DRAWN, NARROWEST_DRAWN = 1e100, 1e-9
-"""What numbers Evidently is given: none of which squares are too large, or bins too narrow."""
+"""Bounds on size and relative range of numbers: squares must not overflow, bins not be empty."""
 
 OTHER = "(other)"
-"""Shown for any value outside a column's categories: what a client may choose freely, and as often
-as it likes, is not put into a page."""
+"""Stands for any value outside a column's categories: clients choose those freely, and they would
+make a page as large as they like."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    """What Evidently is given: bounded samples of drawable columns, and what was left out."""
+    """The input of Evidently: bounded samples of drawable columns, and notes on what is absent."""
 
     current: "pd.DataFrame"
     reference: "pd.DataFrame"
@@ -97,11 +97,11 @@ def write_quality_page(
     path: Path,
     samples: int = DEFAULT_SAMPLES,
 ) -> str:
-    """Writes the page of the data quality `report` of a window to `path`.
+    """Write the page of the data quality `report` of a window to `path`.
 
-    Evidently draws at most `samples` rows of reference and window each; `current` has the window's
-    rows (`frames.current_frame`), or a uniform sample of as many. Returned is what could not be
-    drawn, or nothing.
+    `current` has the rows of the window (`frames.current_frame`), or a uniform sample of at least
+    `samples`; Evidently draws at most `samples` rows of it and of `reference`. Return what could
+    not be drawn, or an empty text.
     """
     faulty = [column.column for column in report.columns if column.is_faulty]
     drawn = _inputs(current, reference, spec, samples, report.n_current, faulty)
@@ -132,11 +132,7 @@ def write_drift_page(
     path: Path,
     samples: int = DEFAULT_SAMPLES,
 ) -> str:
-    """Writes the page of the drift `report` of a window (`frames.current_frame`) to `path`.
-
-    Evidently draws at most `samples` rows of window and reference each. Returned is what could not
-    be drawn, or nothing.
-    """
+    """Write the page of the drift `report` of a window to `path`; see `write_quality_page`."""
     drawn = _inputs(current, reference, spec, samples, report.n_current, report.drifted_columns)
     heading = Heading(
         "Drift",
@@ -164,10 +160,10 @@ def write_performance_page(
     path: Path,
     samples: int = DEFAULT_SAMPLES,
 ) -> str:
-    """Writes the page of the performance `report` of a window and its labels to `path`.
+    """Write the page of the performance `report` of a window and its labels to `path`.
 
-    Evidently draws labelled rows only, at most `samples` of window and reference each. Returned is
-    what could not be drawn, or nothing.
+    Evidently draws labelled rows only, at most `samples` of window and reference each. Return what
+    could not be drawn, or an empty text.
     """
     target = spec.target.name
     known = _pairs(report, target)
@@ -213,7 +209,7 @@ def _cell(value: Any) -> str:
 
 
 def _pairs(report: PerformanceReport, target: str) -> "pd.DataFrame":
-    """The labelled rows as far as charts show them: label and prediction, known by their counts."""
+    """Label and prediction of each labelled row, expanded from the confusion counts."""
     import numpy as np
     import pandas as pd
 
@@ -248,15 +244,18 @@ def _inputs(
     spec: DataSpec,
     samples: int,
     rows: int,
-    telling: Collection[str],
+    with_findings: Collection[str],
 ) -> _Drawn:
-    """What is drawn of the inputs and the prediction: if they are many, `telling` ones first."""
+    """The inputs and the prediction as Evidently draws them, at most `MOST_COLUMNS`.
+
+    Columns in `with_findings` come first.
+    """
     import numpy as np
     import pandas as pd
 
     known = {column.name: column.categories for column in spec.categorical}
     known[PREDICTION] = spec.target.classes
-    first = sorted(spec.input_names, key=lambda name: name not in telling)[: MOST_COLUMNS - 1]
+    first = sorted(spec.input_names, key=lambda name: name not in with_findings)[: MOST_COLUMNS - 1]
     names = [*(name for name in spec.input_names if name in first), PREDICTION]
 
     def drawable(frame: "pd.DataFrame") -> "pd.DataFrame":
@@ -293,10 +292,10 @@ def _drawn(
     valued = [name for name in current if all(frame[name].notna().any() for frame in frames)]
     without = [str(name) for name in current if name not in valued]
     if without and all(len(frame) for frame in frames):
-        notes.append(f"Not drawn, for want of a value: {', '.join(without)}.")
+        notes.append(f"Not drawn, because they have no value: {', '.join(without)}.")
     narrow = [str(name) for name in valued if not _is_wide([frame[name] for frame in frames])]
     if narrow:
-        notes.append(f"Not drawn, for want of a difference to be seen: {', '.join(narrow)}.")
+        notes.append(f"Not drawn, because their values hardly differ: {', '.join(narrow)}.")
     valued = [name for name in valued if name not in narrow]
     drawn = _Drawn(frames[0][valued], frames[1][valued], tuple(notes))
     if drawn.enough:
@@ -306,9 +305,9 @@ def _drawn(
 
 
 def _is_wide(parts: "list[pd.Series[Any]]") -> bool:
-    """Whether numbers can tell bins between the least and the largest value apart, in all parts.
+    """Whether the values of all parts together span a range that histogram bins can divide.
 
-    Numpy refuses to draw others, and squares of the largest numbers are none.
+    Numpy refuses narrower ranges, and squares of the largest numbers overflow.
     """
     import numpy as np
     import pandas as pd
@@ -346,8 +345,8 @@ def _classification(drawn: _Drawn, target: str) -> Charts:
     from evidently.presets import ClassificationPreset
 
     columns: dict[str, Any] = {"target": target, "prediction_labels": PREDICTION}
-    # Evidently takes rows that show two classes for a binary task, whatever it is told, and then
-    # fails without knowing which of them is the positive one.
+    # Evidently takes rows with two classes for a binary task even where it is declared multiclass,
+    # and then fails without a positive class.
     pairs = [sorted(classes) for classes in _classes(drawn) if len(classes) == 2]
     task = (
         BinaryClassification(**columns, pos_label=pairs[0][-1])

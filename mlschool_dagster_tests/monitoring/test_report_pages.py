@@ -109,7 +109,7 @@ def test_charts_are_bounded_counts_are_not_and_nothing_is_loaded(tmp_path: Path)
 
 def test_what_is_not_drawn_is_named(tmp_path: Path) -> None:
     texts = pages(WINDOWS["an empty column"], labels_frame([]), tmp_path, 500)
-    assert "Not drawn, for want of a value: body_mass_g, sex." in texts["drift"]
+    assert "Not drawn, because they have no value: body_mass_g, sex." in texts["drift"]
     assert "No charts: they need at least 2 labelled rows with values." in texts["performance"]
 
 
