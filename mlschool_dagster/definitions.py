@@ -27,7 +27,7 @@ from mlschool_dagster.resources.alerts import Alerts
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.endpoint import LocalEndpointResource
 from mlschool_dagster.resources.exits import scrub_exits
-from mlschool_dagster.resources.files import FIRST_WINDOW, PlatformFiles
+from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.history import History
 from mlschool_dagster.resources.promotion import PromotionPolicy
 from mlschool_dagster.resources.tracking import MlflowTracking
@@ -53,8 +53,8 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
         # Whoever only looks at the definitions needs no state.
         settings.make_home()
     spec = load_spec(settings.spec)
-    first = first_window(settings.files / FIRST_WINDOW, utc_now())
-    log = settings.home / "simulation" / "ground_truth.jsonl"
+    resources = {**RESOURCES[settings.deployment](settings, spec), **overrides}
+    first = first_window(resources["files"].first_window, utc_now())
     return dg.Definitions.merge(
         data.build_definitions(spec, settings.data),
         training.build_definitions(spec),
@@ -62,10 +62,10 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
         monitoring.build_definitions(spec, first, timedelta(seconds=settings.rest_seconds)),
         promotion.build_definitions(spec),
         alerting.definitions,
-        simulation.build_definitions(spec, settings.data, log),
+        simulation.build_definitions(spec, settings.data),
         maintenance.definitions,
         dg.Definitions(
-            resources={**RESOURCES[settings.deployment](settings, spec), **overrides},
+            resources=resources,
             executor=dg.in_process_executor,
         ),
     )
@@ -79,12 +79,7 @@ def _local(settings: Settings, spec: DataSpec) -> dict[str, dg.ConfigurableResou
             artifacts=str(settings.home / "mlartifacts"),
             dagster_url=settings.dagster_url,
         ),
-        "files": PlatformFiles(
-            root=str(settings.files),
-            url=settings.files_url,
-            version_cache=str(settings.home / "versions"),
-            compilation_cache=str(settings.home / "cache" / "jax"),
-        ),
+        "files": platform_files(settings),
         "endpoint": LocalEndpointResource(
             home=str(settings.home / "endpoint"),
             name=spec.name,
@@ -92,7 +87,7 @@ def _local(settings: Settings, spec: DataSpec) -> dict[str, dg.ConfigurableResou
             port=settings.endpoint_port,
             capture_store=_secret("MLSCHOOL_CAPTURE_STORE", settings.capture_store),
             workers=settings.endpoint_workers,
-            spill_megabytes=settings.spill_megabytes,
+            spill_bytes=settings.spill_bytes,
             hosts=list(settings.hosts),
             connections=settings.endpoint_connections,
             keep_alive_seconds=settings.endpoint_keep_alive,
@@ -112,6 +107,17 @@ def _local(settings: Settings, spec: DataSpec) -> dict[str, dg.ConfigurableResou
             dagster_url=settings.dagster_url,
         ),
     }
+
+
+def platform_files(settings: Settings) -> PlatformFiles:
+    """The platform's files where `settings` say that they are."""
+    return PlatformFiles(
+        root=settings.files,
+        url=settings.files_url,
+        version_cache=str(settings.home / "versions"),
+        cache=str(settings.home / "cache" / "files"),
+        compilation_cache=str(settings.home / "cache" / "jax"),
+    )
 
 
 RESOURCES = {"local": _local}

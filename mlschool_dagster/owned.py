@@ -7,7 +7,7 @@ belong here: when something is to be deleted.
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mlschool_dagster.errors import UserError
@@ -15,7 +15,7 @@ from mlschool_dagster.errors import UserError
 MARKER = ".made-by-mlschool"
 PRIVATE = 0o077
 """The umask of every process that writes state: nobody but its user reads it."""
-_TEXT = "mlschool_dagster made this folder and may delete it, with everything in it.\n"
+MARKER_TEXT = "mlschool_dagster made this folder and may delete it, with everything in it.\n"
 _SHOWN = 3
 """Most names that a sentence quotes."""
 
@@ -42,7 +42,7 @@ def make_owned(folder: Path, recognise: Callable[[Path], bool] = lambda _: False
             return False
         if not (_is_empty(folder) or recognise(folder)):
             return False
-    (folder / MARKER).write_text(_TEXT, encoding="utf-8")
+    (folder / MARKER).write_text(MARKER_TEXT, encoding="utf-8")
     return True
 
 
@@ -52,7 +52,7 @@ def is_owned(folder: Path) -> bool:
     if folder.is_symlink() or marker.is_symlink() or not marker.is_file():
         return False
     with marker.open("rb") as file:
-        return file.read(len(_TEXT) + 1) == _TEXT.encode()
+        return file.read(len(MARKER_TEXT) + 1) == MARKER_TEXT.encode()
 
 
 def remove_owned(folder: Path) -> None:
@@ -65,10 +65,7 @@ def remove_owned(folder: Path) -> None:
         UserError: the folder does not carry the marker, or something in it cannot be removed.
     """
     if not is_owned(folder):
-        raise UserError(
-            f"{folder} was not made by mlschool_dagster (it has no {MARKER}), and is left as it "
-            "is; if nothing in it is needed, delete it yourself."
-        )
+        raise not_owned(folder)
     failures: dict[str, str] = {}
 
     def note(_function: object, path: str, error: object) -> None:
@@ -85,12 +82,25 @@ def remove_owned(folder: Path) -> None:
     if not failures:
         _try(lambda: shutil.rmtree(folder), folder, note)
     if failures:
-        shown = ", ".join(f"{path} ({why})" for path, why in list(failures.items())[:_SHOWN])
-        more = f" and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
-        raise UserError(
-            f"Not all of {folder} could be removed: {shown}{more}; change their permissions, or "
-            "end what uses them, and try again."
-        )
+        raise not_removed(folder, failures)
+
+
+def not_owned(folder: Path | str) -> UserError:
+    """The error of removing a folder without the marker."""
+    return UserError(
+        f"{folder} was not made by mlschool_dagster (it has no {MARKER}), and is left as it is; if "
+        "nothing in it is needed, delete it yourself."
+    )
+
+
+def not_removed(folder: Path | str, failures: Mapping[str, str]) -> UserError:
+    """The error of removing a folder of which some files, each with its reason, remain."""
+    shown = ", ".join(f"{path} ({why})" for path, why in list(failures.items())[:_SHOWN])
+    more = f" and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
+    return UserError(
+        f"Not all of {folder} could be removed: {shown}{more}; change their permissions, or end "
+        "what uses them, and try again."
+    )
 
 
 def _try(remove: Callable[[], None], path: Path, note: Callable[..., None]) -> None:

@@ -70,6 +70,16 @@ class Platform:
             raise_on_error=False,
         )
 
+    @property
+    def files(self) -> Path:
+        """The folder of the platform's files."""
+        return Path(self.settings.files)
+
+    def dataset(self, name: str) -> pd.DataFrame:
+        """The newest data set `name`."""
+        paths = (self.files / "data" / name).glob("*.parquet")
+        return pd.read_parquet(max(paths, key=lambda path: path.stat().st_mtime_ns))
+
     @contextmanager
     def store(self) -> Iterator[CaptureStore]:
         """The capture store."""

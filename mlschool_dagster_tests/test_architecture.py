@@ -27,6 +27,7 @@ FOR_ALL = {
     "identity",
     "owned",
     "postgres",
+    "storage",
 }
 INTERNALS = "dagster_internals"
 BELOW = {"capture", "modeling", "dataset"}

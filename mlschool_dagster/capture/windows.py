@@ -5,10 +5,9 @@ A window is named by its key, ``2026-11-20-23:00`` (UTC), which is also its Dags
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
-from mlschool_dagster.atomic import replacing
 from mlschool_dagster.errors import UserError
+from mlschool_dagster.storage import Location
 
 KEY_FORMAT = "%Y-%m-%d-%H:%M"
 FOLDER_FORMAT = "%Y-%m-%dT%H"
@@ -64,21 +63,29 @@ def earliest(now: datetime) -> Window:
     return Window.of(now - MOST * LENGTH)
 
 
-def first_window(path: Path, now: datetime) -> Window:
-    """Where the windows begin: with the data, as the file `path` says; else with last year."""
+def first_window(file: Location, now: datetime) -> Window:
+    """Where the windows begin: with the data, as `file` says; else with last year.
+
+    Raises:
+        UserError: the place for files cannot be reached.
+    """
     try:
-        kept = Window.from_key(path.read_text(encoding="ascii"))
-    except (OSError, ValueError, UserError):
+        key = file.read().decode(errors="replace")
+    except OSError:
+        key = ""
+    try:
+        kept = Window.from_key(key)
+    except UserError:
         kept = Window(datetime(now.year - 1, 1, 1, tzinfo=UTC))
     return max(kept, earliest(now))
 
 
-def begin_with(window: Window, path: Path, now: datetime) -> None:
+def begin_with(window: Window, file: Location, now: datetime) -> None:
     """Have the windows begin with `window` from now on, unless they begin earlier already."""
-    first = min(window, first_window(path, now))
-    if not path.exists() or first < first_window(path, now):
-        with replacing(path) as temporary:
-            temporary.write_text(first.key, encoding="ascii")
+    present = first_window(file, now)
+    first = min(window, present)
+    if first < present or not file.exists():
+        file.write(first.key.encode())
 
 
 def _padded(instant: datetime, form: str) -> str:

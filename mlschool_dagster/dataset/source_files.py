@@ -9,13 +9,15 @@ import re
 import stat
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from io import TextIOWrapper
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from mlschool_dagster.errors import UserError
+from mlschool_dagster.storage import location
 
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".parquet")
 """How the names of files of data end, in letters of either case."""
@@ -37,20 +39,36 @@ _LOOKS = {
 """What a file that should be CSV is instead, by its first bytes."""
 
 
-def local_path(uri: str) -> Path:
-    """The path that `uri` names: a path itself, or a ``file://`` URI.
+@contextmanager
+def opened_source(uri: str) -> Iterator[Path]:
+    """The file or folder at `uri` (a path, ``file://``, or remote) as a local path, for a block.
+
+    Of what is remote, the files of data are copied into a temporary folder first. Errors in the
+    block name the URI, not the copy.
 
     Raises:
-        UserError: it is a URI of another kind.
+        UserError: the scheme is not supported, or nothing can be read there.
     """
     parts = urlsplit(uri)
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
-        return Path(os.fsdecode(unquote_to_bytes(parts.path)))
-    if "://" in uri:
-        raise UserError(
-            f"Data cannot be read from {parts.scheme}:// ({uri}); give a path or a file:// URI."
-        )
-    return Path(uri)
+        yield Path(os.fsdecode(unquote_to_bytes(parts.path)))
+    elif "://" not in uri:
+        yield Path(uri)
+    else:
+        with TemporaryDirectory() as folder:
+            source = location(uri, Path(folder, "cache"), "The data")
+            copies = Path(folder, "copies")
+            copies.mkdir()
+            try:
+                is_file = source.exists()
+                for file in [source] if is_file else source.children():
+                    if is_file or file.name.lower().endswith(SUFFIXES):
+                        with suppress(FileNotFoundError):
+                            file.local().rename(copies / file.name)
+                yield copies / source.name if is_file else copies
+            except UserError as error:
+                above = source.uri.rpartition("/")[0] if is_file else source.uri
+                raise UserError(str(error).replace(str(copies), above)) from None
 
 
 def shown(path: Path | str) -> str:

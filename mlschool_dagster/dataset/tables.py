@@ -18,7 +18,7 @@ from mlschool_dagster.dataset.cells import CsvRecords, cell_readers
 from mlschool_dagster.dataset.source_files import (
     data_files,
     is_parquet,
-    local_path,
+    opened_source,
     opened_text,
     reading,
     shown,
@@ -312,19 +312,18 @@ def read_data(uri: str, spec: DataSpec) -> "pd.DataFrame":
     import numpy as np
     import pandas as pd
 
-    source = local_path(uri)
     names = [*spec.input_names, spec.target.name]
     origins: list[str] = []
     columns: dict[str, list[Any]] = {name: [] for name in names}
-    for chunk in chain.from_iterable(
-        file.chunks(CHUNK_ROWS) for file in table_files(source, spec, with_target=True, carry=False)
-    ):
-        _require_whole(chunk)
-        origins += [f"{chunk.file}:{place}" for place in chunk.places]
-        for name, values in columns.items():
-            values += [row[name] for row in chunk.rows]
-    if not origins:
-        raise UserError(f"The data in {shown(source)} has a header but no rows; add some.")
+    with opened_source(uri) as source:
+        files = table_files(source, spec, with_target=True, carry=False)
+        for chunk in chain.from_iterable(file.chunks(CHUNK_ROWS) for file in files):
+            _require_whole(chunk)
+            origins += [f"{chunk.file}:{place}" for place in chunk.places]
+            for name, values in columns.items():
+                values += [row[name] for row in chunk.rows]
+        if not origins:
+            raise UserError(f"The data in {shown(source)} has a header but no rows; add some.")
     # Without a name, the index meets no column of that name.
     frame = pd.DataFrame(columns, index=pd.Index(origins), dtype=object)
     frame = frame.mask(frame.isna(), np.nan)

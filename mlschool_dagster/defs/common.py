@@ -18,6 +18,7 @@ from mlschool_dagster.dagster_internals import (
 )
 from mlschool_dagster.errors import UserError, reason
 from mlschool_dagster.resources.files import PlatformFiles
+from mlschool_dagster.storage import Location
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -94,17 +95,20 @@ def picture(draw: Callable[[], bytes], alt: str) -> dg.MetadataValue:
     return dg.MetadataValue.md(f"![{alt}](data:image/png;base64,{encoded})")
 
 
-def page(files: PlatformFiles, path: Path, write: Callable[[], str]) -> dict[str, dg.MetadataValue]:
-    """Metadata that links the HTML page that `write` leaves at `path`.
+def page(
+    files: PlatformFiles, place: Location, write: Callable[[Path], str]
+) -> dict[str, dg.MetadataValue]:
+    """Metadata that links the HTML page at `place`, which `write` writes into a local file.
 
     `write` returns what it could not draw, or nothing. Where the page cannot be written at all, a
     sentence says why in place of the link.
     """
     try:
-        lacking = write()
+        with place.writing() as path:
+            lacking = write(path)
     except Exception as error:
-        return {"report": dg.MetadataValue.text(not_drawn(f"The page {path.name}", error))}
-    told: dict[str, dg.MetadataValue] = {"report": files.link(path)}
+        return {"report": dg.MetadataValue.text(not_drawn(f"The page {place.name}", error))}
+    told: dict[str, dg.MetadataValue] = {"report": files.link(place)}
     if lacking:
         told["not_drawn"] = dg.MetadataValue.text(lacking)
     return told

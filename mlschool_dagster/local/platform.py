@@ -33,6 +33,7 @@ from mlschool_dagster.local.processes import (
 )
 from mlschool_dagster.serving.server_config import ServerConfig
 from mlschool_dagster.settings import PLATFORM_RECORD, ROOT, Settings
+from mlschool_dagster.storage import is_remote
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -179,7 +180,7 @@ def local_endpoint(settings: Settings) -> LocalEndpoint:
             host=settings.endpoint_host,
             port=settings.endpoint_port,
             workers=settings.endpoint_workers,
-            spill_bytes=settings.spill_megabytes * 1024**2,
+            spill_bytes=settings.spill_bytes,
             hosts=settings.hosts,
             connections=settings.endpoint_connections,
             keep_alive_seconds=settings.endpoint_keep_alive,
@@ -229,7 +230,8 @@ class _Start:
             "MLSCHOOL_DAGSTER_URL": dagster_url,
         }
         self.platform = Platform(dagster_url, tracking_uri, files_url, environment)
-        self.settings.files.mkdir(parents=True, exist_ok=True)
+        if not is_remote(self.settings.files):
+            Path(self.settings.files).mkdir(parents=True, exist_ok=True)
         socket, workspace = self.folder / "socket", self.folder / "workspace.yaml"
         location = _code_location()
         workspace.write_text(_workspace(location["location_name"], socket), encoding="utf-8")
@@ -350,7 +352,7 @@ def _mlflow_command(settings: Settings, port: int) -> list[str]:
 def _files_command(settings: Settings, port: int) -> list[str]:
     return [
         sys.executable, "-m", "mlschool_dagster.local.report_server", "--host", "127.0.0.1",
-        "--port", str(port), "--folder", str(settings.files),
+        "--port", str(port), "--folder", settings.files,
     ]  # fmt: skip
 
 

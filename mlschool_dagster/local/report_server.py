@@ -7,8 +7,10 @@ link. Pages hold programs and data of others, so that a Content-Security-Policy
 
 import argparse
 import asyncio
+import operator
 import os
 import stat
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mlschool_dagster.local.web_guard import App, Receive, Scope, Send, WebGuard
 from mlschool_dagster.settings import Settings
+from mlschool_dagster.storage import Location, is_remote, location
 
 CONNECTION_SECONDS = 60.0
 """Longest connection: it serves one page."""
@@ -51,10 +54,10 @@ _HEADERS = {
 
 
 class ReportPages:
-    """ASGI application that serves the HTML files below `folder`."""
+    """ASGI application that serves the HTML files below `root`."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, root: Location) -> None:
+        self._root = root
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """Answer one request, as ASGI has it."""
@@ -83,7 +86,10 @@ class ReportPages:
         if not path.endswith(SUFFIX) or any(part[:1] in ("", ".") for part in parts):
             return None
         try:
-            return _read(self._folder, parts)
+            if not is_remote(self._root.uri):
+                return _read(Path(self._root.uri), parts)
+            copy = reduce(operator.truediv, parts, self._root).local()
+            return copy.read_bytes() if copy.stat().st_size <= MAX_BYTES else None
         except (OSError, ValueError):
             return None
 
@@ -123,15 +129,17 @@ class BoundedProtocol(H11Protocol):
         super().connection_lost(exc)
 
 
-def application(folder: Path) -> App:
-    """The pages below `folder`, behind the guard."""
-    return WebGuard(ReportPages(folder), Settings.from_environment().hosts)
+def application(folder: str) -> App:
+    """The pages below `folder`, a path or URI, behind the guard."""
+    settings = Settings.from_environment()
+    root = location(folder, settings.home / "cache" / "files")
+    return WebGuard(ReportPages(root), settings.hosts)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Serve until stopped."""
     parser = argparse.ArgumentParser(prog="report_server", description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--folder", required=True, help="a path or URI (s3://, abfs://)")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     options = parser.parse_args(arguments)

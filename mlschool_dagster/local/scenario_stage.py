@@ -19,6 +19,7 @@ from mlschool_dagster.clock import utc_now
 from mlschool_dagster.dagster_internals import InstigatorType
 from mlschool_dagster.dataset.spec import DataSpec, load_spec
 from mlschool_dagster.dataset.tables import read_data
+from mlschool_dagster.definitions import platform_files
 from mlschool_dagster.defs.common import UNFINISHED
 from mlschool_dagster.defs.monitoring.arrival_sensors import (
     NEW_CAPTURES,
@@ -36,7 +37,7 @@ from mlschool_dagster.promotion.ledger import open_ledger
 from mlschool_dagster.serving.probes import probe_key
 from mlschool_dagster.settings import Settings
 from mlschool_dagster.simulation.config import TrafficConfig
-from mlschool_dagster.simulation.ground_truth_log import GroundTruthLog
+from mlschool_dagster.simulation.ground_truth_log import GroundTruthLog, read_ground_truth
 from mlschool_dagster.simulation.labeller import label_captures
 from mlschool_dagster.simulation.traffic import simulate
 
@@ -141,7 +142,7 @@ class Stage:
         run_job("training_job", self.settings, self.say, run_config("training_job"))
         run_job("deployment_job", self.settings, self.say, run_config("deployment_job"))
         client = self._client(spec)
-        ground_truth = GroundTruthLog(self.settings.home / "simulation" / "ground_truth.jsonl")
+        files = platform_files(self.settings)
         store = open_store(self.settings.capture_store)
         requests = 0
         key = probe_key(local_endpoint(self.settings).config.home)
@@ -149,13 +150,15 @@ class Stage:
             for number, hour in enumerate(story.hours):
                 window = Window(start.start + number * LENGTH)
                 self.clock.advance(window.start + MARGIN)
-                requests += self._send(hour, number, frame, spec, client, ground_truth)
+                log = GroundTruthLog(files.ground_truth(f"hour-{number}"))
+                requests += self._send(hour, number, frame, spec, client, log)
                 self.clock.advance(window.end - MARGIN)
                 labelled = number - story.delay if story.delay is not None else -1
                 if labelled >= 0:
                     labellers = story.hours[labelled].labellers
                     until = start.start + (labelled + 1) * LENGTH
-                    label_captures(store, ground_truth, spec, labellers, seed=number, until=until)
+                    truths = read_ground_truth(files.ground_truths)
+                    label_captures(store, truths, spec, labellers, seed=number, until=until)
                 self.clock.advance(window.end)
                 if not hour.passes_by:
                     self._settle(store, instance)
@@ -184,7 +187,7 @@ class Stage:
         frame: "pd.DataFrame",
         spec: DataSpec,
         client: EndpointClient,
-        ground_truth: GroundTruthLog,
+        log: GroundTruthLog,
     ) -> int:
         if not hour.rows:
             self.say(f"window {number + 1}: no traffic")
@@ -196,7 +199,8 @@ class Stage:
             strength=hour.strength,
             seed=number,
         )
-        sent = simulate(frame, spec, client.invoke, config, lambda _: None, ground_truth.append)
+        with log:
+            sent = simulate(frame, spec, client.invoke, config, lambda _: None, log.append)
         self.say(
             f"window {number + 1}: {sent.accepted} of {sent.sent} rows answered, "
             f"{sent.correct / max(sent.accepted, 1):.1%} of them rightly; drift: {sent.drift}"

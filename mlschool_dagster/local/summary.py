@@ -39,7 +39,7 @@ def summary(
     yield ""
     yield f"Dagster      {platform.dagster_url} (`make dev` opens it, with all of this in it)"
     yield f"MLflow       {platform.mlflow_url}"
-    yield f"reports      {settings.files / 'windows'}"
+    yield f"reports      {settings.files}/windows"
     yield f"logs         {settings.home / 'logs'}"
 
 

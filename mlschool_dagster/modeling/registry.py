@@ -29,11 +29,16 @@ if TYPE_CHECKING:
 CHALLENGER = "challenger"
 CHAMPION = "champion"
 
+PUBLISHED_TAG = "published"
+"""Tag of a version: the URI at which its folder is published."""
+RUN_TAG = "dagster_run_id"
+"""Tag of a version: the Dagster run that registered it."""
+
 REMOTE = ("http:", "https:", "databricks")
 """How the URI of a registry begins that is a server, perhaps on another machine."""
 
 ORIGIN_FILE = "origin.json"
-"""Written into a fetched version folder: which version it is, by `RegisteredVersion`."""
+"""Written into a fetched version folder: the fields of its `RegisteredVersion`, without tags."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +87,17 @@ class Registry:
     ) -> str:
         """Make the logged model a new version, and it the challenger.
 
-        MLflow shows the `description`, which is Markdown.
+        MLflow shows the `description`, which is Markdown. A repeated attempt of one Dagster run (by
+        the tag `RUN_TAG`) finds the version that the attempt before it has registered.
 
         Returns:
             The version's number.
         """
         if not self._is_registered():
             self._client.create_registered_model(self.model_name)
+        for known in self._versions() if RUN_TAG in tags else ():
+            if known.tags.get(RUN_TAG) == tags[RUN_TAG]:
+                return str(known.version)
         with _global_tracking_uri(self.tracking_uri):
             version = self._client.create_model_version(
                 self.model_name,
@@ -167,7 +176,11 @@ class Registry:
 
         found = self.resolve(version)
         folder = destination / found.version
-        origin = json.dumps(asdict(found), indent=2, sort_keys=True)
+        origin = json.dumps(
+            {name: value for name, value in asdict(found).items() if name != "tags"},
+            indent=2,
+            sort_keys=True,
+        )
         if _read(folder / ORIGIN_FILE) == origin:
             return folder
         destination.mkdir(parents=True, exist_ok=True)
@@ -178,7 +191,7 @@ class Registry:
             # Another process may have been faster.
             if _read(folder / ORIGIN_FILE) == origin:
                 return folder
-            if folder.is_symlink() or (folder.exists() and not make_owned(folder, _was_fetched)):
+            if folder.is_symlink() or (folder.exists() and not make_owned(folder)):
                 raise UserError(
                     f"{folder} is where version {found.version} belongs, and was not made by the "
                     "platform; move it elsewhere."
@@ -289,12 +302,6 @@ def _global_tracking_uri(tracking_uri: str) -> Iterator[None]:
 def _is_number(version: str) -> bool:
     """Whether `version` can be the number of a version, which names its folder."""
     return re.fullmatch(r"[1-9][0-9]{0,17}", version) is not None
-
-
-def _was_fetched(folder: Path) -> bool:
-    """Whether an earlier release fetched `folder`, before folders had markers."""
-    names = {path.name for path in folder.iterdir()}
-    return ORIGIN_FILE in names and names <= {ORIGIN_FILE, *FILES}
 
 
 def _read(path: Path) -> str | None:

@@ -4,26 +4,19 @@ Belongs here: captures with their labels, frozen windows with their pages, and t
 metrics. Does not belong here: what a scheduler remembers of its runs.
 """
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlschool_dagster.capture.store import CaptureStore
 from mlschool_dagster.capture.windows import FOLDER_FORMAT, Window
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.owned import MARKER, is_owned, make_owned, remove_owned
+from mlschool_dagster.storage import Location
 
 if TYPE_CHECKING:
     from mlschool_dagster.monitoring.metrics import MetricsHistory
 
-_FILE = re.compile(
-    r"(?P<cut>\.)?((captured_traffic|labels)(?(cut)\.\w{32})\.parquet"
-    r"|(data_quality|drift|performance)_report(?(cut)\.\w{32})\.html)"
-)
-"""What a window's folder holds, be it half written; folders of earlier releases have no marker."""
 _NAMED = 3
 
 
@@ -77,7 +70,7 @@ def forget_captures(
     return Outgoing("captures", before, len(covered), items, kept, remark)
 
 
-def forget_files(folder: Path, before: datetime, dry_run: bool) -> Outgoing:
+def forget_files(folder: Location, before: datetime, dry_run: bool) -> Outgoing:
     """Deletes what was frozen and drawn of windows before `before`, in `folder` by window.
 
     Only folders that the platform made go: what else has the name of a window is kept and named, as
@@ -85,16 +78,16 @@ def forget_files(folder: Path, before: datetime, dry_run: bool) -> Outgoing:
     its captures are there.
     """
     gone, files, kept, failed = 0, 0, [], 0
-    for path, window in _windows(folder):
+    for place, window in _windows(folder):
         if window.end > before:
             continue
-        if not (is_owned(path) or is_window_folder(path)):
-            kept.append(f"{path} was not made by the platform")
+        if not place.is_owned():
+            kept.append(f"{place.uri} was not made by the platform")
             continue
-        held = sum(1 for file in path.rglob("*") if file.name != MARKER and file.is_file())
+        held = place.files()
         try:
-            if not dry_run and make_owned(path, is_window_folder):
-                remove_owned(path)
+            if not dry_run:
+                place.remove_owned()
         except (UserError, OSError) as error:
             kept.append(str(error))
             failed += 1
@@ -105,16 +98,6 @@ def forget_files(folder: Path, before: datetime, dry_run: bool) -> Outgoing:
     return Outgoing("files", before, gone, files, len(kept), remark, failed)
 
 
-def is_window_folder(folder: Path) -> bool:
-    """Whether `folder` holds a window's files and nothing else, as it does without a marker too."""
-    if folder.is_symlink() or not folder.is_dir():
-        return False
-    files = [*folder.iterdir()]
-    return bool(files) and all(
-        path.is_file() and not path.is_symlink() and _FILE.fullmatch(path.name) for path in files
-    )
-
-
 def forget_metrics(history: "MetricsHistory", before: datetime, dry_run: bool) -> Outgoing:
     """Deletes the metrics of windows before `before`."""
     first_kept = Window.of(before)
@@ -122,14 +105,12 @@ def forget_metrics(history: "MetricsHistory", before: datetime, dry_run: bool) -
     return Outgoing("metrics", before, 0, items)
 
 
-def _windows(folder: Path) -> Iterable[tuple[Path, Window]]:
+def _windows(folder: Location) -> Iterable[tuple[Location, Window]]:
     """What has the name of a window in `folder`."""
-    if not folder.is_dir():
-        return
-    for path in sorted(folder.iterdir()):
+    for place in folder.children():
         try:
-            start = datetime.strptime(path.name, FOLDER_FORMAT).replace(tzinfo=UTC)
+            start = datetime.strptime(place.name, FOLDER_FORMAT).replace(tzinfo=UTC)
         except ValueError:
             # Somebody else's.
             continue
-        yield path, Window(start)
+        yield place, Window(start)

@@ -6,8 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import dagster as dg
-
-from mlschool_dagster.settings import setting
+from pydantic import Field
 
 if TYPE_CHECKING:
     from mlschool_dagster.alerting.channels import Channel
@@ -17,12 +16,30 @@ if TYPE_CHECKING:
 class Alerts(dg.ConfigurableResource):  # type: ignore[type-arg]
     """The channels on which people are told what is wrong: always the log, others if configured."""
 
-    uri: str = setting("history")
-    webhook: str = setting("alert_webhook")
-    recipients: list[str] = setting("alert_emails", [])
-    mail_server: str = setting("smtp")
-    reminder_hours: int = setting("alert_reminder_hours")
-    dagster_url: str = setting("dagster_url")
+    uri: str = Field(
+        description="Database that keeps what was told: sqlite:///path or "
+        "postgresql://user:password@host/db."
+    )
+    webhook: str = Field(
+        default="", description="Address that takes Slack's format; empty: there is none."
+    )
+    recipients: list[str] = Field(
+        default=[], description="E-mail addresses; each is told by a message of its own."
+    )
+    mail_server: str = Field(
+        default="",
+        description="Where e-mail is handed in: smtp://user:password@host:587?from=address, or "
+        "smtps:// for TLS from the start.",
+    )
+    reminder_hours: int = Field(
+        default=24,
+        ge=1,
+        description="How long after it was told a trouble that goes on is told again; each later "
+        "reminder waits twice as long.",
+    )
+    dagster_url: str = Field(
+        default="", description="Address of Dagster's UI, for links to runs; empty: no links."
+    )
 
     def channels(self, log: logging.Logger) -> "list[Channel]":
         """Every configured channel, and `log`."""

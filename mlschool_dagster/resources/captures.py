@@ -4,15 +4,17 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import dagster as dg
+from pydantic import Field
 
 from mlschool_dagster.capture.store import CaptureStore, open_store
-from mlschool_dagster.settings import setting
 
 
 class Captures(dg.ConfigurableResource):  # type: ignore[type-arg]
     """Captured traffic and its labels."""
 
-    uri: str = setting("capture_store")
+    uri: str = Field(
+        description="Where captures and labels are kept: sqlite:///path or postgresql://..."
+    )
 
     @contextmanager
     def open(self) -> Iterator[CaptureStore]:

@@ -1,63 +1,103 @@
-"""The platform's own files: frozen data, frozen windows, reports."""
+"""The platform's files: data sets, published versions, snapshots of windows, reports."""
 
+import hashlib
+import json
+from functools import cached_property
 from pathlib import Path
 
 import dagster as dg
 from pydantic import Field
 
 from mlschool_dagster.capture.windows import Window
-from mlschool_dagster.monitoring.retention import is_window_folder
-from mlschool_dagster.owned import make_owned
-from mlschool_dagster.settings import setting
+from mlschool_dagster.storage import Location, content_digests, location, publish
 
 FIRST_WINDOW = "first_window"
-"""File, among the platform's own, that says where the windows begin."""
+DIGITS = 16
+"""Digits of a digest that the name of a published version has."""
 
 
 class PlatformFiles(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """One folder for what assets keep outside MLflow, and how a browser reaches it."""
+    """Names of all files that one run leaves for another, below one root; and where caches are."""
 
-    root: str = Field(description="Folder that holds frozen data, windows and reports.")
+    root: str = Field(description="Folder or URI (s3://, abfs://) below which all files are.")
     version_cache: str = Field(description="Folder into which registered versions are fetched.")
-    url: str = setting("files_url")
+    cache: str = Field(description="Folder of copies of remote files.")
+    url: str = Field(
+        default="", description="Address under which the root is served; empty: it is not."
+    )
     compilation_cache: str = Field(description="Folder of JAX's persistent compilation cache.")
 
-    def dataset(self, name: str) -> Path:
-        """Where the data set `name` is kept as it was last read."""
-        return Path(self.root) / "data" / f"{name}.parquet"
+    @cached_property
+    def top(self) -> Location:
+        """The root.
+
+        Raises:
+            UserError: its scheme is not supported, or needs a package that is not installed.
+        """
+        return self.location(self.root)
+
+    def location(self, uri: str) -> Location:
+        """A location anywhere, by path or URI.
+
+        Raises:
+            UserError: as `top`.
+        """
+        return location(uri, Path(self.cache))
+
+    def dataset(self, name: str, digest: str) -> Location:
+        """The data set `name` with that content (`content_digest`)."""
+        return self.top / "data" / name / f"{digest}.parquet"
+
+    def batch(self, run_id: str) -> Location:
+        """The folder of what the Dagster run `run_id` predicts."""
+        return self.top / "batch_predictions" / run_id
+
+    def publish(self, model: str, version: str, folder: Path) -> Location:
+        """Copy the version folder `folder` to where other machines can read it.
+
+        Its name has a digest of its content, since another registry may give the same number again.
+        """
+        digests = json.dumps(content_digests(folder), sort_keys=True)
+        digest = hashlib.sha256(digests.encode()).hexdigest()[:DIGITS]
+        place = self.top / "versions" / model / f"{version}-{digest}"
+        publish(folder, place)
+        return place
+
+    def ground_truth(self, run_id: str) -> Location:
+        """The folder of the ground-truth log of the traffic that the run `run_id` simulates."""
+        return self.ground_truths / run_id
 
     @property
-    def batch(self) -> Path:
-        """Where batch predictions go unless told otherwise."""
-        return Path(self.root) / "batch_predictions"
+    def ground_truths(self) -> Location:
+        """The folder of the ground-truth logs of all runs."""
+        return self.top / "ground_truth"
 
     @property
     def versions(self) -> Path:
-        """Where registered versions are kept once they have been fetched."""
+        """The local folder into which registered versions are fetched."""
         return Path(self.version_cache)
 
-    def window(self, window: Window, name: str) -> Path:
-        """Where the file `name` of a window is kept."""
+    @property
+    def windows(self) -> Location:
+        """The folder of the windows, which has a folder for each."""
+        return self.top / "windows"
+
+    def window(self, window: Window, name: str) -> Location:
+        """The file `name` of a window."""
         return self.windows / window.folder / name
 
-    def new_in_window(self, window: Window, name: str) -> Path:
-        """Where to write the file `name` of a window, in a folder that retention may remove."""
-        path = self.window(window, name)
-        make_owned(path.parent, is_window_folder)
-        return path
+    def new_in_window(self, window: Window, name: str) -> Location:
+        """The file `name` of a window, to be written, in a folder that retention may remove."""
+        (self.windows / window.folder).make_owned()
+        return self.window(window, name)
 
     @property
-    def windows(self) -> Path:
-        """Where the files of windows are kept, a folder each."""
-        return Path(self.root) / "windows"
+    def first_window(self) -> Location:
+        """The file that says where the windows begin."""
+        return self.top / FIRST_WINDOW
 
-    @property
-    def first_window(self) -> Path:
-        """Where it is kept where the windows begin."""
-        return Path(self.root) / FIRST_WINDOW
-
-    def link(self, path: Path) -> dg.MetadataValue:
-        """A link that opens `path` in the browser, or its path when the folder is not served."""
+    def link(self, page: Location) -> dg.MetadataValue:
+        """A link that opens `page` in the browser, or its URI when the root is not served."""
         if not self.url:
-            return dg.MetadataValue.path(path)
-        return dg.MetadataValue.url(f"{self.url}/{path.relative_to(self.root).as_posix()}")
+            return dg.MetadataValue.path(page.uri)
+        return dg.MetadataValue.url(self.url + page.uri.removeprefix(self.top.uri))

@@ -5,8 +5,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import dagster as dg
-
-from mlschool_dagster.settings import setting
+from pydantic import Field
 
 if TYPE_CHECKING:
     from mlschool_dagster.deployment.ledger import DeploymentLedger, Entry
@@ -17,7 +16,9 @@ if TYPE_CHECKING:
 class History(dg.ConfigurableResource):  # type: ignore[type-arg]
     """The history of metrics, and the promotion ledger."""
 
-    uri: str = setting("history")
+    uri: str = Field(
+        description="Database that keeps it: sqlite:///path or postgresql://user:password@host/db."
+    )
 
     @contextmanager
     def metrics(self) -> "Iterator[MetricsHistory]":

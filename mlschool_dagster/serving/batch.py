@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlschool_dagster.atomic import replacing
-from mlschool_dagster.dataset.source_files import shown
+from mlschool_dagster.dataset.source_files import opened_source, shown
 from mlschool_dagster.dataset.spec import (
     CONFIDENCE,
     MODEL_VERSION,
@@ -29,12 +28,14 @@ from mlschool_dagster.dataset.tables import Chunk, carried_schema, table_files
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.compiled import Array, CompiledModel
 from mlschool_dagster.serving.column_rules import Rule, rules_of
+from mlschool_dagster.storage import Location, checked_uri
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 PREDICTIONS_FILE = "predictions.parquet"
 REJECTED_FILE = "rejected.parquet"
+HEAD_ROWS = 8
 TAKEN = frozenset({SOURCE_FILE, ROW_NUMBER, PREDICTION, CONFIDENCE, MODEL_VERSION})
 """Columns of the output, which no column that is carried along may be called."""
 
@@ -59,8 +60,9 @@ class BatchSummary:
     classes: dict[str, int]
     reasons: dict[str, int]
     carried: list[str]
-    predictions: Path
-    rejections: Path
+    predictions: str
+    rejections: str
+    head: list[dict[str, Any]]
     seconds: float
 
     @property
@@ -80,14 +82,14 @@ class BatchSummary:
 
 
 def score(
-    source: Path,
-    output: Path,
+    source: str,
+    output: Location,
     model: CompiledModel,
     version: str,
     chunk_rows: int = CHUNK_ROWS,
     progress: Callable[[str], None] = lambda told: None,
 ) -> BatchSummary:
-    """Predict on every row of `source`, a CSV or Parquet file or a folder of them.
+    """Predict on every row of `source`, the URI of a CSV or Parquet file or of a folder of them.
 
     Into the folder `output` go the predictions (`PREDICTIONS_FILE`: file and row number, inputs,
     prediction, confidence, probability of each class, model version, other columns of `source`)
@@ -99,10 +101,23 @@ def score(
     """
     started = time.perf_counter()
     written_over = [output, output / PREDICTIONS_FILE, output / REJECTED_FILE]
-    if source.resolve() in [path.resolve() for path in written_over]:
+    if checked_uri(source, "The input") in [place.uri for place in written_over]:
         raise UserError(
-            f"The predictions would land among their input in {output}; choose another folder."
+            f"The predictions would land among their input in {output.uri}; choose another folder."
         )
+    with opened_source(source) as path:
+        return _score(path, output, model, version, chunk_rows, progress, started)
+
+
+def _score(
+    source: Path,
+    output: Location,
+    model: CompiledModel,
+    version: str,
+    chunk_rows: int,
+    progress: Callable[[str], None],
+    started: float,
+) -> BatchSummary:
     files = table_files(source, model.spec)
     carried = carried_schema(files)
     taken = [n for n in carried.names if n in TAKEN or n.startswith(PROBABILITY_PREFIX)]
@@ -134,8 +149,9 @@ def score(
         classes={label: classes[label] for label in model.spec.target.classes},
         reasons=dict(reasons.most_common()),
         carried=list(carried.names),
-        predictions=output / PREDICTIONS_FILE,
-        rejections=output / REJECTED_FILE,
+        predictions=(output / PREDICTIONS_FILE).uri,
+        rejections=(output / REJECTED_FILE).uri,
+        head=written.head,
         seconds=time.perf_counter() - started,
     )
 
@@ -161,7 +177,7 @@ def _judge(rows: Sequence[Any], rules: Mapping[str, Rule]) -> dict[int, list[str
 
 @contextmanager
 def outputs(
-    folder: Path, spec: DataSpec, version: str, carried: "pa.Schema"
+    folder: Location, spec: DataSpec, version: str, carried: "pa.Schema"
 ) -> "Iterator[Outputs]":
     """The files of one batch in `folder`; they take their names when the block ends without error.
 
@@ -172,14 +188,14 @@ def outputs(
     predictions, rejections = folder / PREDICTIONS_FILE, folder / REJECTED_FILE
     predicted_schema, rejected_schema = _predicted_schema(spec, carried), _rejected_schema()
     with (
-        replacing(predictions) as predicted,
-        replacing(rejections) as rejected,
+        predictions.writing() as predicted,
+        rejections.writing() as rejected,
         ParquetWriter(predicted, predicted_schema) as predicted_writer,
         ParquetWriter(rejected, rejected_schema) as rejected_writer,
     ):
-        yield Outputs(spec, version, predicted_writer, rejected_writer)
+        yield Outputs(spec, version, predicted_writer, rejected_writer, [])
         # What was rejected takes its name first: it must not do so beside an older batch.
-        predictions.unlink(missing_ok=True)
+        predictions.remove()
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +206,8 @@ class Outputs:
     version: str
     predicted: Any
     rejected: Any
+    head: list[dict[str, Any]]
+    """The first `HEAD_ROWS` rows that were predicted."""
 
     def predict(self, chunk: Chunk, valid: Sequence[int], probabilities: Array) -> list[str]:
         """Write the rows of `chunk` at the positions `valid`, with their `probabilities`.
@@ -225,7 +243,9 @@ class Outputs:
                     f"which all files together have it ({told}); write one type, or predict on "
                     "the files one by one."
                 ) from None
-        self.predicted.write_table(pa.table(columns, schema))
+        table = pa.table(columns, schema)
+        self.head.extend(table.slice(0, HEAD_ROWS - len(self.head)).to_pylist())
+        self.predicted.write_table(table)
         return predictions
 
     def reject(self, chunk: Chunk, reasons: Reasons) -> None:

@@ -11,7 +11,6 @@ from mlschool_dagster.clock import utc_now
 from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.simulation.config import following
-from mlschool_dagster.simulation.ground_truth_log import GroundTruthLog
 
 SOURCE = "simulated labeller"
 DEFAULT_QUALITY = 0.8
@@ -65,7 +64,7 @@ class Labeller:
 
 def label_captures(
     store: LabelledStore,
-    ground_truth: GroundTruthLog,
+    truths: Mapping[str, str],
     spec: DataSpec,
     labellers: Sequence[Labeller] = (Labeller(),),
     seed: int = 42,
@@ -74,17 +73,12 @@ def label_captures(
 ) -> LabelSummary:
     """Labels every capture of `store` that has no label; run again, it finds nothing left to do.
 
-    Each capture is given to one of `labellers` at random, who knows its truth from the
-    `ground_truth` log. A capture that was not simulated is not in the log: its prediction stands in
-    for the truth, so its measured accuracy says how good the labeller is, not the model. With
-    `until` (timezone-aware), captures of that moment and later are left alone.
-
-    Raises:
-        UserError: the ground-truth log is damaged.
+    Each capture is given to one of `labellers` at random, who knows its truth from `truths` (by
+    event id, from the ground-truth log). A capture that was not simulated is not in it: its
+    prediction stands in for the truth, so its measured accuracy says how good the labeller is, not
+    the model. With `until` (timezone-aware), captures of that moment and later are left alone.
     """
-    panel = _Panel(
-        ground_truth.read(), spec.target.classes, labellers, random.Random(seed), progress
-    )
+    panel = _Panel(truths, spec.target.classes, labellers, random.Random(seed), progress)
     chosen = (c for c in store.unlabelled() if until is None or c.captured_at < until)
     labelled = store.append_labels(map(panel.label, chosen))
     return LabelSummary(

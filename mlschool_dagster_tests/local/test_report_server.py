@@ -131,7 +131,7 @@ def test_a_silent_client_is_let_go(
 
     async def converse() -> bytes:
         config = uvicorn.Config(
-            report_server.application(folder),
+            report_server.application(str(folder)),
             http=report_server.BoundedProtocol,
             lifespan="off",
             port=free_port(),

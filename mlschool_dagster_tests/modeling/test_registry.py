@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from uuid import uuid4
 
 import mlflow
 import pandas as pd
@@ -14,7 +15,6 @@ from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.compiled import CompiledModel
 from mlschool_dagster.modeling.registry import Registry, fetched
 from mlschool_dagster.modeling.version_folder import FILES
-from mlschool_dagster.owned import MARKER, is_owned
 from mlschool_dagster_tests.modeling.logged import Logged
 
 
@@ -24,8 +24,9 @@ def registry(logged: Logged, request: pytest.FixtureRequest) -> Registry:
     return Registry(logged.tracking_uri, request.node.name)
 
 
-def register(registry: Registry, logged: Logged) -> str:
-    return registry.register(logged.model_uri, logged.run_id, {"dagster_run_id": "abc"})
+def register(registry: Registry, logged: Logged, run_id: str = "") -> str:
+    tags = {"dagster_run_id": run_id or uuid4().hex}
+    return registry.register(logged.model_uri, logged.run_id, tags)
 
 
 def test_without_versions_the_user_learns_what_to_do(registry: Registry) -> None:
@@ -36,7 +37,7 @@ def test_without_versions_the_user_learns_what_to_do(registry: Registry) -> None
 
 def test_a_new_version_is_the_challenger(registry: Registry, logged: Logged) -> None:
     assert register(registry, logged) == "1"
-    assert register(registry, logged) == "2"
+    assert register(registry, logged, "abc") == "2"
     assert registry.aliases("1") == []
     found = registry.resolve("challenger")
     assert (found.version, found.run_id) == ("2", logged.run_id)
@@ -64,6 +65,12 @@ def test_an_unknown_version_is_refused_with_the_known_ones(
         registry.resolve("7")
 
 
+def test_a_repeated_attempt_of_a_run_registers_no_second_version(
+    registry: Registry, logged: Logged
+) -> None:
+    assert [register(registry, logged, run_id) for run_id in ("a", "a", "b")] == ["1", "1", "2"]
+
+
 def test_a_fetched_version_predicts(
     registry: Registry, logged: Logged, spec: DataSpec, tmp_path: Path
 ) -> None:
@@ -79,6 +86,7 @@ def test_a_complete_version_is_fetched_once(
 ) -> None:
     register(registry, logged)
     before = registry.fetch("1", tmp_path).stat().st_ino
+    registry.tag("1", {"name": "value"})
     assert registry.fetch("1", tmp_path).stat().st_ino == before
 
 
@@ -100,17 +108,6 @@ def test_what_came_from_another_registry_is_replaced(
     other = Registry(logged.tracking_uri, "another")
     register(other, logged)
     assert '"name": "another"' in (other.fetch("1", tmp_path) / "origin.json").read_text()
-
-
-def test_what_an_earlier_release_fetched_is_replaced(
-    registry: Registry, logged: Logged, tmp_path: Path
-) -> None:
-    register(registry, logged)
-    folder = registry.fetch("1", tmp_path)
-    (folder / MARKER).unlink()
-    (folder / "origin.json").write_text('{"name": "earlier"}')
-    assert registry.fetch("1", tmp_path) == folder
-    assert is_owned(folder)
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "link"])

@@ -21,6 +21,7 @@ from pyarrow import parquet as pq
 from mlschool_dagster.dataset.spec import InputValue, NumericColumn, probability_column
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.serving.batch import CHUNK_ROWS, BatchSummary, score
+from mlschool_dagster.storage import LocalLocation
 from mlschool_dagster_tests.serving.tiny_model import DATA, ROW, SPEC, tiny_model
 
 MODEL = tiny_model()
@@ -29,7 +30,7 @@ Rows = Sequence[Mapping[str, InputValue]]
 
 
 def batch(source: Path, output: Path, **options: Any) -> tuple[BatchSummary, pd.DataFrame]:
-    summary = score(source, output, MODEL, "7", **options)
+    summary = score(str(source), LocalLocation(output), MODEL, "7", **options)
     return summary, pd.read_parquet(summary.predictions)
 
 
@@ -256,10 +257,12 @@ import sys
 from pathlib import Path
 import psutil
 from mlschool_dagster.serving.batch import score
+from mlschool_dagster.storage import LocalLocation
 from mlschool_dagster_tests.serving.server import peak_memory
 from mlschool_dagster_tests.serving.tiny_model import tiny_model
 told = lambda text: print(text, flush=True)
-summary = score(Path(sys.argv[1]), Path(sys.argv[2]), tiny_model(), "1", int(sys.argv[3]), told)
+output = LocalLocation(Path(sys.argv[2]))
+summary = score(sys.argv[1], output, tiny_model(), "1", int(sys.argv[3]), told)
 print("peak", peak_memory(psutil.Process()), summary.rows_per_second)
 """
 

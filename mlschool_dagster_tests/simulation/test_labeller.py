@@ -1,5 +1,6 @@
 """Labellers label every capture once, with the truth as often as their quality says."""
 
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -7,17 +8,19 @@ import pytest
 
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.simulation.config import TrafficConfig
-from mlschool_dagster.simulation.ground_truth_log import GroundTruthLog
+from mlschool_dagster.simulation.ground_truth_log import GroundTruthLog, read_ground_truth
 from mlschool_dagster.simulation.labeller import Labeller, label_captures
 from mlschool_dagster.simulation.traffic import simulate
+from mlschool_dagster.storage import LocalLocation
 from mlschool_dagster_tests.simulation.samples import FRAME, SPEC, Endpoint
 
 
-def populated(folder: Path, samples: int) -> tuple[Endpoint, GroundTruthLog]:
-    endpoint, ground_truth = Endpoint(folder), GroundTruthLog(folder / "ground_truth.jsonl")
+def populated(folder: Path, samples: int) -> tuple[Endpoint, dict[str, str]]:
+    endpoint, logs = Endpoint(folder), LocalLocation(folder / "ground_truth")
     config = TrafficConfig(samples=samples, batch_size=100)
-    simulate(FRAME, SPEC, endpoint.invoke, config, lambda _: None, ground_truth.append)
-    return endpoint, ground_truth
+    with GroundTruthLog(logs / "run") as log:
+        simulate(FRAME, SPEC, endpoint.invoke, config, lambda _: None, log.append)
+    return endpoint, read_ground_truth(logs)
 
 
 def told(endpoint: Endpoint) -> dict[str, str]:
@@ -32,7 +35,7 @@ def test_a_perfect_expert_tells_the_truth(tmp_path: Path) -> None:
     endpoint, ground_truth = populated(tmp_path, 150)
     summary = label_captures(endpoint.store, ground_truth, SPEC, [Labeller(quality=1)])
     assert (summary.labelled, summary.from_log, summary.guessed) == (150, 150, 0)
-    assert told(endpoint) == ground_truth.read()
+    assert told(endpoint) == ground_truth
 
 
 def test_labelling_again_finds_nothing_left(tmp_path: Path) -> None:
@@ -46,7 +49,7 @@ def test_labelling_again_finds_nothing_left(tmp_path: Path) -> None:
 def test_an_expert_of_quality_errs_as_often_as_said(tmp_path: Path) -> None:
     endpoint, ground_truth = populated(tmp_path, 2000)
     summary = label_captures(endpoint.store, ground_truth, SPEC, [Labeller(quality=0.8)])
-    truths = ground_truth.read()
+    truths = ground_truth
     wrong = sum(truths[event] != label for event, label in told(endpoint).items())
     assert 0.16 < summary.guessed / 2000 < 0.24
     assert 0.10 < wrong / 2000 < 0.17
@@ -55,8 +58,7 @@ def test_an_expert_of_quality_errs_as_often_as_said(tmp_path: Path) -> None:
 def test_captures_that_were_not_simulated_are_labelled_by_prediction(tmp_path: Path) -> None:
     endpoint, _ = populated(tmp_path, 50)
     predictions = {c.event_id: c.prediction for c in endpoint.store.unlabelled()}
-    empty = GroundTruthLog(tmp_path / "another.jsonl")
-    summary = label_captures(endpoint.store, empty, SPEC, [Labeller(quality=1)])
+    summary = label_captures(endpoint.store, {}, SPEC, [Labeller(quality=1)])
     assert (summary.from_log, summary.from_predictions) == (0, 50)
     assert told(endpoint) == predictions
 
@@ -72,7 +74,7 @@ def test_each_expert_labels_under_a_name_and_a_liar_never_tells_the_truth(tmp_pa
     labellers = [Labeller("honest", quality=1), Labeller("liar", quality=1, lies=True)]
     label_captures(endpoint.store, ground_truth, SPEC, labellers)
     (window,) = endpoint.store.windows()
-    labels, truths = endpoint.store.read_labels(window), ground_truth.read()
+    labels, truths = endpoint.store.read_labels(window), ground_truth
     right = labels["label"] == labels["event_id"].map(truths)
     assert set(labels["source"]) == {"honest", "liar"}
     assert (right == (labels["source"] == "honest")).all()
@@ -86,26 +88,35 @@ def test_what_came_later_is_left_for_later(tmp_path: Path) -> None:
     assert (early.labelled, late.labelled) == (0, 50)
 
 
-def test_a_damaged_diary_is_named_with_its_line(tmp_path: Path) -> None:
-    ground_truth = GroundTruthLog(tmp_path / "ground_truth.jsonl")
-    ground_truth.append({"a": "Adelie"})
-    with (tmp_path / "ground_truth.jsonl").open("a") as file:
-        file.write('{"event_id": "b", "tr')
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    with GroundTruthLog(LocalLocation(tmp_path / "run")) as log:
+        log.append({"a": "Adelie"})
+    (file,) = (tmp_path / "run").glob("*.jsonl")
+    with file.open("a") as lines:
+        lines.write('{"event_id": "b", "tr')
     with pytest.raises(UserError, match="Line 2"):
-        ground_truth.read()
+        read_ground_truth(LocalLocation(tmp_path))
 
 
-def write(path: Path, writer: int) -> None:
-    for entry in range(200):
-        GroundTruthLog(path).append({f"{writer}-{entry}-{i}": "Gentoo" for i in range(20)})
+def write(folder: Path, writer: int) -> None:
+    with GroundTruthLog(LocalLocation(folder)) as log:
+        for entry in range(200):
+            log.append({f"{writer}-{entry}-{i}": "Gentoo" for i in range(20)})
 
 
-def test_several_clients_share_one_diary(tmp_path: Path) -> None:
-    path = tmp_path / "ground_truth.jsonl"
-    processes = [get_context("spawn").Process(target=write, args=(path, n)) for n in range(3)]
+def test_several_writers_share_one_log(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    processes = [get_context("spawn").Process(target=write, args=(run, n)) for n in range(3)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(60)
         assert process.exitcode == 0
-    assert len(GroundTruthLog(path).read()) == 3 * 200 * 20
+    assert len(read_ground_truth(LocalLocation(tmp_path))) == 3 * 200 * 20
+
+
+def test_what_was_sent_before_an_error_is_logged(tmp_path: Path) -> None:
+    with suppress(ValueError), GroundTruthLog(LocalLocation(tmp_path / "run")) as log:
+        log.append({"a": "Adelie"})
+        raise ValueError
+    assert read_ground_truth(LocalLocation(tmp_path)) == {"a": "Adelie"}

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
-from mlschool_dagster.atomic import replacing
 from mlschool_dagster.dataset.spec import CategoricalColumn, Column, DataSpec
 from mlschool_dagster.defs.common import OWNERS, PlainConfig, picture, plain_errors, table
+from mlschool_dagster.defs.data.datasets import write_dataset
 from mlschool_dagster.defs.keys import raw_data_key
 from mlschool_dagster.errors import UserError, listed
 from mlschool_dagster.resources.files import PlatformFiles
@@ -29,7 +29,8 @@ def build_raw_data(spec: DataSpec, default_uri: str) -> dg.AssetsDefinition:
 
         uri: str = Field(
             default=default_uri,
-            description="A CSV or Parquet file, or a folder of them, as a path or file:// URI.",
+            description="A CSV or Parquet file, or a folder of them, as a path or URI (file://, "
+            "s3://, abfs://).",
         )
 
     @dg.asset(
@@ -60,7 +61,7 @@ def build_raw_data(spec: DataSpec, default_uri: str) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, config: RawDataConfig, files: PlatformFiles
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:  # type: ignore[type-arg]
         from mlschool_dagster.dataset.contract import violations
-        from mlschool_dagster.dataset.tables import content_digest, read_data
+        from mlschool_dagster.dataset.tables import read_data
 
         with plain_errors():
             try:
@@ -82,18 +83,15 @@ def build_raw_data(spec: DataSpec, default_uri: str) -> dg.AssetsDefinition:
                     f"{config.uri} breaks the data contract: {' '.join(broken)} "
                     "Mend the data, or the data spec."
                 )
-            path = files.dataset(key.to_user_string())
-            with replacing(path) as temporary:
-                frame.to_parquet(temporary)
+            digest, place = write_dataset(files, key.to_user_string(), frame)
             context.log.info(f"{len(frame)} rows from {config.uri}")
-            digest = content_digest(frame)
             yield dg.MaterializeResult(
                 data_version=dg.DataVersion(digest),
                 metadata={
                     **_summary(frame, spec),
                     "digest": digest,
                     "source": config.uri,
-                    "path": dg.MetadataValue.path(path),
+                    "path": dg.MetadataValue.path(place.uri),
                 },
             )
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from mlschool_dagster.atomic import replacing
 from mlschool_dagster.capture.store import CaptureStore
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.defs.common import OWNERS, PlainConfig, metadata_of, plain_errors, table
+from mlschool_dagster.defs.data.datasets import read_dataset, write_dataset
 from mlschool_dagster.defs.keys import TRAINING_DATA, raw_data_key
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.resources.captures import Captures
@@ -110,15 +110,13 @@ def build_training_data(spec: DataSpec) -> dg.AssetsDefinition:
         captures: Captures,
         files: PlatformFiles,
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:  # type: ignore[type-arg]
-        import pandas as pd
 
         from mlschool_dagster.dataset.contract import violations
-        from mlschool_dagster.dataset.tables import content_digest
         from mlschool_dagster.modeling.training_data import training_data
 
         with plain_errors():
-            (origin,) = metadata_of(context, source, "source")
-            base = pd.read_parquet(files.dataset(source.to_user_string()))
+            origin, base_digest = metadata_of(context, source, "source", "digest")
+            base = read_dataset(files, source.to_user_string(), base_digest)
             labelled, windows = _labelled_captures(config, captures, spec)
             found = training_data(
                 base,
@@ -141,24 +139,23 @@ def build_training_data(spec: DataSpec) -> dg.AssetsDefinition:
                     f"With the labelled captures the training data breaks the data contract: "
                     f"{' '.join(broken)} Mend what sends or labels them, or the data spec."
                 )
-            for name, frame in ((NAME, found.training), (HELD_OUT, found.held_out)):
-                with replacing(files.dataset(name)) as temporary:
-                    frame.to_parquet(temporary)
+            digest, place = write_dataset(files, NAME, found.training)
+            held_out_digest, _ = write_dataset(files, HELD_OUT, found.held_out)
             context.log.info(
                 f"{found.base_rows} rows of the base data, {found.captured_rows} captures; "
                 f"{len(found.held_out)} captures put aside"
             )
-            digest, held_out_digest = map(content_digest, (found.training, found.held_out))
             yield dg.MaterializeResult(
                 data_version=dg.DataVersion(digest),
                 metadata={
                     **_summary(found, windows, spec),
                     "digest": digest,
                     "source": origin,
+                    "base_digest": base_digest,
                     "held_out_digest": held_out_digest,
                     "new_truth": found.truth == "changed",
                     "lineage": dg.MetadataValue.json(_lineage(found, windows, held_out_digest)),
-                    "path": dg.MetadataValue.path(files.dataset(NAME)),
+                    "path": dg.MetadataValue.path(place.uri),
                 },
             )
 

@@ -85,15 +85,16 @@ def build_captured_traffic(
 
         with plain_errors():
             window = chosen_window(context, captures)
-            path = files.new_in_window(window, TRAFFIC_FILE)
+            place = files.new_in_window(window, TRAFFIC_FILE)
             with captures.open() as store:
                 # The token is read first: rows that land in between are covered, but not claimed.
                 token = store.captures_token(window)
                 refusals = store.refusals(window)
                 frames = chain([captures_frame([])], store.stream(window))
                 current = (current_frame(frame, spec) for frame in frames)
-                write_snapshot(current, path, **{TOKEN: token, REFUSALS: refusals})
-            snapshot = ParquetSnapshot(path)
+                with place.writing() as path:
+                    write_snapshot(current, path, **{TOKEN: token, REFUSALS: refusals})
+            snapshot = ParquetSnapshot(place.local())
             refused = sum(refusals.values())
             context.log.info(f"{snapshot.rows} captures in window {window.key}, {refused} refusals")
             return dg.MaterializeResult(
@@ -103,7 +104,7 @@ def build_captured_traffic(
                     "model_versions": table(_by_version(snapshot)),
                     "refused": float(refused),
                     "preview": table(snapshot.tail(PREVIEW_ROWS).to_dict("records")),
-                    "path": dg.MetadataValue.path(path),
+                    "path": dg.MetadataValue.path(place.uri),
                     CAPTURES_TOKEN: token,
                 },
                 data_version=dg.DataVersion(token),
@@ -143,12 +144,13 @@ def build_labels(spec: DataSpec, windows: dg.PartitionsDefinition[str]) -> dg.As
 
         with plain_errors():
             window = chosen_window(context, captures)
-            path = files.new_in_window(window, LABELS_FILE)
+            place = files.new_in_window(window, LABELS_FILE)
             with captures.open() as store:
                 revision = store.revision(window)
                 frames = chain([labels_frame([])], store.stream_labels(window))
-                write_snapshot(frames, path, **{TOKEN: revision.labels_token})
-            snapshot = ParquetSnapshot(path)
+                with place.writing() as path:
+                    write_snapshot(frames, path, **{TOKEN: revision.labels_token})
+            snapshot = ParquetSnapshot(place.local())
             context.log.info(f"{snapshot.rows} labels in window {window.key}")
             classes = Counter(map(str, snapshot.whole(["label"])["label"]))
             strange = {
@@ -173,7 +175,7 @@ def build_labels(spec: DataSpec, windows: dg.PartitionsDefinition[str]) -> dg.As
                         for label, rows in classes.most_common(CLASSES_SHOWN)
                     ),
                     "unknown_labels": float(sum(strange.values())),
-                    "path": dg.MetadataValue.path(path),
+                    "path": dg.MetadataValue.path(place.uri),
                     LABELS_TOKEN: revision.labels_token,
                 },
                 data_version=dg.DataVersion(revision.labels_token),

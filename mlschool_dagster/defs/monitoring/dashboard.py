@@ -78,17 +78,18 @@ def build_dashboard(spec: DataSpec) -> dg.AssetsDefinition:
         from mlschool_dagster.monitoring.dashboard.health import health_summary
         from mlschool_dagster.monitoring.dashboard.page import write_dashboard
 
-        path = Path(files.root) / PAGE
-        path.parent.mkdir(parents=True, exist_ok=True)
+        place, lock = files.top / PAGE, Path(files.cache, f".{PAGE}.lock")
+        lock.parent.mkdir(parents=True, exist_ok=True)
         # Whoever writes last has read last, so that of two runs at once none leaves an older page.
-        with plain_errors(), FileLock(path.with_name(f".{PAGE}.lock")):
+        with plain_errors(), FileLock(lock):
             data = _data(spec, config, history, history.deployment_entries(endpoint.name))
-            write_dashboard(path, data)
+            with place.writing() as path:
+                write_dashboard(path, data)
         health = health_summary(data)
         context.log.info(f"{len(data.windows)} windows, {health.status}")
         return dg.MaterializeResult(
             metadata={
-                "page": files.link(path),
+                "page": files.link(place),
                 "windows": float(len(data.windows)),
                 "health": health.status.value,
                 "problems": float(len(health.problems)),

@@ -1,6 +1,7 @@
 """The data-quality report: what is wrong with one hour's captures in themselves."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -88,17 +89,17 @@ def build_data_quality_report(
                     recorded += check_metrics(seen.window, outcomes(results))
                 metrics.record(seen.window, NAME, recorded)
             context.log.info(of_window(seen.window, found.summary))
-            path = files.new_in_window(seen.window, f"{NAME}.html")
+            place = files.new_in_window(seen.window, f"{NAME}.html")
             drawn = seen.table.sample(config.samples)
 
-            def write() -> str:
+            def write(path: Path) -> str:
                 return write_quality_page(
                     drawn, seen.reference, spec, seen.subject, found, path, config.samples
                 )
 
             return dg.MaterializeResult(
                 metadata={
-                    **page(files, path, write),
+                    **page(files, place, write),
                     **seen.metadata(),
                     "findings": float(len(found.findings)),
                     "missing_share": _share_missing(found.rows()),

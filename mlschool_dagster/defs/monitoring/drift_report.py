@@ -1,5 +1,6 @@
 """The drift report: whether one hour's captures still look like the training data."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -137,10 +138,10 @@ def build_drift_report(
                 if recorded:
                     recorded += check_metrics(seen.window, outcomes(results))
                 metrics.record(seen.window, NAME, recorded)
-            path = files.new_in_window(seen.window, f"{NAME}.html")
+            place = files.new_in_window(seen.window, f"{NAME}.html")
             drawn = seen.table.sample(config.samples)
 
-            def write() -> str:
+            def write(path: Path) -> str:
                 return write_drift_page(
                     drawn, seen.reference, spec, seen.subject, found, path, config.samples
                 )
@@ -148,7 +149,7 @@ def build_drift_report(
             context.log.info(of_window(seen.window, f"{found.summary} {gathered.summary}"))
             return dg.MaterializeResult(
                 metadata={
-                    **page(files, path, write),
+                    **page(files, place, write),
                     **seen.metadata(),
                     "verdict": str(found.verdict),
                     "drifted_columns": dg.MetadataValue.json(found.drifted_columns),

@@ -1,6 +1,7 @@
 """The performance report: how often the model was right about one hour's captures."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -106,9 +107,9 @@ def build_performance_report(
                 config.accuracy_threshold,
                 config.tolerated_difference,
             )
-            path = files.new_in_window(seen.window, f"{NAME}.html")
+            place = files.new_in_window(seen.window, f"{NAME}.html")
 
-            def write() -> str:
+            def write(path: Path) -> str:
                 return write_performance_page(
                     seen.reference, spec, seen.subject, found, path, config.samples
                 )
@@ -124,7 +125,7 @@ def build_performance_report(
             context.log.info(of_window(seen.window, found.summary))
             return dg.MaterializeResult(
                 metadata={
-                    **page(files, path, write),
+                    **page(files, place, write),
                     **seen.metadata(),
                     LABELS_TOKEN: labels.facts[TOKEN],
                     "labelled": found.overall.labelled,

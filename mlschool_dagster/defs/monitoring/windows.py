@@ -101,11 +101,13 @@ def window_snapshot(files: PlatformFiles, window: Window, name: str) -> "Parquet
     """
     from mlschool_dagster.monitoring.snapshot import ParquetSnapshot
 
-    path = files.window(window, name)
-    if not path.exists():
+    try:
+        return ParquetSnapshot(files.window(window, name).local())
+    except FileNotFoundError:
         asset = name.removesuffix(".parquet")
-        raise UserError(f"{asset} of window {window.key} is missing; materialize it first.")
-    return ParquetSnapshot(path)
+        raise UserError(
+            f"{asset} of window {window.key} is missing; materialize it first."
+        ) from None
 
 
 def covered_token(

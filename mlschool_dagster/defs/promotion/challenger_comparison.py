@@ -20,6 +20,7 @@ from mlschool_dagster.defs.common import (
     table,
     undecided,
 )
+from mlschool_dagster.defs.data.datasets import read_dataset
 from mlschool_dagster.defs.data.training_data import HELD_OUT, LABELLED
 from mlschool_dagster.defs.keys import (
     CHALLENGER_COMPARISON,
@@ -33,8 +34,6 @@ from mlschool_dagster.resources.history import History
 from mlschool_dagster.resources.tracking import MlflowTracking
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from mlschool_dagster.modeling.comparison import ChallengerComparison, ComparisonConfig
     from mlschool_dagster.modeling.registry import Registry
 
@@ -187,11 +186,14 @@ def _compared(
     from mlschool_dagster.modeling.compiled import CompiledModel
     from mlschool_dagster.modeling.version_folder import REFERENCE_FILE
 
-    held_out, new_truth = _held_out(context, files)
+    base_digest, held_out_digest, new_truth = metadata_of(
+        context, TRAINING_DATA, "base_digest", "held_out_digest", "new_truth"
+    )
+    held_out = read_dataset(files, HELD_OUT, held_out_digest)
     folders = [registry.fetch(version, files.versions) for version in (champion, challenger)]
     before, after = (correct_mask(CompiledModel.load(folder), held_out) for folder in folders)
     known, learnt = (pd.read_parquet(folder / REFERENCE_FILE) for folder in folders)
-    base = pd.read_parquet(files.dataset(raw_data_key(spec).to_user_string()))
+    base = read_dataset(files, raw_data_key(spec).to_user_string(), base_digest)
     return compare(
         before,
         after,
@@ -200,24 +202,6 @@ def _compared(
         config.comparison(),
         new_truth=new_truth,
     )
-
-
-def _held_out(
-    context: dg.AssetExecutionContext, files: PlatformFiles
-) -> "tuple[pd.DataFrame, bool]":
-    """The captures put aside by this run, and whether the base data's truth has changed."""
-    import pandas as pd
-
-    from mlschool_dagster.dataset.tables import content_digest
-
-    digest, new_truth = metadata_of(context, TRAINING_DATA, "held_out_digest", "new_truth")
-    held_out = pd.read_parquet(files.dataset(HELD_OUT))
-    if content_digest(held_out) != digest:
-        raise UserError(
-            "The captures put aside were replaced by another run meanwhile; run the retraining job "
-            "again."
-        )
-    return held_out, new_truth
 
 
 def _figures(found: "ChallengerComparison | None") -> dict[str, float]:

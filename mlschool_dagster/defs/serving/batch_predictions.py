@@ -1,6 +1,5 @@
 """Batch prediction: files of rows, and what a registered version says of each."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from mlschool_dagster.serving.batch import BatchSummary
 
 GROUP = "serving"
-PREVIEW_ROWS = 8
 
 
 def build_batch_predictions(spec: DataSpec, default_input: str) -> dg.AssetsDefinition:
@@ -27,12 +25,13 @@ def build_batch_predictions(spec: DataSpec, default_input: str) -> dg.AssetsDefi
 
         input: str = Field(
             default=default_input,
-            description="A CSV or Parquet file, or a folder of them, as a path or file:// URI.",
+            description="A CSV or Parquet file, or a folder of them, as a path or URI (file://, "
+            "s3://, abfs://).",
         )
         output: str = Field(
             default="",
-            description="Folder for predictions.parquet and rejected.parquet; empty: that of the "
-            "platform.",
+            description="Folder for predictions.parquet and rejected.parquet, as a path or URI; "
+            "empty: one of the platform's, named by the run.",
         )
         version: str = Field(
             default="champion",
@@ -56,16 +55,20 @@ def build_batch_predictions(spec: DataSpec, default_input: str) -> dg.AssetsDefi
         files: PlatformFiles,
         mlflow: MlflowTracking,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        from mlschool_dagster.dataset.source_files import local_path
         from mlschool_dagster.modeling.compiled import CompiledModel
         from mlschool_dagster.serving.batch import score
 
         with plain_errors():
+            if config.output:
+                output = files.location(config.output)
+            else:
+                output = files.batch(context.run_id)
+                output.make_owned()
             registry = mlflow.registry(spec.name)
             version = registry.resolve(config.version).version
             summary = score(
-                source=local_path(config.input),
-                output=Path(config.output or files.batch),
+                source=config.input,
+                output=output,
                 model=CompiledModel.load(registry.fetch(version, files.versions)),
                 version=version,
                 progress=context.log.info,
@@ -93,18 +96,10 @@ def _outcome(summary: "BatchSummary") -> dict[str, int | float | dg.MetadataValu
             {"reason": reason, "rows": rows} for reason, rows in summary.reasons.items()
         ),
         "carried_along": dg.MetadataValue.text(", ".join(summary.carried) or "no other column"),
-        "preview": table(_head(summary.predictions)),
+        "preview": table(summary.head),
         "predictions": dg.MetadataValue.path(summary.predictions),
         "rejections": dg.MetadataValue.path(summary.rejections),
     }
-
-
-def _head(path: Path) -> list[dict[str, object]]:
-    from pyarrow.parquet import ParquetFile
-
-    with ParquetFile(path) as file:
-        first = next(file.iter_batches(PREVIEW_ROWS), None)
-    return [] if first is None else first.to_pylist()
 
 
 batch_job = dg.define_asset_job(

@@ -1,7 +1,5 @@
 """Simulation jobs: ``traffic_job`` sends requests, ``labeling_job`` labels what was captured."""
 
-from pathlib import Path
-
 import dagster as dg
 from pydantic import Field
 
@@ -10,8 +8,9 @@ from mlschool_dagster.defs.common import NETWORK_RETRIES, PlainConfig, plain_err
 from mlschool_dagster.defs.keys import LIVE_TRAFFIC
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.endpoint import EndpointResource
+from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.simulation.config import Drift, TrafficConfig
-from mlschool_dagster.simulation.ground_truth_log import GroundTruthLog
+from mlschool_dagster.simulation.ground_truth_log import GroundTruthLog, read_ground_truth
 
 _TRAFFIC = TrafficConfig()
 
@@ -62,7 +61,7 @@ class LabelingSettings(PlainConfig):
     seed: int = Field(default=42, description="Seed: equal seed, equal labels.")
 
 
-def build_traffic_job(spec: DataSpec, data: str, ground_truth: Path) -> dg.JobDefinition:
+def build_traffic_job(spec: DataSpec, data: str) -> dg.JobDefinition:
     """The job ``traffic_job``: send rows of `data` to the endpoint over HTTP."""
 
     @dg.op(
@@ -70,22 +69,25 @@ def build_traffic_job(spec: DataSpec, data: str, ground_truth: Path) -> dg.JobDe
         retry_policy=NETWORK_RETRIES,
     )
     def send_traffic(
-        context: dg.OpExecutionContext, config: TrafficSettings, endpoint: EndpointResource
+        context: dg.OpExecutionContext,
+        config: TrafficSettings,
+        endpoint: EndpointResource,
+        files: PlatformFiles,
     ) -> None:
         from mlschool_dagster.dataset.tables import read_data
         from mlschool_dagster.deployment.client import EndpointClient
         from mlschool_dagster.simulation.traffic import simulate
 
-        # Another endpoint is not given our token.
-        client = EndpointClient(spec.name, config.url) if config.url else endpoint.connect()
-        with plain_errors():
+        with plain_errors(), GroundTruthLog(files.ground_truth(context.run_id)) as log:
+            # Another endpoint is not given our token.
+            client = EndpointClient(spec.name, config.url) if config.url else endpoint.connect()
             summary = simulate(
                 read_data(data, spec),
                 spec,
                 client.invoke,
                 config.traffic(),
                 context.log.info,
-                GroundTruthLog(ground_truth).append,
+                log.append,
             )
         context.log_event(
             dg.AssetObservation(
@@ -115,19 +117,27 @@ def build_traffic_job(spec: DataSpec, data: str, ground_truth: Path) -> dg.JobDe
     return job
 
 
-def build_labeling_job(spec: DataSpec, ground_truth: Path) -> dg.JobDefinition:
+def build_labeling_job(spec: DataSpec) -> dg.JobDefinition:
     """The job ``labeling_job``: label every capture that has no label yet."""
 
     @dg.op(description="Labels every unlabelled capture with the truth, or with a guess.")
     def label_traffic(
-        context: dg.OpExecutionContext, config: LabelingSettings, captures: Captures
+        context: dg.OpExecutionContext,
+        config: LabelingSettings,
+        captures: Captures,
+        files: PlatformFiles,
     ) -> None:
         from mlschool_dagster.simulation.labeller import Labeller, label_captures
 
         with plain_errors(), captures.open() as store:
             labeller = Labeller(quality=config.quality)
             summary = label_captures(
-                store, GroundTruthLog(ground_truth), spec, [labeller], config.seed, context.log.info
+                store,
+                read_ground_truth(files.ground_truths),
+                spec,
+                [labeller],
+                config.seed,
+                context.log.info,
             )
         context.log_event(
             dg.AssetObservation(LIVE_TRAFFIC, metadata={"labelled": summary.labelled})

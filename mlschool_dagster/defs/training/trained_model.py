@@ -20,6 +20,7 @@ from mlschool_dagster.defs.common import (
     plain_errors,
     table,
 )
+from mlschool_dagster.defs.data.datasets import read_dataset
 from mlschool_dagster.defs.keys import (
     CROSS_VALIDATION,
     REGISTERED_VERSION,
@@ -117,8 +118,6 @@ def build_trained_model(spec: DataSpec) -> dg.AssetsDefinition:
         files: PlatformFiles,
         mlflow: MlflowTracking,
     ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:  # type: ignore[type-arg]
-        import pandas as pd
-
         from mlschool_dagster.modeling.evaluation import evaluate
         from mlschool_dagster.modeling.model_card import model_card
         from mlschool_dagster.modeling.packaging import git_commit, log_model, log_training
@@ -128,7 +127,7 @@ def build_trained_model(spec: DataSpec) -> dg.AssetsDefinition:
             digest, origin, lineage = metadata_of(
                 context, TRAINING_DATA, "digest", "source", "lineage"
             )
-            frame = pd.read_parquet(files.dataset(TRAINING_DATA.to_user_string()))
+            frame = read_dataset(files, TRAINING_DATA.to_user_string(), digest)
             settings = config.training()
             with mlflow.asset_run(context, "trained_model") as run:
                 run.set_tags(lineage)
@@ -245,11 +244,15 @@ def build_registered_version(spec: DataSpec) -> dg.AssetsDefinition:
         code_version="1",
         retry_policy=NETWORK_RETRIES,
         description=f"The trained model as the newest version of {spec.name} in MLflow's registry, "
-        "with the alias challenger.",
+        "with the alias challenger; its folder is published among the platform's files, so that a "
+        "server elsewhere can be given its URI.",
     )
-    def version(context: dg.AssetExecutionContext, mlflow: MlflowTracking) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    def version(
+        context: dg.AssetExecutionContext, files: PlatformFiles, mlflow: MlflowTracking
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         from mlschool_dagster.modeling.model_card import shortened
         from mlschool_dagster.modeling.packaging import git_commit
+        from mlschool_dagster.modeling.registry import PUBLISHED_TAG
 
         with plain_errors():
             scores = metadata_of(context, CROSS_VALIDATION, "accuracy_mean", "accuracy_threshold")
@@ -272,10 +275,13 @@ def build_registered_version(spec: DataSpec) -> dg.AssetsDefinition:
             }
             card = f"{mlflow.origin(context.run_id, 'registered_version')}\n\n{card}"
             number = registry.register(model_uri, run_id, tags, shortened(card))
+            place = files.publish(spec.name, number, registry.fetch(number, files.versions))
+            registry.tag(number, {PUBLISHED_TAG: place.uri})
             context.log.info(f"version {number} of {spec.name}, alias challenger")
             return dg.MaterializeResult(
                 metadata={
                     "version": number,
+                    "published": dg.MetadataValue.path(place.uri),
                     "aliases": dg.MetadataValue.json(registry.aliases(number)),
                     "mlflow": mlflow.link(f"models/{spec.name}/versions/{number}"),
                     "mlflow_run_id": run_id,

@@ -72,7 +72,7 @@ def refused(platform: Platform, path: Path, told: str) -> dg.ExecuteInProcessRes
     assert re.search(told, sentence(result))
     assert not checks(result)["contract"].passed
     assert materialized(result) == set()
-    assert not (platform.settings.files / "data").exists()
+    assert not (platform.files / "data").exists()
     client = MlflowClient(platform.settings.tracking_uri)
     assert client.search_runs([e.experiment_id for e in client.search_experiments()]) == []
     return result

@@ -108,9 +108,9 @@ def test_metrics_and_files_of_old_windows_go(platform: Platform, later: datetime
     history = open_history(platform.settings.history)
     for window in (WINDOW, young):
         history.record(window, "volume", [Metric(window, MetricName.ROWS, 1.0, rows=1)])
-    windows = platform.settings.files / "windows"
+    windows = platform.files / "windows"
     for name in (WINDOW.folder, young.folder, "notes"):
-        (windows / name).mkdir(parents=True)
+        make_owned(windows / name)
         (windows / name / "drift_report.html").touch()
     told = retain(platform, report_days=30, metric_days=30, dry_run=False)
     assert (told["files"]["items"], told["metrics"]["items"]) == (1, 1)
@@ -120,7 +120,7 @@ def test_metrics_and_files_of_old_windows_go(platform: Platform, later: datetime
 
 
 def test_only_folders_that_the_platform_made_go(platform: Platform, later: datetime) -> None:
-    windows = platform.settings.files / "windows"
+    windows = platform.files / "windows"
     windows.mkdir(parents=True)
     hours = [Window(WINDOW.start + number * (WINDOW.end - WINDOW.start)) for number in range(5)]
     link, file, foreign, empty, ours = (windows / hour.folder for hour in hours)
@@ -148,7 +148,7 @@ def test_only_folders_that_the_platform_made_go(platform: Platform, later: datet
 def test_one_folder_that_cannot_be_removed_stops_no_other(
     platform: Platform, later: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folders = [platform.settings.files / "windows" / window.folder for window in (WINDOW, LATER)]
+    folders = [platform.files / "windows" / window.folder for window in (WINDOW, LATER)]
     for folder in folders:
         make_owned(folder)
         (folder / "file").touch()
@@ -171,7 +171,7 @@ def test_what_monitoring_writes_is_marked(platform: Platform, later: datetime) -
     land(platform)
     report(platform)
     platform.run("monitoring_job", window=WINDOW, assets=["captured_traffic"])
-    assert is_owned(platform.settings.files / "windows" / WINDOW.folder)
+    assert is_owned(platform.files / "windows" / WINDOW.folder)
 
 
 def test_runs_go_but_for_those_that_made_the_newest_state(

@@ -61,4 +61,4 @@ def test_a_backfill_reports_on_each_window_once(trained_platform: Platform) -> N
     assert set(said.values()) == {1}
     assert {metric.window for metric in told} == set(WINDOWS)
     for report in REPORTS:
-        assert len(list((platform.settings.files / "windows").glob(f"*/{report}.html"))) == 6
+        assert len(list((platform.files / "windows").glob(f"*/{report}.html"))) == 6

@@ -116,7 +116,7 @@ def covered(platform: Platform) -> bool:
 def assert_every_capture_is_in_one_report(platform: Platform) -> None:
     frozen = Counter(
         event_id
-        for path in (platform.settings.files / "windows").glob("*/captured_traffic.parquet")
+        for path in (platform.files / "windows").glob("*/captured_traffic.parquet")
         for event_id in pd.read_parquet(path)["event_id"]
     )
     with platform.store() as store:

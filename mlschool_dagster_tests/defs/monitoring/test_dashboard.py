@@ -21,7 +21,7 @@ from mlschool_dagster_tests.platform import WINDOW, Platform, metadata, traffic,
 
 
 def page(platform: Platform) -> str:
-    return (platform.settings.files / PAGE).read_text(encoding="utf-8")
+    return (platform.files / PAGE).read_text(encoding="utf-8")
 
 
 def figures(platform: Platform) -> list[Any]:
@@ -36,7 +36,7 @@ def test_a_platform_on_which_nothing_has_happened_has_a_page_that_says_so(
     assert result.success
     shown = metadata(result, "dashboard")
     assert (shown["windows"], shown["health"], shown["problems"]) == (0.0, "no data", 0.0)
-    assert Path(shown["page"]) == platform.settings.files / PAGE
+    assert Path(shown["page"]) == platform.files / PAGE
     assert "No window has been monitored yet" in page(platform)
     assert not figures(platform)
 

@@ -60,7 +60,7 @@ def monitor(platform: Platform, config: Any = None, window: Window = WINDOW) -> 
 
 
 def frozen(platform: Platform, name: str) -> pd.DataFrame:
-    (path,) = (platform.settings.files / "windows").glob(f"*/{name}.parquet")
+    (path,) = (platform.files / "windows").glob(f"*/{name}.parquet")
     return pd.read_parquet(path)
 
 
@@ -121,7 +121,7 @@ def test_a_page_that_cannot_be_written_is_named_and_nothing_else_is_lost(
     serving: Platform,
 ) -> None:
     land(serving, 40)
-    (serving.settings.files / "windows" / WINDOW.folder / "drift_report.html").mkdir(parents=True)
+    (serving.files / "windows" / WINDOW.folder / "drift_report.html").mkdir(parents=True)
     reports = monitor(serving)
     assert "The page drift_report.html could not be drawn" in reports["drift_report"]["report"]
     assert reports["drift_report"]["verdict"] == "no drift found"

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -95,10 +94,6 @@ def retrain(
     )
 
 
-def read(path: Path) -> pd.DataFrame:
-    return pd.read_parquet(path)[[*SPEC.input_names, SPEC.target.name]]
-
-
 def test_a_challenger_that_learnt_the_drift_is_better_and_the_ledger_says_so(
     champion: Platform,
 ) -> None:
@@ -128,10 +123,7 @@ def test_a_challenger_that_learnt_the_drift_is_better_and_the_ledger_says_so(
     assert version.tags["held_out"].startswith(f"{shown['held_out_rows']:.0f} labelled captures")
 
     data = metadata(result, "training_data")
-    training, held_out = (
-        read(champion.settings.files / "data" / f"{name}.parquet")
-        for name in ("training_data", "held_out")
-    )
+    training, held_out = champion.dataset("training_data"), champion.dataset("held_out")
     assert data["base_rows"] + data["captured_rows"] == len(training)
     assert data["held_out_rows"] == len(held_out) == shown["held_out_rows"]
     assert 0.2 < len(held_out) / (len(held_out) + data["captured_rows"]) < 0.4
@@ -141,10 +133,9 @@ def test_a_challenger_that_learnt_the_drift_is_better_and_the_ledger_says_so(
 def test_training_without_captures_trains_on_the_base_data_alone(
     trained_platform: Platform,
 ) -> None:
-    files = trained_platform.settings.files / "data"
-    base, training = read(files / "raw_penguins.parquet"), read(files / "training_data.parquet")
+    base, training = map(trained_platform.dataset, ("raw_penguins", "training_data"))
     pd.testing.assert_frame_equal(base, training)
-    assert read(files / "held_out.parquet").empty
+    assert trained_platform.dataset("held_out").empty
     tags = trained_platform.registry().resolve("1").tags
     assert tags["training_captures"] == "none"
 
@@ -181,7 +172,7 @@ def test_a_poisoned_source_is_named_and_nothing_is_learnt_from_it(champion: Plat
     result = retrain(champion)
     assert "Labels of stranger are left out" in str(checks(result)["ground_truth"].description)
     assert metadata(result, "training_data")["distrusted"] == len(strange)
-    training = read(champion.settings.files / "data" / "training_data.parquet")
+    training = champion.dataset("training_data")
     known = BASE.drop_duplicates(SPEC.input_names)
     both = training.merge(known, on=SPEC.input_names, suffixes=("", "_base"))
     assert np.array_equal(both[SPEC.target.name], both[f"{SPEC.target.name}_base"])

@@ -45,7 +45,7 @@ def test_without_configuration_the_platform_s_data_is_predicted_on(
     result = trained_platform.run("batch_job")
     assert result.success
     path = Path(metadata(result, "batch_predictions")["predictions"])
-    assert path.is_relative_to(trained_platform.settings.files)
+    assert path.is_relative_to(trained_platform.files)
 
 
 def test_a_file_that_is_not_there_is_told_in_one_sentence(

@@ -8,7 +8,8 @@ import dagster as dg
 import pytest
 
 from mlschool_dagster.capture.records import Capture
-from mlschool_dagster.simulation.ground_truth_log import GroundTruthLog
+from mlschool_dagster.definitions import platform_files
+from mlschool_dagster.simulation.ground_truth_log import GroundTruthLog, read_ground_truth
 from mlschool_dagster_tests.capture.samples import WINDOW, capture
 from mlschool_dagster_tests.platform import Platform, sentence
 from mlschool_dagster_tests.serving.server import Server, free_port, running_server
@@ -50,7 +51,7 @@ def test_every_row_answered_is_captured_and_its_truth_remembered(
     assert (seen["sent"], seen["accepted"], seen["refused"]) == (40, 40, 0)
     assert seen["drift"].startswith("shift of body_mass_g")
     assert len(captured) == 40
-    assert ground_truth(platform).read().keys() == captured
+    assert ground_truth(platform).keys() == captured
 
 
 def test_refused_rows_are_counted_with_their_reasons(platform: Platform, server: Server) -> None:
@@ -77,12 +78,13 @@ def captures(platform: Platform) -> list[Capture]:
     captures = [capture(str(number)) for number in range(40)]
     with platform.store() as store:
         store.append(captures)
-    ground_truth(platform).append({capture.event_id: "Adelie" for capture in captures})
+    with GroundTruthLog(platform_files(platform.settings).ground_truth("run")) as log:
+        log.append({capture.event_id: "Adelie" for capture in captures})
     return captures
 
 
-def ground_truth(platform: Platform) -> GroundTruthLog:
-    return GroundTruthLog(platform.home / "simulation" / "ground_truth.jsonl")
+def ground_truth(platform: Platform) -> dict[str, str]:
+    return read_ground_truth(platform_files(platform.settings).ground_truths)
 
 
 def labels(platform: Platform) -> list[str]:
