@@ -35,6 +35,7 @@ from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.serving.write_ahead_log import (
     WAITING_FILE,
     AnswerCache,
+    Attempt,
     WriteAheadLog,
     WriteAheadLogFullError,
     size_of_all,
@@ -122,20 +123,23 @@ class BufferedStore:
             BufferFullError: neither can keep them.
             InvalidCaptureError: the store will never keep them.
         """
+        named = captures if named is None else named
+        answers = [capture for capture in named if capture.role is not Role.SHADOW]
         if self._store is not None and self._may_use_store():
             this = threading.get_ident()
             self._inside.add(this)
+            attempt = self._answers.attempt(answers)
             try:
                 outcome = self._store.append(captures)
             except StoreUnavailableError as error:
                 self.leave(str(error))
             else:
-                self._note(captures if named is None else named, outcome)
+                self._note(answers, outcome, attempt)
                 return outcome
             finally:
                 self._inside.discard(this)
         outcome = self._append_to_wal(captures)
-        self._note(captures if named is None else named, outcome)
+        self._note(answers, outcome)
         return outcome
 
     def remember(self, captures: Sequence[Capture]) -> Appended:
@@ -202,16 +206,13 @@ class BufferedStore:
         self._away = self._has_waited = False
         self._answers.rest()
 
-    def _note(self, named: Sequence[Capture], outcome: Appended) -> None:
+    def _note(
+        self, answers: Sequence[Capture], outcome: Appended, attempt: Attempt | None = None
+    ) -> None:
         if outcome.conflicts:
             return
-        self._answers.add(
-            [
-                outcome.duplicates.get(capture.event_id, capture)
-                for capture in named
-                if capture.role is not Role.SHADOW
-            ]
-        )
+        if attempt is None or outcome.duplicates or not self._answers.confirm(attempt):
+            self._answers.add([outcome.duplicates.get(c.event_id, c) for c in answers])
 
     def _open_wal(self) -> WriteAheadLog:
         if self._wal is None:

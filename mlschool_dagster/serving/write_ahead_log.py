@@ -15,7 +15,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -42,6 +42,7 @@ _POLL_SECONDS = 0.001
 WAITING_FILE = "waiting"
 """There while anything waits for the store, whoever wrote it."""
 _SEGMENTS = "[0-9]*.jsonl"
+_ATTEMPT = "attempt"
 
 log = logging.getLogger(__name__)
 
@@ -59,14 +60,17 @@ class _Seen:
 
 
 class _Index:
-    """Where in growing files of lines each event is, for as far as they have been looked through.
+    """Position of each event in growing files of lines, for as far as they have been read.
 
-    The newest line about an event counts.
+    Of several lines about an event the newest counts. An attempt counts only where no line says
+    what was answered, and never if the file is `own`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, own: Collection[Path] = ()) -> None:
+        self._own = own
         self._files: dict[Path, _Seen] = {}
         self._places: dict[EventKey, tuple[_Seen, int]] = {}
+        self._attempts: dict[EventKey, tuple[_Seen, int]] = {}
 
     def follow(self, paths: Iterable[Path]) -> None:
         """Look through what has come into the files at `paths`; forget all others."""
@@ -76,7 +80,9 @@ class _Index:
             for path in gone:
                 del self._files[path]
             alive = set(map(id, self._files.values()))
-            self._places = {k: p for k, p in self._places.items() if id(p[0]) in alive}
+            for places in (self._places, self._attempts):
+                for key in [key for key, (seen, _) in places.items() if id(seen) not in alive]:
+                    del places[key]
         for path in paths:
             with suppress(FileNotFoundError):
                 self._read_on(self._files.setdefault(path, _Seen(path)))
@@ -85,8 +91,9 @@ class _Index:
         """What was kept under `keys`, as far as it is known."""
         found: dict[EventKey, Capture] = {}
         for key in keys:
-            if key not in found and key in self._places:
-                seen, offset = self._places[key]
+            place = self._places.get(key) or self._attempts.get(key)
+            if key not in found and place is not None:
+                seen, offset = place
                 with suppress(FileNotFoundError):
                     found |= {key_of(c): c for c in captures_of(_line_at(seen.path, offset)) or ()}
         return {key: capture for key, capture in found.items() if key in keys}
@@ -100,9 +107,19 @@ class _Index:
                 # What has no end is still being written, or never was.
                 if not line.endswith(b"\n"):
                     break
-                for key in _keys_in(line):
-                    self._places[key] = (seen, seen.size)
+                self._enter(seen, line)
                 seen.size += len(line)
+
+    def _enter(self, seen: _Seen, line: bytes) -> None:
+        with suppress(ValueError, TypeError):
+            event_ids, of_shadows, *mark = orjson.loads(line.rpartition(b"\t")[2])
+            keys = [(e, False) for e in event_ids] + [(e, True) for e in of_shadows]
+            if mark == [_ATTEMPT]:
+                if seen.path not in self._own:
+                    self._attempts |= dict.fromkeys(keys, (seen, seen.size))
+            else:
+                # The line itself, or that of the attempt which it confirms.
+                self._places |= dict.fromkeys(keys, (seen, mark[0] if mark else seen.size))
 
 
 class WriteAheadLog:
@@ -336,8 +353,21 @@ class WriteAheadLog:
             path.unlink()
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A line of an `AnswerCache`: which file, where in it, and the event ids that it is about."""
+
+    path: Path
+    offset: int
+    event_ids: Sequence[str]
+
+
 class AnswerCache:
     """What the workers that share `folder` have answered lately: a file for each of them.
+
+    An `attempt` is noted before the store keeps it and confirmed once it did. Whoever gets the
+    request again after its worker was killed in between, and cannot ask the store, answers what
+    the store may have kept.
 
     Nothing is synchronised with the disk: it outlives workers, not a power cut. What cannot be
     written is not remembered. Safe for threads.
@@ -347,30 +377,55 @@ class AnswerCache:
         self._folder = folder
         self._turn = threading.Lock()
         self._index: _Index | None = None
+        self._own: set[Path] = set()
+        self._path = folder
         self._file = -1
         self._size = 0
 
     def add(self, captures: Sequence[Capture]) -> None:
-        """Remember `captures`, which were answered just now."""
+        """Remember `captures`, which are being answered."""
+        if captures:
+            with self._turn:
+                self._write(_line(captures))
+
+    def attempt(self, captures: Sequence[Capture]) -> Attempt | None:
+        """Note `captures`, which will be answered unless their ids turn out to be known."""
         if not captures:
-            return
-        line = _line(captures)
+            return None
+        line = _line(captures, _ATTEMPT)
         with self._turn:
-            try:
-                if self._is_full(len(line)):
-                    self._begin()
-                written = os.write(self._file, line)
-            except OSError:
-                written = 0
-            self._size += written
-            if written < len(line):
-                # Behind what has no end nothing would be found.
-                self._let_go()
+            if not self._write(line):
+                return None
+            event_ids = [capture.event_id for capture in captures]
+            return Attempt(self._path, self._size - len(line), event_ids)
+
+    def confirm(self, attempt: Attempt) -> bool:
+        """Note that `attempt` is being answered; whether its line could still be referred to."""
+        line = _checked([], [attempt.event_ids, [], attempt.offset])
+        with self._turn:
+            is_there = attempt.path == self._path and not self._is_full(len(line))
+            return is_there and self._write(line)
+
+    def _write(self, line: bytes) -> bool:
+        try:
+            if self._is_full(len(line)):
+                self._begin()
+            written = os.write(self._file, line)
+        except OSError:
+            written = 0
+        self._size += written
+        if written < len(line):
+            # Behind what has no end nothing would be found.
+            self._let_go()
+        return written == len(line)
 
     def find(self, keys: Iterable[EventKey]) -> dict[EventKey, Capture]:
-        """What was answered under `keys`, as far as it is remembered."""
+        """What was answered under `keys`, as far as it is remembered.
+
+        The attempt of another worker counts as an answer: it may have ended in the midst of it.
+        """
         with self._turn, suppress(OSError):
-            self._index = self._index or _Index()
+            self._index = self._index or _Index(self._own)
             self._index.follow(self._paths())
             return self._index.find(keys)
         return {}
@@ -399,14 +454,16 @@ class AnswerCache:
     def _begin(self) -> None:
         self._let_go()
         self._folder.mkdir(parents=True, exist_ok=True)
-        kept = 0
-        for path in reversed(self._paths()):
+        kept, paths = 0, self._paths()
+        self._own.intersection_update(paths)
+        for path in reversed(paths):
             with suppress(FileNotFoundError):
                 kept += path.stat().st_size
                 if kept > ANSWERS_BYTES - SEGMENT_BYTES:
                     path.unlink()
-        path = self._folder / f"{uuid4().hex}.answers"
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        self._path = self._folder / f"{uuid4().hex}.answers"
+        self._own.add(self._path)
+        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         self._size = 0
 
     def _paths(self) -> list[Path]:
@@ -440,11 +497,16 @@ def _changed(path: Path) -> float:
         return 0.0
 
 
-def _line(captures: Sequence[Capture]) -> bytes:
-    """`captures` and the keys under which they are found, with a checksum."""
+def _line(captures: Sequence[Capture], *mark: str) -> bytes:
+    """`captures` and the event ids by which they are found, those of shadows apart."""
     keys: tuple[list[str], list[str]] = ([], [])
     for capture in captures:
         keys[capture.role is Role.SHADOW].append(capture.event_id)
+    return _checked(captures, [*keys, *mark])
+
+
+def _checked(captures: Sequence[Capture], keys: Sequence[Any]) -> bytes:
+    """A line with its checksum."""
     document = b"%s\t%s" % (orjson.dumps(captures), orjson.dumps(keys))
     return b"%08x %s\n" % (crc32(document), document)
 
@@ -453,17 +515,6 @@ def _line_at(path: Path, offset: int) -> bytes:
     with path.open("rb") as file:
         file.seek(offset)
         return file.readline()
-
-
-def _keys_in(line: bytes) -> Iterator[EventKey]:
-    """The keys in `line`; none if it does not tell them apart, or is damaged."""
-    _, separator, keys = line.rpartition(b"\t")
-    if separator:
-        with suppress(ValueError, TypeError):
-            for of_shadow, event_ids in enumerate(orjson.loads(keys)):
-                yield from ((event_id, bool(of_shadow)) for event_id in event_ids)
-    else:
-        yield from map(key_of, captures_of(line) or ())
 
 
 def captures_of(line: bytes) -> list[Capture] | None:

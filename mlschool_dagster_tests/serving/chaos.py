@@ -117,17 +117,20 @@ class Clients:
         return name, known if same and known is not None else rows
 
     def _send(self, client: httpx.Client, name: str, rows: Rows) -> None:
-        is_short = self.is_short
-        answer = client.post(
-            f"{self.url}/invocations",
-            json={"inputs": [{**ROW, "body_mass_g": mass} for mass in rows]},
-            headers={"x-request-id": name},
-        )
-        asked = self.asked[name]
+        asked, is_short = self.asked[name], self.is_short
+        try:
+            answer = client.post(
+                f"{self.url}/invocations",
+                json={"inputs": [{**ROW, "body_mass_g": mass} for mass in rows]},
+                headers={"x-request-id": name},
+            )
+        finally:
+            if asked.rows is None:
+                asked.is_short = asked.is_short or is_short or self.is_short
         self.statuses[str(answer.status_code)] += 1
         if answer.status_code == 200:
             if asked.rows is None:
-                asked.rows, asked.is_short = rows, is_short or self.is_short
+                asked.rows = rows
             if asked.rows == rows:
                 asked.answers.append(answer.json())
             else:
@@ -136,7 +139,7 @@ class Clients:
     def _release(self, name: str, stores: int, *, is_fresh: bool) -> None:
         with self._turn:
             self._repeating -= not is_fresh
-            # What was answered while it could not be remembered is counted, and not asked again.
+            # What was first asked while it could not be remembered is counted, and not asked again.
             if stores == self._stores and not self.asked[name].is_short:
                 self._pool.append(name)
 
@@ -368,8 +371,7 @@ class Chaos:
 class Account:
     """What came of a run, over all requests that were answered 200.
 
-    ``kept_beside`` is no fault: a worker was killed between keeping a row and answering, and the
-    store could not be asked for it when the request came again.
+    ``kept_beside`` are rows of an attempt that was never answered, beside those of the answer.
     """
 
     injections: int

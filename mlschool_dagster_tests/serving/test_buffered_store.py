@@ -197,6 +197,37 @@ def test_what_the_server_has_answered_it_answers_again_while_the_store_is_away(
     assert sorted(place.events()) == ["job", "job#1", "late", "unnamed"]
 
 
+@pytest.mark.parametrize("is_kept", [False, True], ids=["before the store", "after the store"])
+def test_what_a_killed_worker_may_have_kept_is_what_is_answered_while_the_store_is_away(
+    place: Place, monkeypatch: pytest.MonkeyPatch, is_kept: bool
+) -> None:
+    """The capture of an attempt that nobody was answered is not kept beside the answer."""
+    append = SqliteStore.append
+
+    def killed(store: SqliteStore, captures: Sequence[Capture]) -> Appended:
+        if captures and is_kept:
+            append(store, captures)
+        if captures:
+            raise SystemExit
+        return append(store, captures)
+
+    one, other = place.open(), place.open()
+    attempt = [capture("a"), capture("a#1")]
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteStore, "append", killed)
+        with pytest.raises(SystemExit):
+            one.append(attempt)
+    place.take_away()
+    again = [replace(c, model_version="4", prediction="Adelie") for c in attempt]
+    assert other.append(again).duplicates == {c.event_id: c for c in attempt}
+    place.bring_back()
+    wait_until(lambda: is_back(one) and is_back(other))
+    for worker in (one, other):
+        assert worker.append(again).duplicates == {c.event_id: c for c in attempt}
+        worker.close()
+    assert place.events() == ["a", "a#1"]
+
+
 def test_what_the_log_has_answered_is_known_when_the_store_is_away_again(
     place: Place,
 ) -> None:

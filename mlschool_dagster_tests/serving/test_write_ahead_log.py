@@ -230,6 +230,37 @@ def test_what_no_store_takes_is_kept_aside_as_it_is(tmp_path: Path) -> None:
     wal.close()
 
 
+def test_an_attempt_counts_until_something_else_was_answered(tmp_path: Path) -> None:
+    """However the lines of several workers are mixed, and in whatever order they are read."""
+    key = ("a", False)
+    one, other, third = (AnswerCache(tmp_path) for _ in range(3))
+    first, second = capture("a"), capture("a", mass=1)
+    assert one.attempt([first]) is not None
+    assert third.find([key]) == {key: first}
+    attempt = other.attempt([second])
+    assert attempt is not None
+    assert other.find([key]) == {key: first}
+    one.attempt([first])
+    assert other.confirm(attempt)
+    one.attempt([first])
+    for answers in (one, other, third, AnswerCache(tmp_path)):
+        assert answers.find([key]) == {key: second}
+        answers.close()
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_an_attempt_whose_file_is_no_longer_written_to_is_not_confirmed(tmp_path: Path) -> None:
+    answers = AnswerCache(tmp_path)
+    attempts = [answers.attempt([capture(str(number))]) for number in range(9)]
+    assert attempts[0] is not None
+    assert attempts[-1] is not None
+    assert not answers.confirm(attempts[0])
+    assert answers.confirm(attempts[-1])
+    attempts[-1].path.unlink()
+    assert not answers.confirm(attempts[-1])
+    answers.close()
+
+
 def test_answers_are_remembered_by_all_workers(tmp_path: Path) -> None:
     one, other = AnswerCache(tmp_path), AnswerCache(tmp_path)
     one.add([capture("a"), capture("a#1")])
