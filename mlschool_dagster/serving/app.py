@@ -12,25 +12,27 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from functools import lru_cache
 from typing import Any
 
 import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlschool_dagster.capture.records import Role
+from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.serving.auth import AuthMiddleware
 from mlschool_dagster.serving.batching import Batcher
 from mlschool_dagster.serving.buffered_store import BufferedStore, open_buffered_store
+from mlschool_dagster.serving.docs_page import docs_routes
 from mlschool_dagster.serving.invocations import Invocations
 from mlschool_dagster.serving.logs import RequestLog
 from mlschool_dagster.serving.metrics import Metrics
 from mlschool_dagster.serving.model_router import ModelRouter, Routing, Version
-from mlschool_dagster.serving.openapi import openapi_document, openapi_page
 from mlschool_dagster.serving.rejections import RejectionCounts
 from mlschool_dagster.serving.responses import (
     COUNT_ANSWER,
@@ -85,7 +87,7 @@ class Endpoint:
                 Route("/health", self._health),
                 Route("/metrics", self._exposition),
                 Route("/openapi.json", self._openapi),
-                Route("/docs", self._docs),
+                *docs_routes(),
             ],
             exception_handlers={HTTPException: _http_error, 500: _own_error},
             lifespan=self._lifespan,
@@ -205,13 +207,19 @@ class Endpoint:
         return Response(body, headers={"content-type": content_type})
 
     async def _openapi(self, request: Request) -> Response:
-        return _json(self._document())
+        spec = self._primary().model.spec
+        return Response(
+            await asyncio.to_thread(_openapi, spec, self._config.name),
+            media_type="application/json",
+        )
 
-    async def _docs(self, request: Request) -> Response:
-        return HTMLResponse(openapi_page(self._document()))
 
-    def _document(self) -> dict[str, Any]:
-        return openapi_document(self._primary().model.spec, self._config.name)
+@lru_cache(1)
+def _openapi(spec: DataSpec, name: str) -> bytes:
+    # pydantic, which no request needs, is imported and works when the document is first asked for.
+    from mlschool_dagster.serving.openapi import openapi_document
+
+    return orjson.dumps(openapi_document(spec, name))
 
 
 def _json(document: Mapping[str, Any], status: int = 200) -> Response:

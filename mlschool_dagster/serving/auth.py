@@ -15,6 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.serving.responses import (
     COUNT_ANSWER,
+    DOCS_FOLDER,
+    DOCS_PATH,
     OPEN_PATHS,
     Headers,
     error_body,
@@ -42,7 +44,8 @@ class AuthMiddleware:
 
     Refused is what gives the server a name that is not its own (421, RFC 9110, 15.5.20), what a
     browser sends for a page of another site (403), and what does not present the token (401, RFC
-    6750). `/ping` is open, since load balancers know a server by its address alone.
+    6750). `OPEN_PATHS` are open, since load balancers know a server by its address alone. The
+    page at `DOCS_PATH` needs no token: it holds nothing of the model, and asks for one itself.
     """
 
     def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
@@ -72,6 +75,9 @@ class AuthMiddleware:
             return 421, _MISDIRECTED, ()
         if (b"origin" in fields or b"sec-fetch-site" in fields) and _is_cross_site(scope, fields):
             return 403, _CROSS_SITE, ()
+        path = scope["path"]
+        if path == DOCS_PATH or path.startswith(DOCS_FOLDER):
+            return None
         if self._token is not None and not self._admits(scope, fields):
             return 401, _UNAUTHORIZED, CHALLENGE
         return None

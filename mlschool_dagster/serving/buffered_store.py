@@ -35,7 +35,6 @@ from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.serving.write_ahead_log import (
     WAITING_FILE,
     AnswerCache,
-    Attempt,
     WriteAheadLog,
     WriteAheadLogFullError,
     size_of_all,
@@ -125,21 +124,16 @@ class BufferedStore:
         """
         named = captures if named is None else named
         answers = [capture for capture in named if capture.role is not Role.SHADOW]
-        if self._store is not None and self._may_use_store():
-            this = threading.get_ident()
-            self._inside.add(this)
-            attempt = self._answers.attempt(answers)
-            try:
-                outcome = self._store.append(captures)
-            except StoreUnavailableError as error:
-                self.leave(str(error))
-            else:
-                self._note(answers, outcome, attempt)
-                return outcome
-            finally:
-                self._inside.discard(this)
-        outcome = self._append_to_wal(captures)
-        self._note(answers, outcome)
+        attempt = self._answers.attempt(answers)
+        try:
+            outcome = self._append_to_store(captures)
+            if outcome is None:
+                outcome = self._append_to_wal(captures)
+        finally:
+            self._answers.ended(attempt)
+        is_first = not outcome.duplicates
+        if not (outcome.conflicts or (is_first and self._answers.confirm(attempt))):
+            self._answers.add([outcome.duplicates.get(c.event_id, c) for c in answers])
         return outcome
 
     def remember(self, captures: Sequence[Capture]) -> Appended:
@@ -206,18 +200,24 @@ class BufferedStore:
         self._away = self._has_waited = False
         self._answers.rest()
 
-    def _note(
-        self, answers: Sequence[Capture], outcome: Appended, attempt: Attempt | None = None
-    ) -> None:
-        if outcome.conflicts:
-            return
-        if attempt is None or outcome.duplicates or not self._answers.confirm(attempt):
-            self._answers.add([outcome.duplicates.get(c.event_id, c) for c in answers])
-
     def _open_wal(self) -> WriteAheadLog:
         if self._wal is None:
             self._wal = WriteAheadLog(self._folder, self._limit)
         return self._wal
+
+    def _append_to_store(self, captures: Sequence[Capture]) -> Appended | None:
+        """What the store says; None if it is unavailable."""
+        if self._store is None or not self._may_use_store():
+            return None
+        this = threading.get_ident()
+        self._inside.add(this)
+        try:
+            return self._store.append(captures)
+        except StoreUnavailableError as error:
+            self.leave(str(error))
+            return None
+        finally:
+            self._inside.discard(this)
 
     def _append_to_wal(self, captures: Sequence[Capture]) -> Appended:
         try:

@@ -22,14 +22,19 @@ OPEN_PATH = "/ping"
 OPEN_PATHS = frozenset({OPEN_PATH, LIVENESS_PATH, READINESS_PATH})
 """What load balancers and orchestrators ask, which have no token to present, and know the server by
 its address. Alive is a process that answers at all; ready is one that serves a version."""
+DOCS_PATH = "/docs"
+DOCS_FOLDER = "/docs/"
 
 
 async def send_json(send: Send, body: bytes, status: int = 200, headers: Headers = ()) -> None:
     """Send `body`, which is JSON already."""
     length = (b"content-length", b"%d" % len(body))
-    await send(
-        {"type": "http.response.start", "status": status, "headers": [JSON_TYPE, length, *headers]}
-    )
+    await send_body(send, body, status, [JSON_TYPE, length, *headers])
+
+
+async def send_body(send: Send, body: bytes, status: int, headers: Headers) -> None:
+    """Send `body` as fast as the client takes it."""
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     # The server waits with each piece until the client has taken most of those before.
     for begin in range(0, max(len(body), 1), PIECE):
         end = begin + PIECE

@@ -33,7 +33,7 @@ from mlschool_dagster.serving.validation_errors import (
     invalid,
 )
 
-__all__ = ["Accepted", "Fault", "InvalidRequestError", "Row", "Validator"]
+__all__ = ["Accepted", "Fault", "InvalidRequestError", "Row", "Validator", "value_readers"]
 
 FEW_ROWS = 4
 """Up to so many rows are looked at one by one sooner than column by column."""
@@ -66,8 +66,7 @@ class Validator:
         self._spec = spec
         self._values = values_getter(spec.input_names)
         self._nullable = {column.name for column in spec.columns if column.nullable}
-        texts = cell_readers(spec)
-        self._readers = {c.name: _reader_of(c, texts[c.name]) for c in spec.columns}
+        self._readers = value_readers(spec)
         # A row of training data holds the truth as well.
         self._known = {*spec.input_names, spec.target.name}
 
@@ -184,6 +183,12 @@ class Validator:
                 for name in unknown
             )
         return found[:MAX_FAULTS]
+
+
+def value_readers(spec: DataSpec) -> dict[str, Callable[[Any], Any]]:
+    """For each column a function that reads what is none of its values as a cell of CSV."""
+    read = cell_readers(spec)
+    return {column.name: _reader_of(column, read[column.name]) for column in spec.columns}
 
 
 def _reader_of(column: Column, read: Reader) -> Callable[[Any], Any]:

@@ -15,7 +15,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -62,15 +62,14 @@ class _Seen:
 class _Index:
     """Position of each event in growing files of lines, for as far as they have been read.
 
-    Of several lines about an event the newest counts. An attempt counts only where no line says
-    what was answered, and never if the file is `own`.
+    Of several lines about an event the newest counts, and of its attempts only where no line says
+    what was answered.
     """
 
-    def __init__(self, own: Collection[Path] = ()) -> None:
-        self._own = own
+    def __init__(self) -> None:
         self._files: dict[Path, _Seen] = {}
         self._places: dict[EventKey, tuple[_Seen, int]] = {}
-        self._attempts: dict[EventKey, tuple[_Seen, int]] = {}
+        self._attempts: dict[EventKey, list[tuple[_Seen, int]]] = {}
 
     def follow(self, paths: Iterable[Path]) -> None:
         """Look through what has come into the files at `paths`; forget all others."""
@@ -80,20 +79,28 @@ class _Index:
             for path in gone:
                 del self._files[path]
             alive = set(map(id, self._files.values()))
-            for places in (self._places, self._attempts):
-                for key in [key for key, (seen, _) in places.items() if id(seen) not in alive]:
-                    del places[key]
+            self._places = {k: p for k, p in self._places.items() if id(p[0]) in alive}
+            self._attempts = {
+                key: [place for place in places if id(place[0]) in alive]
+                for key, places in self._attempts.items()
+            }
         for path in paths:
             with suppress(FileNotFoundError):
                 self._read_on(self._files.setdefault(path, _Seen(path)))
 
-    def find(self, keys: Iterable[EventKey]) -> dict[EventKey, Capture]:
-        """What was kept under `keys`, as far as it is known."""
+    def find(
+        self, keys: Iterable[EventKey], but: "Attempt | None" = None
+    ) -> dict[EventKey, Capture]:
+        """What was kept under `keys`, as far as it is known, leaving out the attempt `but`."""
         found: dict[EventKey, Capture] = {}
         for key in keys:
-            place = self._places.get(key) or self._attempts.get(key)
-            if key not in found and place is not None:
-                seen, offset = place
+            places = [p for p in (self._places.get(key),) if p] or [
+                (seen, offset)
+                for seen, offset in self._attempts.get(key, ())
+                if but is None or (seen.path, offset) != (but.path, but.offset)
+            ]
+            if key not in found and places:
+                seen, offset = places[-1]
                 with suppress(FileNotFoundError):
                     found |= {key_of(c): c for c in captures_of(_line_at(seen.path, offset)) or ()}
         return {key: capture for key, capture in found.items() if key in keys}
@@ -114,12 +121,13 @@ class _Index:
         with suppress(ValueError, TypeError):
             event_ids, of_shadows, *mark = orjson.loads(line.rpartition(b"\t")[2])
             keys = [(e, False) for e in event_ids] + [(e, True) for e in of_shadows]
-            if mark == [_ATTEMPT]:
-                if seen.path not in self._own:
-                    self._attempts |= dict.fromkeys(keys, (seen, seen.size))
-            else:
-                # The line itself, or that of the attempt which it confirms.
-                self._places |= dict.fromkeys(keys, (seen, mark[0] if mark else seen.size))
+            for key in keys:
+                if mark != [_ATTEMPT]:
+                    # The line itself, or that of the attempt which it confirms.
+                    self._places[key] = seen, mark[0] if mark else seen.size
+                    self._attempts.pop(key, None)
+                elif key not in self._places:
+                    self._attempts.setdefault(key, []).append((seen, seen.size))
 
 
 class WriteAheadLog:
@@ -377,7 +385,7 @@ class AnswerCache:
         self._folder = folder
         self._turn = threading.Lock()
         self._index: _Index | None = None
-        self._own: set[Path] = set()
+        self._attempt: Attempt | None = None
         self._path = folder
         self._file = -1
         self._size = 0
@@ -390,21 +398,28 @@ class AnswerCache:
 
     def attempt(self, captures: Sequence[Capture]) -> Attempt | None:
         """Note `captures`, which will be answered unless their ids turn out to be known."""
-        if not captures:
-            return None
-        line = _line(captures, _ATTEMPT)
-        with self._turn:
-            if not self._write(line):
-                return None
-            event_ids = [capture.event_id for capture in captures]
-            return Attempt(self._path, self._size - len(line), event_ids)
+        self._attempt = None
+        if captures:
+            line = _line(captures, _ATTEMPT)
+            with self._turn:
+                if self._write(line):
+                    event_ids = [capture.event_id for capture in captures]
+                    self._attempt = Attempt(self._path, self._size - len(line), event_ids)
+        return self._attempt
 
-    def confirm(self, attempt: Attempt) -> bool:
-        """Note that `attempt` is being answered; whether its line could still be referred to."""
+    def confirm(self, attempt: Attempt | None) -> bool:
+        """Note that `attempt` is being answered; whether there is a line that says what it is."""
+        if attempt is None:
+            return False
         line = _checked([], [attempt.event_ids, [], attempt.offset])
         with self._turn:
             is_there = attempt.path == self._path and not self._is_full(len(line))
             return is_there and self._write(line)
+
+    def ended(self, attempt: Attempt | None) -> None:
+        """Note that `attempt` is not under way any more, whatever came of it."""
+        if attempt is self._attempt:
+            self._attempt = None
 
     def _write(self, line: bytes) -> bool:
         try:
@@ -422,12 +437,13 @@ class AnswerCache:
     def find(self, keys: Iterable[EventKey]) -> dict[EventKey, Capture]:
         """What was answered under `keys`, as far as it is remembered.
 
-        The attempt of another worker counts as an answer: it may have ended in the midst of it.
+        An attempt counts as an answer, since the store may have kept it; but not the newest one
+        made here, which is under way, until it has `ended`.
         """
         with self._turn, suppress(OSError):
-            self._index = self._index or _Index(self._own)
+            self._index = self._index or _Index()
             self._index.follow(self._paths())
-            return self._index.find(keys)
+            return self._index.find(keys, self._attempt)
         return {}
 
     def rest(self) -> None:
@@ -454,15 +470,13 @@ class AnswerCache:
     def _begin(self) -> None:
         self._let_go()
         self._folder.mkdir(parents=True, exist_ok=True)
-        kept, paths = 0, self._paths()
-        self._own.intersection_update(paths)
-        for path in reversed(paths):
+        kept = 0
+        for path in reversed(self._paths()):
             with suppress(FileNotFoundError):
                 kept += path.stat().st_size
                 if kept > ANSWERS_BYTES - SEGMENT_BYTES:
                     path.unlink()
         self._path = self._folder / f"{uuid4().hex}.answers"
-        self._own.add(self._path)
         self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         self._size = 0
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -226,6 +227,57 @@ def test_what_a_killed_worker_may_have_kept_is_what_is_answered_while_the_store_
         assert worker.append(again).duplicates == {c.event_id: c for c in attempt}
         worker.close()
     assert place.events() == ["a", "a#1"]
+
+
+def test_what_a_killed_worker_kept_in_the_log_is_answered_when_the_store_is_away_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = WriteAheadLog.append
+
+    def killed(*arguments: Any) -> Appended:
+        append(*arguments)
+        raise SystemExit
+
+    one, other = place.open(), place.open()
+    place.take_away()
+    with monkeypatch.context() as patch:
+        patch.setattr(WriteAheadLog, "append", killed)
+        with pytest.raises(SystemExit):
+            one.append([capture("a")])
+    place.bring_back()
+    wait_until(lambda: is_back(one) and is_back(other))
+    place.take_away()
+    again = replace(capture("a"), model_version="4", prediction="Adelie")
+    assert other.append([again]).duplicates == {"a": capture("a")}
+    place.bring_back()
+    wait_until(lambda: is_back(one) and is_back(other))
+    one.close()
+    other.close()
+    assert place.events() == ["a"]
+
+
+def test_what_neither_store_nor_log_would_promise_may_be_kept_and_is_answered_then(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store keeps it and says nothing, the log is full: the caller is told to come again."""
+    append = SqliteStore.append
+
+    def silent(store: SqliteStore, captures: Sequence[Capture]) -> Appended:
+        append(store, captures)
+        raise StoreUnavailableError("The connection was lost.")
+
+    store = place.open(limit=600)
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteStore, "append", silent)
+        with pytest.raises(BufferFullError):
+            store.append([capture("a"), capture("b")])
+        place.take_away()
+    again = replace(capture("a"), model_version="4", prediction="Adelie")
+    assert store.append([again]).duplicates == {"a": capture("a")}
+    place.bring_back()
+    wait_until(lambda: is_back(store))
+    store.close()
+    assert sorted(place.events()) == ["a", "b"]
 
 
 def test_what_the_log_has_answered_is_known_when_the_store_is_away_again(

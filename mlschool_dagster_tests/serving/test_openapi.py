@@ -1,23 +1,23 @@
-"""The document says what the server does, and the page says what the document does."""
+"""The OpenAPI document and the models that it is made from accept what the server accepts."""
 
 import json
 import re
-import shlex
 from collections.abc import Iterator
 from dataclasses import replace
-from html.parser import HTMLParser
 from random import Random
 from typing import Any
 
+import jsonschema_rs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from mlschool_dagster.dataset.cells import cell_readers
 from mlschool_dagster.dataset.spec import CategoricalColumn, DataSpec, NumericColumn
-from mlschool_dagster.serving.openapi import openapi_document, openapi_page
-from mlschool_dagster.serving.validation import InvalidRequestError, Validator
-from mlschool_dagster_tests.serving.json_schema import ANNOTATIONS, RULES, conforms, resolve
+from mlschool_dagster.serving.model_router import plausible_rows
+from mlschool_dagster.serving.openapi import answer_model, openapi_document, request_model
+from mlschool_dagster.serving.parsing import document_of
+from mlschool_dagster.serving.validation import InvalidRequestError, Validator, value_readers
 from mlschool_dagster_tests.serving.tiny_model import ROW, SPEC
 
 HOSTILE = "</code><script>alert('1')</script>\"&"
@@ -34,7 +34,22 @@ OTHER_SPEC = replace(
 OPTIONAL_SPEC = replace(SPEC, columns=(NumericColumn("weight", "Light", 0, 1, nullable=True),))
 SPECS = [SPEC, OTHER_SPEC, OPTIONAL_SPEC]
 DOCUMENTS = [openapi_document(spec, "penguins") for spec in SPECS]
-REQUEST = {"$ref": "#/components/schemas/Request"}
+REQUESTS = [request_model(spec) for spec in SPECS]
+
+
+def judge(document: dict[str, Any], schema: dict[str, Any]) -> jsonschema_rs.Draft202012Validator:
+    """Judges values by `schema`, whose references are looked up in `document`."""
+    return jsonschema_rs.Draft202012Validator({**schema, "components": document["components"]})
+
+
+JUDGES = [judge(document, {"$ref": "#/components/schemas/Request"}) for document in DOCUMENTS]
+
+
+def resolve(reference: str, document: dict[str, Any]) -> Any:
+    found: Any = document
+    for part in reference.removeprefix("#/").split("/"):
+        found = found[part]
+    return found
 
 
 def nodes(value: Any) -> Iterator[Any]:
@@ -81,19 +96,11 @@ def test_the_document_is_whole(document: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_its_schemas_use_no_word_that_is_none_of_json_schema(document: dict[str, Any]) -> None:
-    def check(schema: dict[str, Any]) -> None:
-        assert schema.keys() <= RULES.keys() | ANNOTATIONS
-        for child in schema.get("properties", {}).values():
-            check(child)
-        for child in [*schema.get("anyOf", ()), *schema.get("oneOf", ())]:
-            check(child)
-        for inner in ("items", "propertyNames", "additionalProperties"):
-            if schema.get(inner):
-                check(schema[inner])
-
+def test_its_schemas_are_schemas(document: dict[str, Any]) -> None:
     for schema in document["components"]["schemas"].values():
-        check(schema)
+        jsonschema_rs.meta.validate(
+            {**schema, "$schema": "https://json-schema.org/draft/2020-12/schema"}
+        )
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -107,8 +114,8 @@ def test_its_examples_keep_their_schemas(document: dict[str, Any]) -> None:
         if "example" in content
     ]
     assert len(shown) == 4
-    for schema, example in shown:
-        assert conforms(example, schema, document)
+    for schema, content in shown:
+        assert judge(document, schema).is_valid(content)
 
 
 @pytest.mark.parametrize(("spec", "document"), zip(SPECS, DOCUMENTS, strict=True))
@@ -139,7 +146,7 @@ CELLS = (
 )
 RECORDS = st.builds(
     lambda changes, dropped: {k: v for k, v in {**ROW, **changes}.items() if k not in dropped},
-    st.dictionaries(st.sampled_from([*ROW, "wings"]), CELLS, max_size=2),
+    st.dictionaries(st.sampled_from([*ROW, "wings", SPEC.target.name]), CELLS, max_size=2),
     st.sets(st.sampled_from(list(ROW)), max_size=2),
 )
 FREE = st.fixed_dictionaries(
@@ -150,16 +157,28 @@ FREE = st.fixed_dictionaries(
 FORMS = ["inputs", "instances", "dataframe_records", "rows"]
 
 
-def assert_takes_alike(spec: DataSpec, request: dict[str, Any], records: list[Any]) -> None:
-    """The server takes what the schema takes; and nothing else but texts to be read as in CSV."""
-    document = DOCUMENTS[SPECS.index(spec)]
-    readers = cell_readers(spec)
+def model_accepts(spec: DataSpec, body: str) -> bool:
+    """Whether pydantic accepts `body` by the model that the document is made from."""
+    try:
+        REQUESTS[SPECS.index(spec)].model_validate(document_of(body.encode(), len(spec.columns)))
+    except (ValidationError, InvalidRequestError):
+        return False
+    return True
+
+
+def assert_takes_alike(spec: DataSpec, request: Any, records: list[Any]) -> None:
+    """Server and model take the same; so does the schema, but for texts to be read as in CSV."""
+    body = json.dumps(request)
+    taken = accepts(spec, body)
+    assert model_accepts(spec, body) == taken
+    readers = value_readers(spec)
     is_plain = all(
-        type(value) is not str or name not in readers or readers[name](value) == value
+        read(value) == value
         for record in records
         for name, value in record.items()
+        if (read := readers.get(name)) is not None
     )
-    taken, promised = accepts(spec, json.dumps(request)), conforms(request, REQUEST, document)
+    promised = JUDGES[SPECS.index(spec)].is_valid(request)
     assert taken == promised if is_plain else taken or not promised
 
 
@@ -190,7 +209,9 @@ def test_the_schema_takes_all_tables_that_the_server_takes(
     if index is not None:
         split["index"] = index * rows
     request = {"dataframe_split": split}
-    assert conforms(request, REQUEST, DOCUMENTS[0]) or not accepts(SPEC, json.dumps(request))
+    taken = accepts(SPEC, json.dumps(request))
+    assert model_accepts(SPEC, json.dumps(request)) == taken
+    assert JUDGES[0].is_valid(request) or not taken
 
 
 @given(record=FREE)
@@ -210,55 +231,79 @@ def test_the_schema_takes_exactly_the_free_texts_that_the_server_takes(
 )
 def test_the_schema_takes_every_form_of_the_protocol(request_body: dict[str, Any]) -> None:
     assert accepts(SPEC, json.dumps(request_body))
-    assert conforms(request_body, REQUEST, DOCUMENTS[0])
+    assert model_accepts(SPEC, json.dumps(request_body))
+    assert JUDGES[0].is_valid(request_body)
 
 
-class Page(HTMLParser):
-    """The text, the tags and the attributes of a page."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.text = ""
-        self.tags: list[str] = []
-        self.attributes: dict[str, str | None] = {}
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes.update(attrs)
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
+ANYTHING = st.recursive(
+    CELLS | st.integers() | st.just(10**20),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from([*ROW, "weight", "data"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
 
 
-@pytest.mark.parametrize(("spec", "document"), zip(SPECS, DOCUMENTS, strict=True))
-def test_the_page_shows_it_all_and_needs_nothing_from_elsewhere(
-    spec: DataSpec, document: dict[str, Any]
-) -> None:
-    html = openapi_page(document)
-    page = Page(html)
-    for column in spec.columns:
-        assert column.name in page.text
-        assert column.description in page.text
-    for status in document["paths"]["/invocations"]["post"]["responses"]:
-        assert status in page.text
-    for path in document["paths"]:
-        assert path in page.text
-    assert not {"script", "link", "img", "iframe"} & set(page.tags)
-    assert page.attributes.keys() <= {"lang", "charset", "name", "content", "href", "class"}
-    assert page.attributes["href"] == "openapi.json"
-    assert "://" not in html
-
-
-def test_its_example_can_be_run_by_a_shell() -> None:
-    page = Page(openapi_page(DOCUMENTS[1]))
-    start = page.text.index("curl ")
-    words = shlex.split(page.text[start : page.text.index("The answer")])
-    assert (
-        json.loads(words[-1])
-        == (
-            DOCUMENTS[1]["paths"]["/invocations"]["post"]["requestBody"]["content"][
-                "application/json"
-            ]["example"]
-        )
+@st.composite
+def bodies(draw: st.DrawFn, spec: DataSpec) -> Any:
+    """Requests for rows of `spec` in any form, most of them nearly valid."""
+    names = [*spec.input_names, spec.target.name, "wings"]
+    record = dict(draw(st.sampled_from(plausible_rows(spec))))
+    record |= draw(st.dictionaries(st.sampled_from(names), CELLS, max_size=1))
+    for name in draw(st.sets(st.sampled_from(names), max_size=1)):
+        record.pop(name, None)
+    rows = draw(st.lists(st.just(record), min_size=1, max_size=2) | st.lists(ANYTHING, max_size=2))
+    columns = {
+        name: [value] * draw(st.sampled_from([2, 2, 2, 1])) for name, value in record.items()
+    }
+    split: dict[str, Any] = {"columns": list(record), "data": [list(record.values())]}
+    split |= draw(
+        st.fixed_dictionaries({}, optional={"index": st.none() | st.just([1]) | ANYTHING})
     )
+    table = draw(st.sampled_from([record, rows, columns]) | ANYTHING)
+    body = {
+        draw(st.sampled_from(["inputs", "instances"])): table,
+        "dataframe_records": draw(st.sampled_from([rows, table])),
+        "dataframe_split": draw(st.sampled_from([split, table])),
+    }
+    form, others = st.sampled_from(list(body)), st.sampled_from([*body, "params", "params"])
+    chosen = [draw(form), *draw(st.lists(others, max_size=1))]
+    return {name: body.get(name) for name in chosen}
+
+
+BODIES = [bodies(spec) for spec in SPECS]
+
+
+@pytest.mark.parametrize("at", range(len(SPECS)), ids=["penguins", "texts", "optional"])
+@given(data=st.data())
+def test_the_model_takes_exactly_what_the_server_takes(at: int, data: st.DataObject) -> None:
+    text = json.dumps(data.draw(BODIES[at]))
+    assert model_accepts(SPECS[at], text) == accepts(SPECS[at], text)
+
+
+@pytest.mark.parametrize(
+    ("body", "is_taken"),
+    [
+        ({"inputs": {}}, False),
+        ({"inputs": [{}]}, True),
+        ({"inputs": None}, False),
+        ({"dataframe_split": {"columns": [], "data": [[]]}}, True),
+        ({"dataframe_split": {"columns": ["weight"] * 2, "data": [[0.5, 0.5]]}}, False),
+        ({"inputs": {"weight": [0.5, None], "wings": [1]}}, False),
+        ({"inputs": {"weight": [0.5, None], "wings": [1, []]}}, True),
+        ({"inputs": [{"weight": " 0.5"}]}, True),
+        ({"inputs": [{"species": "Adelie"}]}, True),
+        ({"inputs": [{"wings": 2}]}, False),
+    ],
+)
+def test_a_row_may_lack_all_that_may_be_null(body: Any, is_taken: bool) -> None:
+    assert accepts(OPTIONAL_SPEC, json.dumps(body)) is is_taken
+    assert model_accepts(OPTIONAL_SPEC, json.dumps(body)) is is_taken
+
+
+def test_its_answer_is_what_the_model_of_answers_describes() -> None:
+    for spec, document in zip(SPECS, DOCUMENTS, strict=True):
+        operation = document["paths"]["/invocations"]["post"]
+        shown = operation["responses"]["200"]["content"]["application/json"]["example"]
+        assert answer_model(spec).model_validate(shown)

@@ -273,9 +273,7 @@ def test_refusals_are_counted_by_reason_and_window(server: Server) -> None:
 def test_it_describes_itself(server: Server) -> None:
     document = server.client.get("/openapi.json").json()
     assert "/invocations" in document["paths"]
-    page = server.client.get("/docs")
-    assert page.headers["content-type"].startswith("text/html")
-    assert "curl" in page.text
+    assert server.client.get("/docs").headers["content-type"].startswith("text/html")
 
 
 def test_it_tells_prometheus_what_happened(server: Server) -> None:
