@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ import psutil
 
 from mlschool_dagster.atomic import replacing
 from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX, Role
-from mlschool_dagster.capture.store import StoreUnavailableError, open_store
+from mlschool_dagster.capture.store import open_store
 from mlschool_dagster.clock import CLOCK, utc_now
 from mlschool_dagster.credentials import environment_of_child
 from mlschool_dagster.dataset.spec import InputValue
@@ -217,42 +217,38 @@ class LocalEndpoint(Endpoint):
 
     def preflight(self) -> list[Finding]:
         """See `Endpoint.preflight`."""
-        findings = []
-        try:
-            self._home.mkdir(parents=True, exist_ok=True)
-            with replacing(self._home / ".preflight"):
-                pass
-            (self._home / ".preflight").unlink()
-        except OSError as error:
-            findings.append(
-                Finding(
-                    f"The endpoint's folder {self._home} cannot be written ({error.strerror}).",
-                    f"chown -R $(id -u) {self._home}",
-                )
+        return [*self._unwritable(), *self._unreachable(), *self._uncaptured()]
+
+    def _unwritable(self) -> Iterator[Finding]:
+        existing = next(path for path in (self._home, *self._home.parents) if path.exists())
+        if not os.access(existing, os.W_OK | os.X_OK):
+            problem = f"The folder {existing} for the state of the endpoint cannot be written."
+            yield Finding(problem, f'sudo chown -R "$(id -u)" {existing}, or MLSCHOOL_HOME=...')
+
+    def _unreachable(self) -> Iterator[Finding]:
+        if not self._is_ours and not self._answers():
+            yield Finding(
+                f"Nothing answers at {self._url}.",
+                f"python -m mlschool_dagster.serving --home {self._home} --name {self.name}, or "
+                "MLSCHOOL_ENDPOINT_URL=...",
             )
-        if not self._is_ours:
-            if not self._answers():
-                findings.append(
-                    Finding(
-                        f"Nothing answers at {self._url}.",
-                        f"python -m mlschool_dagster.serving --home {self._home} "
-                        f"--name {self.name}, or correct MLSCHOOL_ENDPOINT_URL",
-                    )
-                )
-        elif self._running() is None:
+        elif self._is_ours and self._running() is None:
             try:
                 require_free_port(self.config.host, self.config.port)
             except UserError as error:
-                findings.append(
-                    Finding(str(error), f"MLSCHOOL_ENDPOINT_PORT={self.config.port + 1}")
-                )
+                yield Finding(str(error), "MLSCHOOL_ENDPOINT_PORT=...")
+
+    def _uncaptured(self) -> Iterator[Finding]:
+        path = self.config.store_uri.partition("sqlite:///")[2]
+        if path and not Path(path).exists():
+            # It will be made.
+            return
         try:
-            open_store(self.config.store_uri).close()
-        except StoreUnavailableError as error:
-            findings.append(Finding(str(error), "check MLSCHOOL_CAPTURE_STORE, start its server"))
+            with closing(open_store(self.config.store_uri)) as store:
+                # No captures at all show whether it can be written.
+                store.append([])
         except UserError as error:
-            findings.append(Finding(str(error), "correct MLSCHOOL_CAPTURE_STORE"))
-        return findings
+            yield Finding(str(error), "MLSCHOOL_CAPTURE_STORE=...")
 
     def stop(self) -> None:
         """End the server, which finishes what it has begun; a server of others runs on.

@@ -188,3 +188,19 @@ def test_a_server_that_cannot_start_tells_its_last_words(tmp_path: Path) -> None
     with pytest.raises(UserError, match=r"ended by itself.*No capture store is known"):
         deploy(endpoint, tmp_path, "1")
     assert endpoint.status().serving is None
+
+
+def test_what_a_deployment_would_fail_on_is_named_beforehand(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        endpoint = endpoint_of(tmp_path, port, store_uri="redis://somewhere")
+        taken, store = endpoint.preflight()
+    assert f"Port {port}" in taken.problem
+    assert "MLSCHOOL_ENDPOINT_PORT" in taken.remedy
+    assert "No capture store is known" in store.problem
+    assert "MLSCHOOL_CAPTURE_STORE" in store.remedy
+    kept = LocalEndpoint(endpoint_of(tmp_path, free_port()).config, "http://127.0.0.1:9")
+    assert [finding.problem for finding in kept.preflight()] == [
+        "Nothing answers at http://127.0.0.1:9."
+    ]
+    assert list(tmp_path.iterdir()) == []

@@ -8,6 +8,7 @@ from mlschool_dagster.defs.serving.deployment_ledger import deployment_ledger
 from mlschool_dagster.defs.serving.endpoint import (
     build_endpoint,
     deployment_job,
+    preflight_job,
     rollback_job,
     teardown_job,
 )
@@ -29,6 +30,6 @@ def build_definitions(spec: DataSpec, uri: str) -> dg.Definitions:
             build_batch_predictions(spec, uri),
         ],
         asset_checks=[health_checks],
-        jobs=[deployment_job, rollback_job, teardown_job, health_job, batch_job],
+        jobs=[preflight_job, deployment_job, rollback_job, teardown_job, health_job, batch_job],
         schedules=[endpoint_health_schedule],
     )

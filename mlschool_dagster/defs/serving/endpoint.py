@@ -309,3 +309,24 @@ def teardown_job() -> None:
     It serves again after the next deployment. Captures, versions and ledgers stay.
     """
     remove_endpoint()
+
+
+@dg.op(name="preflight")
+def check_endpoint(context: dg.OpExecutionContext, endpoint: EndpointResource) -> None:
+    """Check what a deployment would fail on; each finding names the command that mends it."""
+    with plain_errors():
+        findings = endpoint.connect().preflight()
+        if findings:
+            raise UserError(
+                "\n".join(f"{finding.problem} To mend it: {finding.remedy}" for finding in findings)
+            )
+    context.log.info("nothing is missing for a deployment")
+
+
+@dg.job(
+    tags={"stage": "serving", "dagster/max_runtime": 600},
+    executor_def=dg.in_process_executor,
+)
+def preflight_job() -> None:
+    """Check what a deployment would fail on, before one is made: nothing is changed."""
+    check_endpoint()

@@ -1,5 +1,6 @@
 """The endpoint: a version serves only after it has answered, and the alias follows what serves."""
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +189,11 @@ def test_a_run_that_deploys_past_the_platform_is_noticed(
     assert checks(again)["as_deployed"].passed
     shown = metadata(trained_platform.run("deployment_job"), "deployment_ledger")
     assert shown["versions_served"] == 2.0
+
+
+def test_what_a_deployment_would_fail_on_is_told_before_one(platform: Platform) -> None:
+    assert platform.run("preflight_job").success
+    with socket.create_server(("127.0.0.1", platform.settings.endpoint_port)):
+        result = platform.run("preflight_job")
+    assert f"Port {platform.settings.endpoint_port}" in sentence(result)
+    assert "MLSCHOOL_ENDPOINT_PORT" in sentence(result)
