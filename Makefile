@@ -42,7 +42,7 @@ lint: $(VENV)/.installed-dev ## check style and types
 	@$(BIN)/mypy
 
 bench: $(VENV)/.installed-dev ## measure training against its peers, side by side
-	@$(BIN)/python benchmarks/training.py
+	@$(BIN)/python benchmarks/training
 
 bench-serving: $(VENV)/.installed-dev ## measure the endpoint against its peers, side by side (needs wrk)
 	@$(BIN)/python benchmarks/serving
