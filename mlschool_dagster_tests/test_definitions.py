@@ -4,18 +4,25 @@
 """
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import httpx
 import pytest
+import yaml
 
 from mlschool_dagster.definitions import build_definitions
+from mlschool_dagster.defs.keys import ENDPOINT_HEALTH, LIVE_TRAFFIC
 from mlschool_dagster.resources.tracking import MlflowTracking
 from mlschool_dagster.settings import ROOT
-from mlschool_dagster_tests.platform import foreign_environment
+from mlschool_dagster_tests.platform import foreign_environment, platform_at
+from mlschool_dagster_tests.serving.server import free_port
 
 SNAPSHOT = Path(__file__).with_name("definitions.json")
 
@@ -85,6 +92,16 @@ def test_everything_is_described_and_owned() -> None:
         assert asset["code_version"] or name == "live_traffic", name
 
 
+def test_every_asset_that_is_made_links_to_its_source() -> None:
+    for spec in build_definitions().resolve_all_asset_specs():
+        linked = spec.metadata.get("dagster/code_references")
+        if spec.key not in (ENDPOINT_HEALTH, LIVE_TRAFFIC):
+            assert isinstance(linked, dg.CodeReferencesMetadataValue)
+            (source,) = linked.code_references
+            assert isinstance(source, dg.LocalFileCodeReference)
+            assert Path(source.file_path).is_relative_to(ROOT / "mlschool_dagster" / "defs")
+
+
 def test_a_resource_can_be_overridden() -> None:
     other = MlflowTracking(tracking_uri="sqlite:///other.db", experiment="other", artifacts="a")
     resources = build_definitions(mlflow=other).resources or {}
@@ -144,6 +161,70 @@ def test_a_code_server_tells_what_is_wrong_with_the_spec(tmp_path: Path) -> None
     done = dagster(tmp_path, "definitions", "validate", **settings)
     assert done.returncode == 1
     assert f"The data spec {tmp_path / 'spec.yaml'} cannot be used: " in done.stdout + done.stderr
+
+
+def dg_command(*arguments: str) -> list[str]:
+    """Dagster's ``dg``, as it is installed beside this Python."""
+    return [str(Path(sys.executable).with_name("dg")), *arguments]
+
+
+def dg_environment(home: Path) -> dict[str, str]:
+    return {**foreign_environment(), "MLSCHOOL_HOME": str(home)}
+
+
+@pytest.mark.slow
+def test_dg_checks_lists_and_launches_from_the_repository(tmp_path: Path) -> None:
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            dg_command(*arguments),
+            cwd=ROOT,
+            env=dg_environment(tmp_path / "home"),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert "All definitions loaded successfully" in run("check", "defs")
+    listed = json.loads(run("list", "defs", "--json"))
+    assert {asset["asset_key"] for asset in listed["assets"]} == set(
+        shape(build_definitions())["assets"]
+    )
+    run("launch", "--assets", "raw_penguins")
+    with platform_at(tmp_path / "home") as platform:
+        assert platform.instance.get_latest_materialization_event(dg.AssetKey("raw_penguins"))
+
+
+@pytest.mark.slow
+def test_dg_dev_serves_the_definitions_by_the_name_that_dagster_dev_gives_them(
+    tmp_path: Path,
+) -> None:
+    """Dagster keeps the state of sensors by the name of their code location."""
+    port = free_port()
+    command = dg_command("dev", "--host", "127.0.0.1", "--port", str(port))
+    query = "{repositoriesOrError{... on RepositoryConnection{nodes{location{name}}}}}"
+    workspace = yaml.safe_load((ROOT / "workspace.yaml").read_text(encoding="utf-8"))
+    name = workspace["load_from"][0]["python_module"]["location_name"]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=dg_environment(tmp_path / "home"), start_new_session=True
+    ) as dev:
+        try:
+            while not (served := _answer(f"http://127.0.0.1:{port}/graphql", query)):
+                assert dev.poll() is None
+                time.sleep(0.5)
+        finally:
+            os.killpg(dev.pid, signal.SIGINT)
+    nodes = served["data"]["repositoriesOrError"]["nodes"]
+    assert [node["location"]["name"] for node in nodes] == [name]
+
+
+def _answer(url: str, query: str) -> dict[str, Any]:
+    try:
+        answer = httpx.post(url, json={"query": query}, timeout=30)
+    except httpx.HTTPError:
+        return {}
+    return dict(answer.json()) if answer.is_success else {}
 
 
 if __name__ == "__main__":

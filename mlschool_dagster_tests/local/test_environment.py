@@ -8,6 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
 from dagster._core.events import EngineEventData
 from dagster._core.instance import InstanceRef
 from dagster._core.launcher import WorkerStatus
@@ -58,8 +59,15 @@ def test_what_a_plain_command_ran_is_in_the_instance_of_make_with_its_logs(
         assert logs.get_log_data([run, "compute_logs", "x"]) is not None
         assert vars(logs)["_base_dir"] == vars(plain.compute_log_manager)["_base_dir"]
         assert type(of_make.run_launcher) is type(plain.run_launcher)
+        assert not of_make.nux_enabled
         assert of_make.run_monitoring_poll_interval_seconds <= 15
         assert vars(of_make)["_local_artifact_storage"].base_dir == str(home / "dagster")
+
+
+@pytest.mark.parametrize("path", [ROOT / "dagster.yaml", *ROOT.glob("infra/*/dagster.yaml")])
+def test_no_instance_of_ours_reports_home_or_asks_for_a_newsletter(path: Path) -> None:
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert written["telemetry"] == written["nux"] == {"enabled": False}
 
 
 def test_an_instance_of_ones_own_is_used_and_left_as_it_is(home: Path, tmp_path: Path) -> None:
