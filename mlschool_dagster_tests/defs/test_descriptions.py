@@ -20,13 +20,20 @@ CONFIGURED_JOBS = [
     "rollback_job",
     "health_job",
     "batch_job",
+    "teardown_job",
     "traffic_job",
     "labeling_job",
     "monitoring_job",
     "retention_job",
     "volume_job",
 ]
-JOBS = [*CONFIGURED_JOBS, "canary_evidence_job", "promotion_ledger_job", "dashboard_job"]
+JOBS = [
+    *CONFIGURED_JOBS,
+    "preflight_job",
+    "canary_evidence_job",
+    "promotion_ledger_job",
+    "dashboard_job",
+]
 SENSORS = [
     "new_captures_sensor",
     "new_labels_sensor",
