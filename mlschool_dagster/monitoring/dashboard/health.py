@@ -216,7 +216,7 @@ def _drift(data: DashboardData) -> Description:
     if evidence is None or not evidence.finding:
         return _named(drifted, 1) if drifted else "no drift", text
     confirmed = _findings(data, MetricName.DRIFT_EVIDENCE, evidence.window)
-    return _named(confirmed, 1), f"Confirmed over the windows: {_named(confirmed)}. {text}"
+    return _named(confirmed, 1), f"Confirmed by the evidence so far: {_named(confirmed)}. {text}"
 
 
 def _traffic(data: DashboardData) -> Description:
@@ -258,8 +258,10 @@ def _labels(data: DashboardData) -> Description:
     if not labelled:
         return None
     text = f"{percent(labelled[-1].value)} of {labelled[-1].window.key} is labelled"
-    if delay is not None:
-        text += f"; the median label came {delay.value:,.1f} hours after its prediction"
+    if delay is not None and delay.value is not None:
+        is_short = delay.value < 1
+        late = f"{60 * delay.value:.0f} minutes" if is_short else f"{delay.value:,.1f} hours"
+        text += f"; the median label came {late} after its prediction"
     return percent(labelled[-1].value), f"{text}."
 
 
