@@ -9,7 +9,6 @@ import orjson
 
 from mlschool_dagster.capture.records import (
     ANSWER_FIELDS,
-    CAPTURE_FIELDS,
     SHADOW_FIELDS,
     Capture,
     Label,
@@ -19,6 +18,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+Columns = Mapping[str, Sequence[Any]]
+"""Rows of a store, column by column, as they are stored: times in microseconds since 1970 (UTC),
+inputs and probabilities as JSON text."""
+
 _NUMBERS = {"confidence", "sampling_share", "shadow_confidence"}
 
 
@@ -27,19 +30,31 @@ def captures_frame(captures: Iterable[Capture]) -> "pd.DataFrame":
     return _frame(_columns(Capture, captures))
 
 
-def rows_frame(rows: Sequence[Sequence[Any]]) -> "pd.DataFrame":
-    """`captures_frame` of the captures in `rows` that begin with `CAPTURE_FIELDS`, at least one.
-
-    It makes no capture of them on the way, which would take most of the time.
-    """
+def as_columns(rows: Sequence[Sequence[Any]], fields: str) -> Columns:
+    """The columns of `rows` that begin with `fields`, as they are stored; empty without a row."""
+    names = fields.split(", ")
     # A row may be longer than its fields.
-    columns: dict[str, Any] = dict(
-        zip(CAPTURE_FIELDS.split(", "), zip(*rows, strict=True), strict=False)
-    )
-    for name in ("inputs", "probabilities"):
-        columns[name] = orjson.loads(f"[{','.join(columns[name])}]")
-    columns["captured_at"] = _instants(columns["captured_at"])
-    return _frame(columns)
+    return dict(zip(names, zip(*rows, strict=True) if rows else [()] * len(names), strict=False))
+
+
+def columns_frame(columns: Columns) -> "pd.DataFrame":
+    """`captures_frame` or `labels_frame` of what is stored.
+
+    It makes no record of each row on the way, which would take most of the time.
+    """
+    parsed: dict[str, Any] = {}
+    for name, values in columns.items():
+        if name in ("inputs", "probabilities"):
+            parsed[name] = parse_objects(values)
+        else:
+            parsed[name] = _instants(values) if name.endswith("_at") else values
+    return _frame(parsed)
+
+
+def parse_objects(texts: Sequence[str]) -> list[dict[str, Any]]:
+    """The JSON objects that `texts` hold, parsed in one go."""
+    objects: list[dict[str, Any]] = orjson.loads(f"[{','.join(texts)}]")
+    return objects
 
 
 def answers_frame(rows: Sequence[Sequence[Any]]) -> "pd.DataFrame":

@@ -117,11 +117,6 @@ def label_row(label: Label) -> tuple[Any, ...]:
     return (label.event_id, label.label, microseconds(label.labelled_at), label.source)
 
 
-def label_of(row: Sequence[Any]) -> Label:
-    """The label in a row of `LABEL_COLUMNS`."""
-    return Label(row[0], row[1], instant_of(row[2]), row[3])
-
-
 def window_of(number: int) -> Window:
     """The window that is `number` windows after 1970 began."""
     return Window(_EPOCH + number * LENGTH)

@@ -6,13 +6,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from mlschool_dagster.capture.records import Capture, Label
+from mlschool_dagster.capture.records import CAPTURE_FIELDS, Capture, Label
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mlschool_dagster.capture.frames import Columns
     from mlschool_dagster.capture.import_log import Fault, ImportBatch, Imported, Unread
     from mlschool_dagster.capture.sources import StoredObject
 
@@ -135,6 +136,12 @@ class CaptureStore(CaptureSink, Protocol):
         ``sampling_share``.
         """
 
+    def stream_columns(self, window: Window, fields: str = CAPTURE_FIELDS) -> "Iterator[Columns]":
+        """What `stream` gives, column by column as it is stored, for whoever reads many rows.
+
+        `fields` are some of `CAPTURE_FIELDS`, with a comma and a space between.
+        """
+
     def read(self, window: Window) -> "pd.DataFrame":
         """All that `stream` gives, as one frame."""
 
@@ -156,6 +163,9 @@ class CaptureStore(CaptureSink, Protocol):
         In the order and in frames of the kind that `stream` gives. Columns: ``event_id``,
         ``label``, ``labelled_at`` (datetime64, UTC), ``source``.
         """
+
+    def stream_label_columns(self, window: Window) -> "Iterator[Columns]":
+        """What `stream_labels` gives, column by column as it is stored."""
 
     def read_labels(self, window: Window) -> "pd.DataFrame":
         """All that `stream_labels` gives, as one frame."""

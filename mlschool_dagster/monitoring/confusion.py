@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from mlschool_dagster.dataset.spec import CONFIDENCE, MODEL_VERSION, PREDICTION, ROLE, DataSpec
 from mlschool_dagster.modeling.calibration import BINS, confidence_bins
-from mlschool_dagster.monitoring.frames import event_hashes
 from mlschool_dagster.monitoring.profiles import codes
 from mlschool_dagster.monitoring.segments import Segments
+from mlschool_dagster.monitoring.snapshot import event_hashes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -167,7 +167,7 @@ class ConfusionCounts:
         self._delays: list[Floats] = []
 
     def add(self, answers: "pd.DataFrame") -> None:
-        """Count a chunk of the window (`frames.current_frame`)."""
+        """Count a chunk of the window (`snapshot.captures_table`)."""
         import pandas as pd
 
         told = self._truth.of(answers)

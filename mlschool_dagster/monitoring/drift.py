@@ -126,7 +126,7 @@ def drift(
     spec: DataSpec,
     config: DriftConfig | None = None,
 ) -> DriftReport:
-    """Compares a window (`frames.current_frame`) with the reference of the version that served it.
+    """Compare a window (`snapshot.captures_table`) with the reference of the version that served.
 
     See `drift_from`.
 
@@ -228,7 +228,7 @@ def drift_by_segment(
     spec: DataSpec,
     config: DriftConfig | None = None,
 ) -> list[SegmentDrift]:
-    """Compares each segment of `current` (`frames.current_frame`) with the same of `reference`.
+    """Compares each segment of `current` (`snapshot.captures_table`) with the same of `reference`.
 
     A role is compared with the whole reference. Segments with fewer rows than a verdict needs, in
     either, are left out. The chance that a window without drift has any segment flagged is at most

@@ -261,7 +261,7 @@ def performance(
 ) -> PerformanceReport:
     """Judges a window's predictions by its labels.
 
-    The window comes as `chunks` of its rows (`frames.current_frame`), each of which is seen once,
+    The window comes as `chunks` of its rows (`snapshot.captures_table`), each seen once,
     with at least `confusion.columns_read`; the labels as chunks of what a store reads, at least
     one, with at least `confusion.LABELS_READ`. `calibrations` are those of the versions that
     answered, by version: the accuracy is estimated from them (see `cbpe`) over every row, labelled

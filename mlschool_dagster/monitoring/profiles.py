@@ -227,7 +227,7 @@ class Cells:
     def profile(
         self, frame: "pd.DataFrame", places: "Mapping[str, Counts] | None" = None
     ) -> Profile:
-        """The rows of `frame` (`frames.current_frame`, or the reference) as counts.
+        """The rows of `frame` (`snapshot.captures_table`, or the reference) as counts.
 
         `places` are those of its values, if they are known.
         """

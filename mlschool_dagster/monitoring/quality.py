@@ -22,7 +22,7 @@ from mlschool_dagster.dataset.spec import (
     NumericColumn,
 )
 from mlschool_dagster.monitoring.config import MAXIMUM_REFUSED_SHARE
-from mlschool_dagster.monitoring.frames import event_hashes
+from mlschool_dagster.monitoring.snapshot import event_hashes
 from mlschool_dagster.monitoring.statistics import wilson_interval
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def quality(
 ) -> QualityReport:
     """Examines a window against the spec and the reference.
 
-    The window comes as `chunks` of its rows (`frames.current_frame`), each of which is seen once,
+    The window comes as `chunks` of its rows (`snapshot.captures_table`), each seen once,
     with at least `columns_read`.
     `refusals` are those of the window by reason, as `CaptureStore.refusals` gives them.
     """

@@ -84,7 +84,7 @@ class ReferenceProfile:
         return math.sqrt(self._relations.variances[self._positions[column]])
 
     def summary(self, chunks: "Iterable[pd.DataFrame]") -> WindowSummary:
-        """The rows of all `chunks` (`frames.current_frame`), of which one at a time is needed.
+        """The rows of all `chunks` (`snapshot.captures_table`), of which one at a time is needed.
 
         The sample depends on the rows, their order and nothing else.
         """

@@ -99,7 +99,7 @@ def write_quality_page(
 ) -> str:
     """Write the page of the data quality `report` of a window to `path`.
 
-    `current` has the rows of the window (`frames.current_frame`), or a uniform sample of at least
+    `current` has the rows of the window (`snapshot.captures_table`), or a uniform sample of at least
     `samples`; Evidently draws at most `samples` rows of it and of `reference`. Return what could
     not be drawn, or an empty text.
     """

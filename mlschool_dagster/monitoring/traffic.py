@@ -19,9 +19,11 @@ from mlschool_dagster.monitoring.config import VolumeConfig
 from mlschool_dagster.monitoring.metrics import Metric, MetricName, MetricsHistory
 
 if TYPE_CHECKING:
-    import pandas as pd
-
+    from mlschool_dagster.capture.frames import Columns
     from mlschool_dagster.capture.store import CaptureStore
+
+FIELDS = "captured_at, sampling_share"
+"""What is read of each capture."""
 
 DAY, WEEK = timedelta(days=1), timedelta(weeks=1)
 DAYS_NEEDED, WEEKS_NEEDED = 7, 4
@@ -60,14 +62,14 @@ class Forecast:
     basis: str
 
 
-def traffic_rate(window: Window, frames: "Iterable[pd.DataFrame]") -> TrafficRate:
-    """The pace of `window`, whose captures `frames` hold, as a store streams them."""
+def traffic_rate(window: Window, captures: "Iterable[Columns]") -> TrafficRate:
+    """The rate of `window`, of whose `captures` a store streams the columns `FIELDS`."""
     import numpy as np
 
     arrived, shares = [np.empty(0, "int64")], [np.empty(0)]
-    for frame in frames:
-        arrived.append(frame["captured_at"].to_numpy("datetime64[us]").astype("int64"))
-        shares.append(frame["sampling_share"].to_numpy(float))
+    for columns in captures:
+        arrived.append(np.array(columns["captured_at"], "int64"))
+        shares.append(np.array(columns["sampling_share"], float))
     moments = np.sort(np.concatenate(arrived))
     ends = [_microseconds(window.start), _microseconds(window.end)]
     silence = np.diff(np.concatenate([ends[:1], moments, ends[1:]])).max()
@@ -274,7 +276,7 @@ def check_traffic(
         if window in served:
             if window in known and tokens.get(window.key) == present[window.key]:
                 continue
-            seen, refused = traffic_rate(window, store.stream(window)), 0
+            seen, refused = traffic_rate(window, store.stream_columns(window, FIELDS)), 0
         else:
             seen, refused = _NO_TRAFFIC, sum(store.refusals(window).values())
         if window < beginning and not refused:

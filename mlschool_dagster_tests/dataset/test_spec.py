@@ -11,12 +11,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlschool_dagster.capture.frames import captures_frame
-from mlschool_dagster.capture.records import Label
+from mlschool_dagster.capture.frames import as_columns
+from mlschool_dagster.capture.records import CAPTURE_FIELDS, Label
 from mlschool_dagster.dataset.spec import RESERVED, DataSpec, load_spec
 from mlschool_dagster.defs.data.raw_data import build_raw_data
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.monitoring.frames import current_frame
+from mlschool_dagster.monitoring.snapshot import captures_table
 from mlschool_dagster_tests.worlds import DATA
 
 TEXT = (DATA / "penguins.yaml").read_text(encoding="utf-8")
@@ -206,6 +206,8 @@ def test_no_column_has_a_name_that_the_platform_uses(tmp_path: Path, path: str, 
 
 
 def test_all_that_stands_beside_the_columns_is_reserved(spec: DataSpec) -> None:
-    beside = set(current_frame(captures_frame([]), spec).columns) - set(spec.input_names)
+    beside = set(captures_table(as_columns([], CAPTURE_FIELDS), spec).column_names) - set(
+        spec.input_names
+    )
     beside |= {field.name for field in fields(Label)}
     assert {name for name in beside if not name.startswith("probability_")} <= set(RESERVED)

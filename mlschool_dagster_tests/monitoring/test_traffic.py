@@ -7,17 +7,18 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlschool_dagster.capture.frames import Columns, as_columns
 from mlschool_dagster.capture.records import Capture
 from mlschool_dagster.capture.store import CaptureStore, open_store
 from mlschool_dagster.capture.windows import LENGTH, Window
 from mlschool_dagster.monitoring.config import VolumeConfig
 from mlschool_dagster.monitoring.metrics import Metric, MetricName, MetricsHistory, open_history
 from mlschool_dagster.monitoring.traffic import (
+    FIELDS,
     REPORT,
     SPAN,
     TrafficCheck,
@@ -284,21 +285,20 @@ def test_bounds_are_bounds_and_hold_all_that_was_seen(counts: list[int]) -> None
         assert max(recent) <= expected.upper < float("inf")
 
 
-def frames(moments: Sequence[datetime], share: float) -> Iterator[pd.DataFrame]:
+def columns(moments: Sequence[datetime], share: float) -> Iterator[Columns]:
     """Captures at `moments`, as a store streams them."""
-    for start in range(0, len(moments), 3):
-        yield pd.DataFrame(
-            {
-                "captured_at": pd.to_datetime(list(moments[start : start + 3]), utc=True),
-                "sampling_share": share,
-            }
-        )
+    rows = [
+        ((moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1), share)
+        for moment in moments
+    ]
+    for start in range(0, len(rows), 3):
+        yield as_columns(rows[start : start + 3], FIELDS)
 
 
 @given(st.lists(st.integers(0, 3_600_000_000 - 1), max_size=10), st.sampled_from([1.0, 0.5, 0.125]))
-def test_the_pace_is_that_of_all_captures_in_any_order(offsets: list[int], share: float) -> None:
+def test_the_rate_is_that_of_all_captures_in_any_order(offsets: list[int], share: float) -> None:
     moments = [window(0).start + timedelta(microseconds=offset) for offset in offsets]
-    seen = traffic_rate(window(0), frames(moments, share))
+    seen = traffic_rate(window(0), columns(moments, share))
     edges = [window(0).start, *sorted(moments), window(0).end]
     assert seen.rows == len(moments)
     assert seen.rate == len(moments) / share

@@ -21,8 +21,8 @@ from mlschool_dagster.capture.store import CaptureStore, open_store
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.dataset.spec import CategoricalColumn, NumericColumn, probability_column
 from mlschool_dagster.monitoring.drift import drift
-from mlschool_dagster.monitoring.frames import current_frame
 from mlschool_dagster.monitoring.quality import quality
+from mlschool_dagster.monitoring.snapshot import captures_table
 from mlschool_dagster.serving.validation import InvalidRequestError, Row, Validator
 from mlschool_dagster_tests.serving.test_hostile_bodies import JSON
 from mlschool_dagster_tests.serving.tiny_model import SPEC, tiny_model
@@ -149,7 +149,8 @@ def test_it_can_be_stored_replayed_and_reported(
     assert kept["inputs"].tolist() == rows
     assert np.array_equal(MODEL.probabilities(kept["inputs"].tolist()), MODEL.probabilities(rows))
 
-    current = current_frame(kept, OPEN)
+    (columns,) = store.stream_columns(window)
+    current = captures_table(columns, OPEN).to_pandas()
     for column in OPEN.columns:
         assert current[column.name].isna().tolist() == [row[column.name] is None for row in rows]
     with np.errstate(all="ignore"):

@@ -20,6 +20,7 @@ from mlschool_dagster.resources.files import PlatformFiles
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mlschool_dagster.capture.frames import Columns
     from mlschool_dagster.modeling.training_data import TrainingData
 
 GROUP = "training"
@@ -168,7 +169,8 @@ def _labelled_captures(
     """The labelled captures of the newest windows that have some, and what was read of each."""
     import pandas as pd
 
-    from mlschool_dagster.capture.frames import captures_frame, labels_frame
+    from mlschool_dagster.capture.frames import as_columns, labels_frame
+    from mlschool_dagster.capture.records import CAPTURE_FIELDS
 
     frames: list[pd.DataFrame] = []
     windows: list[LabelledWindow] = []
@@ -185,7 +187,7 @@ def _labelled_captures(
                     frames.append(frame)
                     windows.append(LabelledWindow(window.key, len(frame), *tokens))
     # An empty frame would decide the types of all: it is there for when nothing else is.
-    nothing = _joined(captures_frame([]), labels_frame([]), "", spec)
+    nothing = _joined(as_columns([], CAPTURE_FIELDS), labels_frame([]), "", spec)
     return pd.concat(frames or [nothing], ignore_index=True), windows
 
 
@@ -197,17 +199,17 @@ def _of_window(store: CaptureStore, window: Window, maximum: int, spec: DataSpec
     if labels.empty:
         return labels
     # Piece by piece: a window may hold far more captures than labels.
-    pieces = [_joined(piece, labels, window.key, spec) for piece in store.stream(window)]
+    pieces = [_joined(piece, labels, window.key, spec) for piece in store.stream_columns(window)]
     return pd.concat(pieces, ignore_index=True)
 
 
 def _joined(
-    captures: "pd.DataFrame", labels: "pd.DataFrame", window: str, spec: DataSpec
+    captures: "Columns", labels: "pd.DataFrame", window: str, spec: DataSpec
 ) -> "pd.DataFrame":
-    from mlschool_dagster.monitoring.frames import current_frame
+    from mlschool_dagster.monitoring.snapshot import captures_table
 
-    labelled = captures[captures["event_id"].isin(labels["event_id"])]
-    joined = current_frame(labelled, spec).merge(labels, on="event_id")
+    frame: pd.DataFrame = captures_table(captures, spec).to_pandas()
+    joined = frame.merge(labels, on="event_id")
     return joined.rename(columns={"label": spec.target.name}).assign(window=window)
 
 

@@ -1,8 +1,7 @@
 """Captures: one hour of traffic, and its ground truth as far as it is known."""
 
-from collections import Counter
 from datetime import UTC, datetime, timedelta
-from itertools import chain
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -79,9 +78,7 @@ def build_captured_traffic(
     def traffic(
         context: dg.AssetExecutionContext, captures: Captures, files: PlatformFiles
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        from mlschool_dagster.capture.frames import captures_frame
-        from mlschool_dagster.monitoring.frames import current_frame
-        from mlschool_dagster.monitoring.snapshot import ParquetSnapshot, write_snapshot
+        from mlschool_dagster.monitoring.snapshot import ParquetSnapshot, write_captures
 
         with plain_errors():
             window = chosen_window(context, captures)
@@ -90,10 +87,9 @@ def build_captured_traffic(
                 # The token is read first: rows that land in between are covered, but not claimed.
                 token = store.captures_token(window)
                 refusals = store.refusals(window)
-                frames = chain([captures_frame([])], store.stream(window))
-                current = (current_frame(frame, spec) for frame in frames)
+                facts = {TOKEN: token, REFUSALS: refusals}
                 with place.writing() as path:
-                    write_snapshot(current, path, **{TOKEN: token, REFUSALS: refusals})
+                    write_captures(store.stream_columns(window), spec, path, **facts)
             snapshot = ParquetSnapshot(place.local())
             refused = sum(refusals.values())
             context.log.info(f"{snapshot.rows} captures in window {window.key}, {refused} refusals")
@@ -138,24 +134,23 @@ def build_labels(spec: DataSpec, windows: dg.PartitionsDefinition[str]) -> dg.As
         files: PlatformFiles,
         history: History,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        from mlschool_dagster.capture.frames import labels_frame
         from mlschool_dagster.monitoring.metric_records import check_metrics
-        from mlschool_dagster.monitoring.snapshot import ParquetSnapshot, write_snapshot
+        from mlschool_dagster.monitoring.snapshot import ParquetSnapshot, write_labels
 
         with plain_errors():
             window = chosen_window(context, captures)
             place = files.new_in_window(window, LABELS_FILE)
             with captures.open() as store:
                 revision = store.revision(window)
-                frames = chain([labels_frame([])], store.stream_labels(window))
+                columns = store.stream_label_columns(window)
                 with place.writing() as path:
-                    write_snapshot(frames, path, **{TOKEN: revision.labels_token})
+                    write_labels(columns, path, **{TOKEN: revision.labels_token})
             snapshot = ParquetSnapshot(place.local())
             context.log.info(f"{snapshot.rows} labels in window {window.key}")
-            classes = Counter(map(str, snapshot.whole(["label"])["label"]))
+            classes = snapshot.counts("label")
             strange = {
                 label: rows
-                for label, rows in classes.most_common()
+                for (label,), rows in classes.items()
                 if label not in spec.target.classes
             }
             results = [_known_labels(window, strange, snapshot.rows)]
@@ -172,7 +167,7 @@ def build_labels(spec: DataSpec, windows: dg.PartitionsDefinition[str]) -> dg.As
                     "coverage": snapshot.rows / revision.captures if revision.captures else 0.0,
                     "classes": table(
                         {"class": label, "rows": rows}
-                        for label, rows in classes.most_common(CLASSES_SHOWN)
+                        for (label,), rows in islice(classes.items(), CLASSES_SHOWN)
                     ),
                     "unknown_labels": float(sum(strange.values())),
                     "path": dg.MetadataValue.path(place.uri),
@@ -254,9 +249,7 @@ def _is_monitored(instance: dg.DagsterInstance, window: Window) -> bool:
 
 
 def _by_version(snapshot: "ParquetSnapshot") -> list[dict[str, str | int]]:
-    chunks = snapshot.chunks([MODEL_VERSION, ROLE])
-    rows = Counter(key for chunk in chunks for key in chunk.itertuples(index=False, name=None))
     return [
-        {MODEL_VERSION: version, ROLE: role, "rows": count}
-        for (version, role), count in rows.most_common()
+        {MODEL_VERSION: version, ROLE: role, "rows": rows}
+        for (version, role), rows in snapshot.counts(MODEL_VERSION, ROLE).items()
     ]

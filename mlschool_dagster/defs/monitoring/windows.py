@@ -135,7 +135,7 @@ class MonitoredWindow:
 
     window: Window
     table: "ParquetSnapshot"
-    """The traffic, one row a capture, as `frames.current_frame` shapes it."""
+    """The traffic, one row a capture, as `snapshot.captures_table` shapes it."""
     reference: "pd.DataFrame"
     subject: "Subject"
 
