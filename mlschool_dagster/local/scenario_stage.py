@@ -32,7 +32,7 @@ from mlschool_dagster.local.jobs import run_config, run_job
 from mlschool_dagster.local.platform import Say, local_endpoint
 from mlschool_dagster.local.scenario_inbox import Inbox
 from mlschool_dagster.local.scenario_story import Hour, Outcome, Story
-from mlschool_dagster.monitoring.metrics import open_history
+from mlschool_dagster.monitoring.metrics_history import MetricsHistory
 from mlschool_dagster.promotion.ledger import open_ledger
 from mlschool_dagster.serving.probes import probe_key
 from mlschool_dagster.settings import Settings
@@ -227,7 +227,7 @@ class Stage:
 
     def _look_around(self, number: int) -> None:
         """Note what is known after an hour, and tell what is new."""
-        history = open_history(self.settings.history)
+        history = MetricsHistory(self.settings.history)
         found = [(str(m.name), m.column) for m in history.read() if m.finding and not m.segment]
         history.close()
         ledger = open_ledger(self.settings.history)

@@ -8,7 +8,8 @@ from mlschool_dagster.dataset.spec import DataSpec, NumericColumn
 from mlschool_dagster.monitoring.config import MAXIMUM_REFUSED_SHARE
 from mlschool_dagster.monitoring.drift import DriftReport, DriftTest, DriftVerdict
 from mlschool_dagster.monitoring.e_values import HORIZON, Evidence
-from mlschool_dagster.monitoring.metrics import ALL, Metric, MetricName, MetricsHistory
+from mlschool_dagster.monitoring.metrics import ALL, Metric, MetricName
+from mlschool_dagster.monitoring.metrics_history import MetricsHistory
 from mlschool_dagster.monitoring.performance import Accuracy, PerformanceReport
 from mlschool_dagster.monitoring.quality import ColumnQuality, QualityReport
 from mlschool_dagster.monitoring.segments import SMALL

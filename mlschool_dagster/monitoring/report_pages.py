@@ -99,9 +99,9 @@ def write_quality_page(
 ) -> str:
     """Write the page of the data quality `report` of a window to `path`.
 
-    `current` has the rows of the window (`snapshot.captures_table`), or a uniform sample of at least
-    `samples`; Evidently draws at most `samples` rows of it and of `reference`. Return what could
-    not be drawn, or an empty text.
+    `current` has the rows of the window (`snapshot.captures_table`), or a uniform sample of
+    at least `samples`; Evidently draws at most `samples` rows of it and of `reference`. Return
+    what could not be drawn, or an empty text.
     """
     faulty = [column.column for column in report.columns if column.is_faulty]
     drawn = _inputs(current, reference, spec, samples, report.n_current, faulty)

@@ -15,13 +15,13 @@ from mlschool_dagster.errors import UserError
 from mlschool_dagster.storage import Location
 
 if TYPE_CHECKING:
-    from mlschool_dagster.monitoring.metrics import MetricsHistory
+    from mlschool_dagster.monitoring.metrics_history import MetricsHistory
 
 _NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
+class Deletion:
     """What of one `kind` is older than `before`, and what becomes of it.
 
     ``windows`` and ``items`` (rows, files or runs) go, or would go if this were no dry run;
@@ -53,9 +53,9 @@ def bound(days: float, now: datetime) -> datetime | None:
     return Window.of(now - timedelta(days=days)).start if days else None
 
 
-def forget_captures(
+def delete_captures(
     store: CaptureStore, before: datetime, is_covered: Callable[[Window], bool], dry_run: bool
-) -> Outgoing:
+) -> Deletion:
     """Deletes the captures of windows before `before`, with their labels, shadows and refusals.
 
     A window stays as long as its reports do not cover everything in it, as `is_covered` tells: what
@@ -67,10 +67,10 @@ def forget_captures(
     items = sum(count(window) for window in covered)
     kept = len(old) - len(covered)
     remark = "not everything in them is in every report yet" if kept else ""
-    return Outgoing("captures", before, len(covered), items, kept, remark)
+    return Deletion("captures", before, len(covered), items, kept, remark)
 
 
-def forget_files(folder: Location, before: datetime, dry_run: bool) -> Outgoing:
+def delete_files(folder: Location, before: datetime, dry_run: bool) -> Deletion:
     """Deletes what was frozen and drawn of windows before `before`, in `folder` by window.
 
     Only folders that the platform made go: what else has the name of a window is kept and named, as
@@ -95,14 +95,14 @@ def forget_files(folder: Location, before: datetime, dry_run: bool) -> Outgoing:
             gone += 1
             files += held
     remark = "; ".join([*kept[:_NAMED], *([f"{len(kept) - _NAMED} more"] * (len(kept) > _NAMED))])
-    return Outgoing("files", before, gone, files, len(kept), remark, failed)
+    return Deletion("files", before, gone, files, len(kept), remark, failed)
 
 
-def forget_metrics(history: "MetricsHistory", before: datetime, dry_run: bool) -> Outgoing:
+def delete_metrics(history: "MetricsHistory", before: datetime, dry_run: bool) -> Deletion:
     """Deletes the metrics of windows before `before`."""
     first_kept = Window.of(before)
-    items = history.count(first_kept) if dry_run else history.forget(first_kept)
-    return Outgoing("metrics", before, 0, items)
+    items = history.count(first_kept) if dry_run else history.delete(first_kept)
+    return Deletion("metrics", before, 0, items)
 
 
 def _windows(folder: Location) -> Iterable[tuple[Location, Window]]:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from mlschool_dagster.capture.windows import LENGTH, Window
 from mlschool_dagster.monitoring.config import VolumeConfig
-from mlschool_dagster.monitoring.metrics import Metric, MetricName, MetricsHistory
+from mlschool_dagster.monitoring.metrics import Metric, MetricName
+from mlschool_dagster.monitoring.metrics_history import MetricsHistory
 
 if TYPE_CHECKING:
     from mlschool_dagster.capture.frames import Columns

@@ -9,7 +9,7 @@ from pydantic import Field
 
 if TYPE_CHECKING:
     from mlschool_dagster.deployment.ledger import DeploymentLedger, Entry
-    from mlschool_dagster.monitoring.metrics import MetricsHistory
+    from mlschool_dagster.monitoring.metrics_history import MetricsHistory
     from mlschool_dagster.promotion.ledger import PromotionLedger
 
 
@@ -27,9 +27,9 @@ class History(dg.ConfigurableResource):  # type: ignore[type-arg]
         Raises:
             UserError: the database cannot be used.
         """
-        from mlschool_dagster.monitoring.metrics import open_history
+        from mlschool_dagster.monitoring.metrics_history import MetricsHistory
 
-        with closing(open_history(self.uri)) as history:
+        with closing(MetricsHistory(self.uri)) as history:
             yield history
 
     @contextmanager

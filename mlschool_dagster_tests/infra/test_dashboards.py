@@ -14,7 +14,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from mlschool_dagster.monitoring.metrics import open_history
+from mlschool_dagster.monitoring.metrics_history import MetricsHistory
 from mlschool_dagster.promotion.ledger import open_ledger
 from mlschool_dagster.promotion.rollout import Entry, Step
 from mlschool_dagster.serving.metrics import Metrics
@@ -172,7 +172,7 @@ def history() -> Iterator[PostgresServer]:
             check=True,
         )
         uri = address(server, "history")
-        metrics = open_history(uri)
+        metrics = MetricsHistory(uri)
         traffic_month.fill(metrics, WINDOWS)
         metrics.close()
         ledger = open_ledger(uri)

@@ -30,7 +30,8 @@ from mlschool_dagster.local.scenario_story import (
     judge,
 )
 from mlschool_dagster.monitoring.config import VolumeConfig
-from mlschool_dagster.monitoring.metrics import MetricName, open_history
+from mlschool_dagster.monitoring.metrics import MetricName
+from mlschool_dagster.monitoring.metrics_history import MetricsHistory
 from mlschool_dagster.monitoring.traffic import check_traffic
 from mlschool_dagster.promotion.rollout import Step
 from mlschool_dagster_tests.alerting.samples import notification
@@ -140,7 +141,7 @@ def test_the_hour_without_traffic_and_no_other_is_an_outage(tmp_path: Path) -> N
     tokens: dict[str, str] = {}
     unusual, stale = [], []
     store = open_store(f"sqlite:///{tmp_path}/captures.db")
-    history = open_history(f"sqlite:///{tmp_path}/history.db")
+    history = MetricsHistory(f"sqlite:///{tmp_path}/history.db")
     with closing(store), closing(history):
         for number, hour in enumerate(story.hours):
             window = Window(start.start + number * LENGTH)

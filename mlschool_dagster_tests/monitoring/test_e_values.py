@@ -11,7 +11,8 @@ from mlschool_dagster.monitoring.config import DriftConfig
 from mlschool_dagster.monitoring.drift import drift_from
 from mlschool_dagster.monitoring.e_values import HORIZON, CompositeNull, evidence
 from mlschool_dagster.monitoring.metric_records import drift_metrics, earlier_e_values
-from mlschool_dagster.monitoring.metrics import Metric, MetricName, SqlHistory
+from mlschool_dagster.monitoring.metrics import Metric, MetricName
+from mlschool_dagster.monitoring.metrics_history import MetricsHistory
 from mlschool_dagster.monitoring.reference_profile import ReferenceProfile
 from mlschool_dagster_tests.monitoring.samples import (
     SPEC,
@@ -100,7 +101,7 @@ def test_evidence_is_that_of_a_mixture_over_the_beginning_of_the_change() -> Non
 
 
 def test_a_window_again_leaves_the_same_evidence(tmp_path: object) -> None:
-    history = SqlHistory(f"sqlite:///{tmp_path}/history.db")
+    history = MetricsHistory(f"sqlite:///{tmp_path}/history.db")
     hours = [Window(START + LENGTH * hour) for hour in range(3)]
 
     def monitored(hour: int, version: str = "1") -> list[Metric]:

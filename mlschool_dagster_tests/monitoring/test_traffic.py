@@ -16,7 +16,8 @@ from mlschool_dagster.capture.records import Capture
 from mlschool_dagster.capture.store import CaptureStore, open_store
 from mlschool_dagster.capture.windows import LENGTH, Window
 from mlschool_dagster.monitoring.config import VolumeConfig
-from mlschool_dagster.monitoring.metrics import Metric, MetricName, MetricsHistory, open_history
+from mlschool_dagster.monitoring.metrics import Metric, MetricName
+from mlschool_dagster.monitoring.metrics_history import MetricsHistory
 from mlschool_dagster.monitoring.traffic import (
     FIELDS,
     REPORT,
@@ -49,7 +50,7 @@ def store(tmp_path: Path) -> Iterator[CaptureStore]:
 
 @pytest.fixture
 def history(tmp_path: Path) -> Iterator[MetricsHistory]:
-    history = open_history(f"sqlite:///{tmp_path}/history.db")
+    history = MetricsHistory(f"sqlite:///{tmp_path}/history.db")
     yield history
     history.close()
 

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 
 from mlschool_dagster.capture.windows import LENGTH, Window
 from mlschool_dagster.monitoring.dashboard.data import DashboardData, Event, ServingPeriod
-from mlschool_dagster.monitoring.metrics import Metric, MetricName, MetricsHistory
+from mlschool_dagster.monitoring.metrics import Metric, MetricName
+from mlschool_dagster.monitoring.metrics_history import MetricsHistory
 from mlschool_dagster.monitoring.statistics import wilson_interval
 from mlschool_dagster_tests.monitoring.samples import SPEC, START
 

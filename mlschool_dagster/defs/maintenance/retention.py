@@ -16,11 +16,11 @@ from mlschool_dagster.defs.keys import PERFORMANCE_REPORT, REPORTS
 from mlschool_dagster.defs.monitoring.windows import CAPTURES_TOKEN, LABELS_TOKEN, covered_token
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.monitoring.retention import (
-    Outgoing,
+    Deletion,
     bound,
-    forget_captures,
-    forget_files,
-    forget_metrics,
+    delete_captures,
+    delete_files,
+    delete_metrics,
 )
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.files import PlatformFiles
@@ -65,8 +65,8 @@ def retention(
 ) -> None:
     """Delete what is older than configured, in small batches, or report what would be deleted."""
     with plain_errors():
-        outgoing = list(_outgoing(context.instance, config, captures, files, history))
-    for one in outgoing:
+        deletions = list(_outgoing(context.instance, config, captures, files, history))
+    for one in deletions:
         context.log.info(
             f"{one.kind} before {one.before:%Y-%m-%d %H:%M}: {one.items} "
             f"{'to delete' if config.dry_run else 'deleted'}, {one.kept} kept"
@@ -74,12 +74,12 @@ def retention(
         )
     context.add_output_metadata(
         {
-            "to delete" if config.dry_run else "deleted": table(one.row() for one in outgoing),
+            "to delete" if config.dry_run else "deleted": table(one.row() for one in deletions),
             "dry_run": config.dry_run,
         }
     )
     with plain_errors():
-        if failed := [one.remark for one in outgoing if one.failed]:
+        if failed := [one.remark for one in deletions if one.failed]:
             raise UserError(" ".join(failed))
 
 
@@ -114,7 +114,7 @@ def _outgoing(
     captures: Captures,
     files: PlatformFiles,
     history: History,
-) -> Iterator[Outgoing]:
+) -> Iterator[Deletion]:
     now = utc_now()
     with captures.open() as store:
         if before := bound(config.capture_days, now):
@@ -122,14 +122,14 @@ def _outgoing(
             def is_covered(window: Window) -> bool:
                 return _is_covered(instance, store, window)
 
-            yield forget_captures(store, before, is_covered, config.dry_run)
+            yield delete_captures(store, before, is_covered, config.dry_run)
         if before := bound(config.report_days, now):
-            yield forget_files(files.windows, before, config.dry_run)
+            yield delete_files(files.windows, before, config.dry_run)
         if before := bound(config.metric_days, now):
             with history.metrics() as metrics:
-                yield forget_metrics(metrics, before, config.dry_run)
+                yield delete_metrics(metrics, before, config.dry_run)
         if before := bound(config.run_days, now):
-            yield forget_runs(instance, before, store.newest_windows(), config.dry_run)
+            yield delete_runs(instance, before, store.newest_windows(), config.dry_run)
 
 
 def _is_covered(instance: dg.DagsterInstance, store: CaptureStore, window: Window) -> bool:
@@ -138,9 +138,9 @@ def _is_covered(instance: dg.DagsterInstance, store: CaptureStore, window: Windo
     return captures == store.captures_token(window) and labels == store.labels_token(window)
 
 
-def forget_runs(
+def delete_runs(
     instance: dg.DagsterInstance, before: datetime, windows: list[Window], dry_run: bool
-) -> Outgoing:
+) -> Deletion:
     """Deletes finished runs before `before` with their events and logs, but for the newest state.
 
     That is the newest materialization and observation of each asset, and of each of `windows`,
@@ -148,13 +148,13 @@ def forget_runs(
     """
     needed = _needed_runs(instance, {window.key for window in windows})
     old = list(_finished_runs(instance, before))
-    outgoing = [run_id for run_id in old if run_id not in needed]
+    deletions = [run_id for run_id in old if run_id not in needed]
     if not dry_run:
-        for run_id in outgoing:
+        for run_id in deletions:
             _delete(instance, run_id)
-    kept = len(old) - len(outgoing)
+    kept = len(old) - len(deletions)
     remark = "they made the newest state of an asset" if kept else ""
-    return Outgoing("runs", before, 0, len(outgoing), kept, remark)
+    return Deletion("runs", before, 0, len(deletions), kept, remark)
 
 
 def _finished_runs(instance: dg.DagsterInstance, before: datetime) -> Iterator[str]:

@@ -13,7 +13,8 @@ from mlschool_dagster.clock import utc_now
 from mlschool_dagster.defs.keys import CAPTURED_TRAFFIC, REPORTS
 from mlschool_dagster.defs.maintenance import retention
 from mlschool_dagster.defs.monitoring.windows import CAPTURES_TOKEN, LABELS_TOKEN, covered_token
-from mlschool_dagster.monitoring.metrics import Metric, MetricName, open_history
+from mlschool_dagster.monitoring.metrics import Metric, MetricName
+from mlschool_dagster.monitoring.metrics_history import MetricsHistory
 from mlschool_dagster.owned import is_owned, make_owned
 from mlschool_dagster_tests.capture.samples import NOON, capture, label
 from mlschool_dagster_tests.platform import LATER, WINDOW, Platform, sentence
@@ -105,7 +106,7 @@ def test_what_is_young_is_kept(platform: Platform) -> None:
 
 def test_metrics_and_files_of_old_windows_go(platform: Platform, later: datetime) -> None:
     young = Window.of(later - timedelta(days=2))
-    history = open_history(platform.settings.history)
+    history = MetricsHistory(platform.settings.history)
     for window in (WINDOW, young):
         history.record(window, "volume", [Metric(window, MetricName.ROWS, 1.0, rows=1)])
     windows = platform.files / "windows"

@@ -1,6 +1,7 @@
 """What reports conclude is in the history, and estimates are held against what came true there."""
 
-from mlschool_dagster.monitoring.metrics import ALL, Metric, MetricName, open_history
+from mlschool_dagster.monitoring.metrics import ALL, Metric, MetricName
+from mlschool_dagster.monitoring.metrics_history import MetricsHistory
 from mlschool_dagster_tests.platform import (
     WINDOW,
     Platform,
@@ -48,7 +49,7 @@ def test_a_window_leaves_its_numbers_and_monitored_again_the_same(
 
 def recorded(platform: Platform) -> dict[tuple[MetricName, str, str], Metric]:
     """The metrics of the window, by name, segment and version."""
-    history = open_history(platform.settings.history)
+    history = MetricsHistory(platform.settings.history)
     try:
         return {(m.name, m.segment, m.version): m for m in history.read(since=WINDOW)}
     finally:

@@ -11,7 +11,7 @@ import pytest
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.defs.keys import REPORTS
 from mlschool_dagster.defs.monitoring.arrival_sensors import NEW_CAPTURES
-from mlschool_dagster.monitoring.metrics import open_history
+from mlschool_dagster.monitoring.metrics_history import MetricsHistory
 from mlschool_dagster_tests.capture.samples import NOON, capture
 from mlschool_dagster_tests.defs.monitoring.test_arrival_sensors import Ticks
 from mlschool_dagster_tests.defs.monitoring.test_crashes import covered, daemon, land, wait_until
@@ -54,7 +54,7 @@ def test_a_backfill_reports_on_each_window_once(trained_platform: Platform) -> N
     runs = platform.instance.get_runs(dg.RunsFilter(job_name="monitoring_job"))
     assert Counter(run.tags["dagster/partition"] for run in runs) == {w.key: 1 for w in WINDOWS}
     assert all("dagster/backfill" in run.tags for run in runs)
-    history = open_history(platform.settings.history)
+    history = MetricsHistory(platform.settings.history)
     told = history.read()
     history.close()
     said = Counter((m.window, m.name, m.column, m.segment, m.version) for m in told)

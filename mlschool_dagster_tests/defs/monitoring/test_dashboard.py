@@ -12,7 +12,7 @@ import pytest
 from mlschool_dagster.defs.monitoring.dashboard import PAGE, SHOWN, dashboard_sensor
 from mlschool_dagster.deployment import ledger as deployments
 from mlschool_dagster.deployment.plan import Plan
-from mlschool_dagster.monitoring.metrics import open_history
+from mlschool_dagster.monitoring.metrics_history import MetricsHistory
 from mlschool_dagster.promotion.ledger import open_ledger
 from mlschool_dagster.promotion.rollout import Entry, Step
 from mlschool_dagster_tests.monitoring import traffic_month
@@ -42,7 +42,7 @@ def test_a_platform_on_which_nothing_has_happened_has_a_page_that_says_so(
 
 
 def test_the_page_shows_metrics_deployments_and_promotions(platform: Platform) -> None:
-    history = open_history(platform.settings.history)
+    history = MetricsHistory(platform.settings.history)
     traffic_month.fill(history, 12)
     history.close()
     at = START

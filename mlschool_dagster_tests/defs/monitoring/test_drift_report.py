@@ -4,14 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from mlschool_dagster.monitoring.metrics import Metric, MetricName, SqlHistory
+from mlschool_dagster.monitoring.metrics import Metric, MetricName
+from mlschool_dagster.monitoring.metrics_history import MetricsHistory
 from mlschool_dagster_tests.platform import LATER, WINDOW, Platform, checks, metadata, traffic
 
 ASSETS = ["captured_traffic", "drift_report"]
 
 
 def recorded(platform: Platform, name: MetricName) -> list[Metric]:
-    history = SqlHistory(platform.settings.history)
+    history = MetricsHistory(platform.settings.history)
     try:
         return history.read([name])
     finally:

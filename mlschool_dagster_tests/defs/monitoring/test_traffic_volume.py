@@ -10,7 +10,8 @@ import pytest
 from mlschool_dagster.capture.records import Capture
 from mlschool_dagster.capture.windows import LENGTH, Window
 from mlschool_dagster.clock import utc_now
-from mlschool_dagster.monitoring.metrics import Metric, MetricName, open_history
+from mlschool_dagster.monitoring.metrics import Metric, MetricName
+from mlschool_dagster.monitoring.metrics_history import MetricsHistory
 from mlschool_dagster_tests.platform import (
     SPEC,
     Platform,
@@ -65,7 +66,7 @@ class Traffic:
 
     def recorded(self) -> dict[str, Metric]:
         """The rows of each recorded window, by its key."""
-        history = open_history(self.platform.settings.history)
+        history = MetricsHistory(self.platform.settings.history)
         found = {metric.window.key: metric for metric in history.read([MetricName.ROWS])}
         history.close()
         return found

@@ -14,7 +14,8 @@ from mlschool_dagster.clock import utc_now
 from mlschool_dagster.defs.promotion.promotion_ledger import promotion_ledger_job
 from mlschool_dagster.deployment.local import LocalEndpoint
 from mlschool_dagster.local.platform import local_endpoint
-from mlschool_dagster.monitoring.metrics import Metric, MetricName, open_history
+from mlschool_dagster.monitoring.metrics import Metric, MetricName
+from mlschool_dagster.monitoring.metrics_history import MetricsHistory
 from mlschool_dagster.promotion.rollout import Entry, Step
 from mlschool_dagster_tests.defs.promotion.sensor_driver import (
     Sensor,
@@ -77,7 +78,7 @@ def serve_both(platform: Platform, rows: int, *, right: bool) -> None:
 def measured(platform: Platform, version: str, hours: int, accuracy: float) -> None:
     """What monitoring says of `version` in the window `hours` from now."""
     window = Window.of(utc_now() + timedelta(hours=hours))
-    history = open_history(platform.settings.history)
+    history = MetricsHistory(platform.settings.history)
     metric = Metric(window, MetricName.REALISED_ACCURACY, accuracy, 200, version=version)
     history.record(window, f"{version}", [metric])
     history.close()

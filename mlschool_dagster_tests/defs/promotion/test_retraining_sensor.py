@@ -10,7 +10,8 @@ import pytest
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.definitions import build_definitions
-from mlschool_dagster.monitoring.metrics import Metric, MetricName, open_history
+from mlschool_dagster.monitoring.metrics import Metric, MetricName
+from mlschool_dagster.monitoring.metrics_history import MetricsHistory
 from mlschool_dagster.promotion.rollout import Step
 from mlschool_dagster.resources.promotion import PromotionPolicy
 from mlschool_dagster_tests.defs.promotion.sensor_driver import Sensor, append, last, serves, steps
@@ -37,7 +38,7 @@ def cautious(platform: Platform) -> Sensor:
 
 def degrade(platform: Platform, version: str = "1", hours: Sequence[int] = (3, 2)) -> None:
     """Have monitoring find the accuracy of `version` too low in the windows `hours` ago."""
-    history = open_history(platform.settings.history)
+    history = MetricsHistory(platform.settings.history)
     for ago in hours:
         window = Window.of(utc_now() - timedelta(hours=ago))
         name = MetricName.REALISED_ACCURACY

@@ -11,7 +11,8 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from mlschool_dagster.capture.windows import Window
-from mlschool_dagster.monitoring.metrics import Metric, MetricName, MetricsHistory, open_history
+from mlschool_dagster.monitoring.metrics import Metric, MetricName
+from mlschool_dagster.monitoring.metrics_history import MetricsHistory
 from mlschool_dagster_tests.monitoring.samples import START
 
 WINDOWS = [Window(START + timedelta(hours=hours)) for hours in range(4)]
@@ -33,7 +34,7 @@ FULL = Metric(
 
 @pytest.fixture
 def history(uri: str) -> Iterator[MetricsHistory]:
-    history = open_history(uri)
+    history = MetricsHistory(uri)
     yield history
     history.close()
 
@@ -45,7 +46,7 @@ def rows(window: Window, value: float | None = 1.0) -> Metric:
 def test_a_metric_comes_back_as_it_was_recorded(uri: str, history: MetricsHistory) -> None:
     told = [FULL, replace(FULL, column="", value=None), replace(FULL, segment="x" * 5000)]
     history.record(WINDOWS[0], REPORT, told)
-    again = open_history(uri)
+    again = MetricsHistory(uri)
     assert sorted(again.read(), key=repr) == sorted(told, key=repr)
     again.close()
 
@@ -110,9 +111,9 @@ def test_what_is_old_is_counted_and_forgotten(history: MetricsHistory) -> None:
         history.record(window, "traffic_volume", [rows(window)])
     assert history.count(WINDOWS[2]) == 2
     assert len(history.read()) == 4
-    assert history.forget(WINDOWS[2]) == 2
+    assert history.delete(WINDOWS[2]) == 2
     assert [metric.window for metric in history.read()] == WINDOWS[2:]
-    assert history.count(WINDOWS[2]) == history.forget(WINDOWS[2]) == 0
+    assert history.count(WINDOWS[2]) == history.delete(WINDOWS[2]) == 0
 
 
 def test_many_may_record_at_once(uri: str) -> None:
@@ -120,13 +121,13 @@ def test_many_may_record_at_once(uri: str) -> None:
 
     def work(number: int) -> None:
         window = WINDOWS[number % 4]
-        history = open_history(uri)
+        history = MetricsHistory(uri)
         for value in range(10):
             history.record(window, REPORT, [replace(FULL, window=window, value=float(value))])
         history.close()
 
     with ThreadPoolExecutor(12) as threads:
         list(threads.map(work, range(12)))
-    history = open_history(uri)
+    history = MetricsHistory(uri)
     assert history.read() == [replace(FULL, window=window, value=9.0) for window in WINDOWS]
     history.close()
