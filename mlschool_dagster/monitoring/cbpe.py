@@ -1,11 +1,10 @@
-"""Accuracy before labels arrive: what the confidences of a window's rows let one expect.
+"""Confidence-based performance estimation (CBPE): the accuracy of a window before labels arrive.
 
-Confidence-based performance estimation (CBPE; Kivimäki et al. 2025, "Confidence-based estimators
-for predictive performance in model monitoring", who prove it unbiased for calibrated confidences;
-NannyML's documentation): the expected accuracy is the mean chance of being right, each row's by its
-calibrated confidence. It holds as far as a confidence means in the window what it meant among the
-out-of-fold rows. Under covariate shift it does, nearly; when the meaning of the inputs changes, or
-a sensor fails, it does not, and nothing in the confidences tells.
+The expected accuracy is the mean of the rows' calibrated confidences: unbiased if these are
+calibrated (Kivimäki et al. 2025, "Confidence-based estimators for predictive performance in model
+monitoring"). It holds as far as a confidence means in the window what it meant among the
+out-of-fold rows. Under covariate shift it nearly does; under concept drift, or when a sensor fails,
+it does not, and the confidences do not show it.
 
 The calibration is not fitted anew to each window, its rows weighted by a density ratio of their
 inputs (Białek et al. 2024, "Estimating model performance under covariate shift without labels"):
@@ -27,10 +26,9 @@ Counts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The expected accuracy of some rows, and in which interval the realised one lies at 95 %.
+    """The expected accuracy of some rows, and the 95 % prediction interval of the realised one.
 
-    The interval holds what is uncertain of the calibration, and the chance that each row is subject
-    to.
+    The interval contains the uncertainty of the calibration and the chance of each row.
     """
 
     accuracy: float
@@ -40,7 +38,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExpectedCorrect:
-    """What is expected of groups of rows, possibly of several versions.
+    """The distribution of the number of correct predictions in groups of rows.
 
     ``rows`` and ``hits``, the expected number of right predictions, have shape (groups,); ``drawn``
     are numbers of right predictions that are equally likely, shape (draws, groups).
@@ -62,7 +60,7 @@ class ExpectedCorrect:
 
 
 def expected_correct(counts: Counts, calibration: ConfidenceCalibration) -> ExpectedCorrect:
-    """What is expected of rows counted by group and confidence bin, shape (groups, bins).
+    """Estimate the correct predictions of rows counted by group and bin, shape (groups, bins).
 
     By each curve of the calibration, a group's number of right predictions has the Poisson-binomial
     distribution; one number is drawn from it. Equal arguments give equal numbers.
@@ -77,7 +75,7 @@ def expected_correct(counts: Counts, calibration: ConfidenceCalibration) -> Expe
 
 
 def summed(parts: Iterable[ExpectedCorrect], groups: int) -> ExpectedCorrect:
-    """The sum of what is expected of the same `groups` of rows of several versions."""
+    """The sum of several versions' `ExpectedCorrect` over the same `groups`."""
     nothing = ExpectedCorrect(
         np.zeros(groups, np.int64), np.zeros(groups), np.zeros((DRAWS, groups), np.int64)
     )

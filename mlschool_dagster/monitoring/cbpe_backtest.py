@@ -1,8 +1,8 @@
-"""Whether the accuracies that were estimated came true, window by window, as labels arrived.
+"""Backtest of CBPE: compare estimated with realised accuracy, window by window.
 
-What is compared is the estimate of the labelled rows with what their labels said: labels may be of
-rows that are unlike the others. Where they disagree more often than the intervals admit, either the
-estimates are wrong, because confidences no longer mean what they meant, or the labels are.
+Both are of the labelled rows, because labelled rows may be unlike the others. If the realised
+accuracy lies outside the 95 % intervals too often, either the confidences are no longer calibrated
+or the labels are wrong.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ LEAST_COVERAGE = 0.9
 
 
 class BacktestVerdict(StrEnum):
-    """What can be said of the estimates."""
+    """Whether the estimates hold."""
 
     HOLD = "they hold"
     FAIL = "they do not hold"
@@ -34,7 +34,7 @@ class BacktestVerdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BacktestedWindow:
-    """A window with enough labels: the accuracy they let expect, and the one they showed."""
+    """The estimated and the realised accuracy of a window with enough labels."""
 
     estimated: Metric
     realised: Metric
@@ -46,43 +46,43 @@ class BacktestedWindow:
 
     @property
     def error(self) -> float:
-        """The estimate less what came true."""
+        """The estimated less the realised accuracy."""
         return (self.estimated.value or 0.0) - (self.realised.value or 0.0)
 
     @property
     def is_covered(self) -> bool:
-        """Whether what came true lies in the estimate's interval."""
+        """Whether the realised accuracy lies in the estimate's interval."""
         low, high = self.estimated.lower or 0.0, self.estimated.upper or 0.0
         return low <= (self.realised.value or 0.0) <= high
 
 
 @dataclass(frozen=True, slots=True)
 class BacktestReport:
-    """The estimates beside what came true, oldest window first."""
+    """The windows compared, oldest first."""
 
-    comparisons: tuple[BacktestedWindow, ...]
+    windows: tuple[BacktestedWindow, ...]
 
     @property
     def covered(self) -> int:
-        """In how many windows the estimate's interval held what came true."""
-        return sum(found.is_covered for found in self.comparisons)
+        """The number of windows whose interval contains the realised accuracy."""
+        return sum(window.is_covered for window in self.windows)
 
     @property
     def coverage(self) -> float | None:
         """Their share; None without a window."""
-        return self.covered / len(self.comparisons) if self.comparisons else None
+        return self.covered / len(self.windows) if self.windows else None
 
     @property
     def mean_absolute_error(self) -> float | None:
-        """How far estimates were from what came true; None without a window."""
-        if not self.comparisons:
+        """The mean absolute error of the estimates; None without a window."""
+        if not self.windows:
             return None
-        return sum(abs(found.error) for found in self.comparisons) / len(self.comparisons)
+        return sum(abs(window.error) for window in self.windows) / len(self.windows)
 
     @property
     def verdict(self) -> BacktestVerdict:
         """They fail only if the coverage is below `LEAST_COVERAGE` beyond chance (Wilson)."""
-        windows = len(self.comparisons)
+        windows = len(self.windows)
         if windows < MINIMUM_WINDOWS:
             return BacktestVerdict.NOT_ENOUGH_DATA
         if wilson_interval(self.covered, windows)[1] < LEAST_COVERAGE:
@@ -92,7 +92,7 @@ class BacktestReport:
     @property
     def summary(self) -> str:
         """The verdict as one sentence."""
-        windows = len(self.comparisons)
+        windows = len(self.windows)
         if self.mean_absolute_error is None or self.verdict is BacktestVerdict.NOT_ENOUGH_DATA:
             return (
                 f"Not enough data to judge the estimates: windows with at least {SMALL} labelled "
@@ -110,23 +110,23 @@ class BacktestReport:
         """One flat mapping a window, newest first, for a table."""
         return [
             {
-                "window": found.window.key,
-                "labelled": found.realised.rows,
-                "estimated_accuracy": found.estimated.value,
-                "estimated_low": found.estimated.lower,
-                "estimated_high": found.estimated.upper,
-                "realised_accuracy": found.realised.value,
-                "realised_low": found.realised.lower,
-                "realised_high": found.realised.upper,
-                "error": found.error,
-                "covered": found.is_covered,
+                "window": compared.window.key,
+                "labelled": compared.realised.rows,
+                "estimated_accuracy": compared.estimated.value,
+                "estimated_low": compared.estimated.lower,
+                "estimated_high": compared.estimated.upper,
+                "realised_accuracy": compared.realised.value,
+                "realised_low": compared.realised.lower,
+                "realised_high": compared.realised.upper,
+                "error": compared.error,
+                "covered": compared.is_covered,
             }
-            for found in reversed(self.comparisons)
+            for compared in reversed(self.windows)
         ]
 
 
 def backtest(metrics: Sequence[Metric]) -> BacktestReport:
-    """The report of what a history says under the names `COMPARED`.
+    """Backtest the metrics of the names `COMPARED`.
 
     Windows with fewer than `SMALL` labelled rows are left out: any estimate would do for them.
     """

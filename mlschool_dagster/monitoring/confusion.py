@@ -1,7 +1,7 @@
-"""Predictions counted chunk by chunk: by version, segment and confidence, beside their labels.
+"""Confusion matrix and correct counts of a window, by version, segment and confidence bin.
 
-Whatever the number of rows, what is kept of them is a table of fixed size for each version; of the
-labels, which come in chunks too, three numbers each.
+Predictions are counted chunk by chunk against their labels. Memory does not grow with the rows: a
+table of fixed size a version, and three numbers a label.
 """
 
 from collections import Counter
@@ -29,21 +29,21 @@ UNLABELLED = -1
 """What stands for no label. Lower numbers stand for labels that are none of the classes."""
 
 UNKNOWN_COUNTED = 100
-"""Labels that are none of the classes are told apart up to this many; the others are one."""
+"""Unknown labels are counted one by one up to this many; all others together."""
 
 REST = "(others)"
-"""What these others are called."""
+"""The name under which all others are counted."""
 
 LABELS_READ = ["event_id", "label", "labelled_at"]
-"""The columns of labels that a tally looks at."""
+"""The columns of labels that `LabelSource` reads."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelLookup:
-    """What labels say of some answers.
+    """The labels of some predictions.
 
-    ``labels`` has the position of each one's label among the classes, or a number up to
-    `UNLABELLED`; ``delays`` the hours that those with a label of the classes waited for it.
+    ``labels`` has the position of each label among the classes, or a number up to `UNLABELLED`;
+    ``delays`` the hours from prediction to label, of those whose label is a class.
     """
 
     labels: Counts
@@ -51,7 +51,7 @@ class LabelLookup:
 
 
 class LabelSource:
-    """The newest label of each event, from frames of labels as a store reads them, at least one.
+    """The newest label of each event, from at least one frame of labels (`labels_table`).
 
     ``unknown`` are labels that are none of the classes, in the order of their numbers downwards
     from `UNLABELLED`; beyond `UNKNOWN_COUNTED` they share one.
@@ -69,18 +69,19 @@ class LabelSource:
             )
             for frame in labels
         )
-        events, found, told_at = map(np.concatenate, zip(*parts, strict=True))
+        events, numbers, labelled_at = map(np.concatenate, zip(*parts, strict=True))
         self._events = pd.Index(events)
         if not self._events.is_unique:
-            order = np.argsort(told_at, kind="stable")
+            order = np.argsort(labelled_at, kind="stable")
             newest = order[~self._events[order].duplicated(keep="last")]
-            self._events, found, told_at = self._events[newest], found[newest], told_at[newest]
+            self._events = self._events[newest]
+            numbers, labelled_at = numbers[newest], labelled_at[newest]
         # Where an event has no label its place is -1: the last one.
-        self._labels = np.append(found, UNLABELLED)
-        self._told_at = told_at
+        self._labels = np.append(numbers, UNLABELLED)
+        self._labelled_at = labelled_at
 
     def _numbers(self, labels: "pd.Series[Any]", classes: Sequence[str]) -> Counts:
-        """What stands for each label."""
+        """The number of each label: its position among the classes, or one below `UNLABELLED`."""
         import pandas as pd
 
         numbers = codes(labels, classes)
@@ -95,13 +96,13 @@ class LabelSource:
         return numbers
 
     def of(self, answers: "pd.DataFrame") -> LabelLookup:
-        """What is known of `answers` (``event_id``, ``captured_at``)."""
+        """The labels of `answers` (``event_id``, ``captured_at``)."""
         import pandas as pd
 
         places = self._events.get_indexer(pd.Index(event_hashes(answers["event_id"])))
         labels = self._labels[places]
         known = labels >= 0
-        waited = self._told_at[places[known]] - _instants(answers["captured_at"])[known]
+        waited = self._labelled_at[places[known]] - _instants(answers["captured_at"])[known]
         return LabelLookup(labels, (waited / np.timedelta64(1, "h")).astype(np.float32))
 
 
@@ -144,37 +145,37 @@ class VersionCounts:
 
 
 def columns_read(spec: DataSpec) -> list[str]:
-    """The columns of a window's chunks that a tally looks at."""
+    """The columns of a window's chunks that `ConfusionCounts` reads."""
     segmented = [ROLE, *(column.name for column in spec.categorical)]
     return ["event_id", "captured_at", MODEL_VERSION, *segmented, PREDICTION, CONFIDENCE]
 
 
 class ConfusionCounts:
-    """All that a window's performance is judged by.
+    """Counts of a window's predictions against their labels.
 
     ``confusion`` counts labelled rows by (label, prediction) in the order of the spec's classes;
     ``unknown_labels`` those whose label is none of them, by label. These are no evidence of
     anything, since no prediction could match them: such a row counts as if it had no label.
     """
 
-    def __init__(self, spec: DataSpec, truth: LabelSource) -> None:
+    def __init__(self, spec: DataSpec, labels: LabelSource) -> None:
         self.segments = Segments(spec)
         self.versions: dict[str, VersionCounts] = {}
         self.unknown_labels: Counter[str] = Counter()
         self._classes = spec.target.classes
         self.confusion: Counts = np.zeros((len(self._classes),) * 2, dtype=np.int64)
-        self._truth = truth
+        self._labels = labels
         self._delays: list[Floats] = []
 
     def add(self, answers: "pd.DataFrame") -> None:
         """Count a chunk of the window (`snapshot.captures_table`)."""
         import pandas as pd
 
-        told = self._truth.of(answers)
-        labelled = told.labels >= 0
+        lookup = self._labels.of(answers)
+        labelled = lookup.labels >= 0
         predicted = codes(answers[PREDICTION], self._classes)
         known = labelled & (predicted >= 0)
-        right = known & (told.labels == predicted)
+        right = known & (lookup.labels == predicted)
         places = self.segments.positions(answers)
         bins = confidence_bins(answers[CONFIDENCE].to_numpy(dtype=float))
         outcomes = labelled.astype(np.intp) + right
@@ -184,12 +185,12 @@ class ConfusionCounts:
             if its.any():
                 counts = self.versions.setdefault(str(version), VersionCounts(len(self.segments)))
                 counts.add(places[:, its], bins[its], outcomes[its])
-        np.add.at(self.confusion, (told.labels[known], predicted[known]), 1)
+        np.add.at(self.confusion, (lookup.labels[known], predicted[known]), 1)
         for number, rows in zip(
-            *np.unique(told.labels[told.labels < UNLABELLED], return_counts=True), strict=True
+            *np.unique(lookup.labels[lookup.labels < UNLABELLED], return_counts=True), strict=True
         ):
-            self.unknown_labels[self._truth.unknown[UNLABELLED - 1 - number]] += int(rows)
-        self._delays.append(told.delays)
+            self.unknown_labels[self._labels.unknown[UNLABELLED - 1 - number]] += int(rows)
+        self._delays.append(lookup.delays)
 
     @property
     def delays(self) -> Floats:

@@ -1,9 +1,9 @@
-"""Drift: whether a window's rows still come from where the model's training rows came from.
+"""Drift of a window: two-sample tests of its rows against the model's training rows.
 
-Every input column is tested for its distribution and for its missing share, every numeric one also
-for its mean given the other columns; so are the model's prediction and confidence, and all columns
-together for their relations. A test is evidence only if it is both significant, after correction
-for the number of tests, and large enough to matter.
+Every input column is tested for its distribution and its missing share, every numeric one also for
+its mean given the other columns, the model's prediction and confidence, and all columns together
+for their relations. Drift is a test that is both significant, after correction for the number of
+tests, and above the smallest effect that matters.
 """
 
 from collections.abc import Iterator
@@ -11,13 +11,10 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mlschool_dagster.dataset.spec import ROLE, TOGETHER, DataSpec
 from mlschool_dagster.monitoring.config import DriftConfig
 from mlschool_dagster.monitoring.metrics import ALL
 from mlschool_dagster.monitoring.reference_profile import ReferenceProfile, WindowSummary
-from mlschool_dagster.monitoring.statistics import benjamini_hochberg
 from mlschool_dagster.monitoring.univariate import UncorrectedTest, uncorrected_tests
 
 if TYPE_CHECKING:
@@ -25,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class DriftVerdict(StrEnum):
-    """What can be said of a column, or of a window."""
+    """The verdict on a column, or on a window."""
 
     DRIFTED = "drifted"
     STABLE = "no drift found"
@@ -59,7 +56,7 @@ class DriftTest:
 
 @dataclass(frozen=True, slots=True)
 class DriftReport:
-    """What every test of a window found, and the verdict over all of them."""
+    """Every test of a window, and the verdict over all of them."""
 
     n_current: int
     n_reference: int
@@ -67,7 +64,7 @@ class DriftReport:
 
     @property
     def drifted_columns(self) -> list[str]:
-        """The columns with at least one test that found drift, in order; `ALL` is none of them."""
+        """The columns with at least one test that shows drift, in order; `ALL` is none of them."""
         drifted = (test.column for test in self.tests if test.verdict is DriftVerdict.DRIFTED)
         return [column for column in dict.fromkeys(drifted) if column != ALL]
 
@@ -97,7 +94,7 @@ class DriftReport:
         return f"Not enough data to judge {', '.join(lacking)} ({compared})."
 
     def column_verdict(self, column: str) -> DriftVerdict:
-        """What can be said of `column` over all of its tests."""
+        """The verdict on `column` over all of its tests."""
         tests = tuple(test for test in self.tests if test.column == column)
         return DriftReport(self.n_current, self.n_reference, tests).verdict
 
@@ -152,9 +149,11 @@ def drift_from(
 
     The effects are shares of rows, or, for quantities, standard deviations of the reference.
     """
+    from scipy.stats import false_discovery_control
+
     compared = list(uncorrected_tests(baseline, window, config))
     tested = [c.result.p_value for c in compared if c.result is not None]
-    adjusted = iter(benjamini_hochberg(np.array(tested)))
+    adjusted = iter(false_discovery_control(tested) if tested else ())
     tests = tuple(
         _judged(c, None if c.result is None else float(next(adjusted)), config) for c in compared
     )
@@ -203,12 +202,16 @@ def _verdict(
 
 
 SEGMENT_ROWS = 20_000
-"""Rows of a window to be compared by segment: more would only find what is too small to matter."""
+"""Rows of a window to compare by segment: more would only detect what is too small to matter."""
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentDrift:
-    """What the tests of a segment found; ``columns`` names those that drifted."""
+    """The drift of one segment; ``columns`` names those that drifted.
+
+    A segment may change while the whole does not, and the whole may change only because the shares
+    of its segments do.
+    """
 
     segment: str
     rows: int
@@ -263,12 +266,12 @@ def _compared(
     spec: DataSpec,
     config: DriftConfig,
 ) -> SegmentDrift:
-    found = drift(current, reference, spec, config)
+    report = drift(current, reference, spec, config)
     return SegmentDrift(
         name,
         len(current),
         len(reference),
-        str(found.verdict),
-        ", ".join(column or "all together" for column in found.drifted_columns),
-        found.summary,
+        str(report.verdict),
+        ", ".join(column or "all together" for column in report.drifted_columns),
+        report.summary,
     )

@@ -1,13 +1,14 @@
-"""Drift over many windows: evidence that may be looked at after each of them.
+"""Test martingale over windows: sequential evidence for drift, valid after any number of windows.
 
-A p-value a window finds drift in every twentieth quiet window, and p-values of windows that share
-one reference are not even independent: where the reference is off by chance, all of them are.
-So each window is tested against the reference's *region*: all that the truth may be, given that
-the reference is a sample of it, and all that is too small to matter. On the event that the region
-holds the truth (probability at least 1 - alpha/2), a window's e-value has an expected value of at
-most 1 whatever the windows before it were, and the evidence is a test supermartingale: that it ever
-reaches 2/alpha has probability at most alpha/2 (Ville 1939). So in `HORIZON` quiet windows the
-chance of any alarm is at most alpha. It presumes that rows are drawn independently of one another.
+Each window yields an e-value against a composite null: the confidence region of the reference,
+widened by the smallest effect that matters. A p-value a window would not do: it flags every
+twentieth quiet window, and windows that share a reference share its sampling error.
+
+If the null contains the truth (probability at least 1 - alpha/2), a window's e-value has an
+expected value of at most 1, whatever the windows before, so that the evidence is a test
+supermartingale: the probability that it ever reaches 2/alpha is at most alpha/2 (Ville 1939). Hence
+the chance of any false alarm in `HORIZON` windows is at most alpha, if rows are independent of one
+another.
 
 E-values: Vovk and Wang (2021). Betting on a bounded mean: Waudby-Smith and Ramdas (2024). Mixing
 over the window in which the change began: Shin, Ramdas and Rinaldo (2024).
@@ -28,14 +29,14 @@ from mlschool_dagster.monitoring.reference_profile import ReferenceProfile, Wind
 from mlschool_dagster.monitoring.statistics import Counts, Floats
 
 HORIZON = 1_000
-"""Windows over which the chance of any false alarm is held, and over which evidence is gathered."""
+"""Windows over which evidence is gathered, and the chance of any false alarm is bounded."""
 
 STAKES = np.array([1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 0.95])
-"""Shares of the capital put on a bet; small ones find small changes in many rows. As the size of a
-change is not known, the capital is spread evenly over them."""
+"""Betting fractions: the shares of the wealth at stake. Small ones detect small changes in many
+rows; as the size of a change is not known, the wealth is spread evenly over all."""
 
 LARGEST = 1e12
-"""The largest e-value told: more evidence than anybody needs."""
+"""The largest e-value reported."""
 
 LIMIT_PRECISION = 1e-6
 
@@ -44,7 +45,7 @@ RANK_PER_DEVIATION = 1 / (2 * math.sqrt(math.pi))
 
 
 class _Of(StrEnum):
-    """What of a column is counted."""
+    """The aspect of a column that a bet is about."""
 
     VALUES = "values"
     MISSING = "missing"
@@ -53,22 +54,22 @@ class _Of(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class _Bet:
-    """That the mean of a number in [0, 1], one for each cell of a column, is above a limit.
+    """A bet that the mean of a number in [0, 1], one for each cell of a column, is above a limit.
 
-    A row multiplies the capital by 1 + stake (value/limit - 1), whose expected value is at most 1
-    if the mean is not above.
+    A row multiplies the wealth by 1 + stake (value/limit - 1), whose expected value is at most 1 if
+    the mean is not above the limit.
     """
 
     values: Floats
     limit: float
 
     def logarithms(self) -> Floats:
-        """By what a row multiplies the capital, as logarithms: (stakes, cells)."""
+        """The log of the factor by which a row multiplies the wealth: (stakes, cells)."""
         return np.log1p(STAKES[:, None] * (self.values / self.limit - 1))
 
 
 class CompositeNull:
-    """All that a quiet window's truth may be, given the reference of `baseline`."""
+    """The hypothesis of no drift: all distributions compatible with the reference of `baseline`."""
 
     def __init__(self, baseline: ReferenceProfile, config: DriftConfig) -> None:
         self._wins = {
@@ -78,17 +79,14 @@ class CompositeNull:
         }
 
     def e_values(self, window: WindowSummary) -> dict[str, float]:
-        """The window's own evidence against "no drift", by column; 1 says nothing.
+        """The window's e-value against no drift, by column; 1 is no evidence.
 
-        That of `ALL` is about what each numeric column is given the others.
+        That of `ALL` is about each numeric column given the others.
         """
-        return {name: float(told) for name, told in self.wealth(self.logarithms(window)).items()}
+        return {name: float(value) for name, value in self.wealth(self.logarithms(window)).items()}
 
     def logarithms(self, window: WindowSummary) -> dict[str, Floats]:
-        """The logarithms of what every bet on a column has won: (bets, stakes).
-
-        Those of several windows add up to those of all their rows.
-        """
+        """The log wealth of every bet on a column: (bets, stakes). It adds up over rows."""
         won: dict[str, list[Floats]] = {}
         for (column, of), wins in self._wins.items():
             stream = ALL if of is _Of.UNEXPLAINED else column
@@ -96,7 +94,7 @@ class CompositeNull:
         return {stream: np.concatenate(parts) for stream, parts in won.items()}
 
     def wealth(self, logarithms: Mapping[str, Floats]) -> dict[str, Floats]:
-        """The e-values of bets that have won so much: (..., bets, stakes) becomes (...)."""
+        """The e-values of bets with this log wealth: (..., bets, stakes) becomes (...)."""
         return {
             stream: np.asarray(np.minimum(_wealth(won), LARGEST).mean(axis=-1))
             for stream, won in logarithms.items()
@@ -104,7 +102,7 @@ class CompositeNull:
 
 
 def _wealth(logarithms: Floats) -> Floats:
-    """What has become of a capital of 1 that was spread evenly over the stakes (last axis)."""
+    """The mean wealth over the stakes (last axis), each of which began with 1."""
     return np.asarray(np.exp(np.minimum(logarithms, math.log(LARGEST) + 9)).mean(axis=-1))
 
 
@@ -118,7 +116,7 @@ def _counts(window: WindowSummary, column: str, of: _Of) -> Counts:
 
 
 def _bets(baseline: ReferenceProfile, config: DriftConfig) -> dict[tuple[str, _Of], list[_Bet]]:
-    """The bets on each column, whose limits hold the truth together but for alpha/2."""
+    """The bets on each column, whose limits hold simultaneously with probability 1 - alpha/2."""
     own, spec = baseline.own, baseline.spec
     ranked = {
         (column.name, of): 1.0 if of is _Of.VALUES else baseline.unexplained_spread(column.name)
@@ -151,7 +149,7 @@ def _ranks(counts: Counts, error: float, deviations: float) -> list[_Bet]:
 
     The mean of the first over new values from the reference's distribution is 1 less the mean of as
     many independent uniform variables as the reference has values, whatever the distribution; that
-    of the second likewise, to first order. Hence the null. Shifts up to `deviations` are part of
+    of the second likewise, to first order. Hence the limits. Shifts up to `deviations` are part of
     it.
     """
     total = int(counts.sum())
@@ -188,8 +186,8 @@ def _limit(values: Floats, counts: Counts, error: float) -> float:
     # Bisection: the bet that the mean is below a value wins the more, the larger the value.
     while refuted - held > LIMIT_PRECISION:
         middle = (held + refuted) / 2
-        capital = _wealth(_Bet(1 - values, 1 - middle).logarithms() @ counts)
-        if capital >= 2 / error:
+        wealth = _wealth(_Bet(1 - values, 1 - middle).logarithms() @ counts)
+        if wealth >= 2 / error:
             refuted = middle
         else:
             held = middle
@@ -198,10 +196,10 @@ def _limit(values: Floats, counts: Counts, error: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a succession of windows says of drift.
+    """The evidence for drift over a sequence of windows.
 
-    ``paths`` holds each column's part of the evidence after each window, oldest first (`ALL`: what
-    columns have to do with one another). Drift is confirmed where their sum reaches ``threshold``.
+    ``paths`` has each column's part of the evidence after each window, oldest first (`ALL`: the
+    relations between columns). Drift is confirmed when their sum reaches ``threshold``.
     """
 
     threshold: float
@@ -220,7 +218,7 @@ class Evidence:
 
     @property
     def confirmed(self) -> bool:
-        """Whether drift is certain enough after the newest window."""
+        """Whether the evidence after the newest window reaches the threshold."""
         return self.totals[-1] >= self.threshold
 
     @property
@@ -259,11 +257,11 @@ class Evidence:
 
 
 def evidence(windows: Sequence[Mapping[str, float]], alpha: float) -> Evidence:
-    """The evidence of `windows`, at least one, each given by its e-values by column, oldest first.
+    """Accumulate the e-values by column of `windows`, at least one, oldest first.
 
-    A column's evidence is that of a change which began in any one of the last `HORIZON` windows,
-    each of which is as likely. It is kept below ten times what an alarm takes, so that an alarm
-    ends soon after the drift does.
+    A column's evidence is the mixture over the window in which a change began, with equal weights
+    on the last `HORIZON` (a Shiryaev-Roberts e-detector). It is kept below ten times what an alarm
+    takes, so that an alarm ends soon after the drift does.
     """
     threshold = 2 / alpha
     newest = windows[-HORIZON:]

@@ -1,8 +1,8 @@
-"""Fairness: whether the model errs equally often across the groups that the spec protects.
+"""Fairness: equality of error rates across the groups that the spec protects.
 
 Equal error rates are one of several notions of fairness, which exclude each other in general
-(Kleinberg, Mullainathan and Raghavan 2016); it is the one that labels and predictions alone can
-tell, whatever the classes mean.
+(Kleinberg, Mullainathan and Raghavan 2016). This one needs labels and predictions alone, whatever
+the classes mean.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,10 +17,10 @@ from mlschool_dagster.monitoring.statistics import corrected_z, difference_inter
 
 
 class FairnessVerdict(StrEnum):
-    """What can be said of the error shares of a protected column's groups."""
+    """The verdict on the error shares of a protected column's groups."""
 
     UNEQUAL = "unequal"
-    TOLERABLE = "no intolerable difference found"
+    TOLERABLE = "no intolerable difference"
     NOT_ENOUGH_DATA = "not enough data"
 
 
@@ -77,19 +77,20 @@ class FairnessReport:
     @property
     def summary(self) -> str:
         """The verdict as one sentence."""
-        found = self.disparity
-        if found is None:
+        disparity = self.disparity
+        if disparity is None:
             return (
                 f"Not enough labels to compare errors by {self.column}: two groups with {SMALL} "
                 "labelled rows are needed."
             )
-        told = (
-            f"{found.worse} errs in {found.difference:.1%} [{found.low:.1%}, {found.high:.1%}] "
-            f"more of its rows than {found.better}"
+        interval = f"[{disparity.low:.1%}, {disparity.high:.1%}]"
+        sentence = (
+            f"{disparity.worse} errs in {disparity.difference:.1%} {interval} more of its rows "
+            f"than {disparity.better}"
         )
-        if found.is_unequal:
-            return f"{told}, more than the tolerated {found.tolerated:.0%}."
-        return f"{told}, which is not surely more than the tolerated {found.tolerated:.0%}."
+        if disparity.is_unequal:
+            return f"{sentence}, more than the tolerated {disparity.tolerated:.0%}."
+        return f"{sentence}, which is not surely more than the tolerated {disparity.tolerated:.0%}."
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat mapping a group, for a table."""
@@ -126,8 +127,12 @@ def _errors(group: Group) -> GroupErrors:
 def _disparity(groups: Sequence[Group], tolerated: float) -> Disparity | None:
     pairs = list(combinations(_judged(groups), 2))
     z = corrected_z(len(pairs))
-    found = (_difference(*sorted(pair, key=_accuracy), z=z, tolerated=tolerated) for pair in pairs)
-    return max(found, key=lambda disparity: (disparity.low, disparity.difference), default=None)
+    disparities = (
+        _difference(*sorted(pair, key=_accuracy), z=z, tolerated=tolerated) for pair in pairs
+    )
+    return max(
+        disparities, key=lambda disparity: (disparity.low, disparity.difference), default=None
+    )
 
 
 def _judged(groups: Sequence[Group]) -> Iterator[Group]:

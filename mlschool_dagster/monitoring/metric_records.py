@@ -1,4 +1,4 @@
-"""What the reports on quality and performance leave in the history of metrics."""
+"""The metrics that the reports on quality, performance and drift record in the history."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -17,7 +17,7 @@ from mlschool_dagster.monitoring.statistics import wilson_interval
 
 
 def check_metrics(window: Window, outcomes: Mapping[str, bool | None]) -> Iterator[Metric]:
-    """The verdicts of the asset checks of `window` by name: passed, failed, or could not tell."""
+    """The outcomes of the asset checks of `window` by name: passed, failed, or undecided (None)."""
     for name, passed in outcomes.items():
         value = None if passed is None else float(passed)
         yield Metric(window, MetricName.CHECK, value, 0, column=name, finding=passed is False)
@@ -50,10 +50,10 @@ def performance_metrics(
 
 def quality_metrics(window: Window, report: QualityReport, spec: DataSpec) -> Iterator[Metric]:
     """The numbers of the quality `report` of `window`; none of one without any traffic."""
-    rows, found = report.n_current, len(report.findings)
+    rows, findings = report.n_current, len(report.findings)
     if not rows and not report.refused:
         return
-    yield Metric(window, MetricName.QUALITY_FINDINGS, float(found), rows, finding=found > 0)
+    yield Metric(window, MetricName.QUALITY_FINDINGS, float(findings), rows, finding=findings > 0)
     yield _share(window, MetricName.DUPLICATE_SHARE, report.duplicate_rows, rows)
     yield _share(
         window,
@@ -182,11 +182,11 @@ def earlier_e_values(
 
     There are at most as many as evidence is gathered over, `window` being one of them.
     """
-    found: dict[Window, dict[str, float]] = {}
+    earlier: dict[Window, dict[str, float]] = {}
     for metric in history.read([MetricName.DRIFT_E_VALUE], until=window, newest=HORIZON):
         if metric.version == version and metric.value is not None and metric.window != window:
-            found.setdefault(metric.window, {})[metric.column] = metric.value
-    return found
+            earlier.setdefault(metric.window, {})[metric.column] = metric.value
+    return earlier
 
 
 def drift_metrics(
@@ -196,7 +196,7 @@ def drift_metrics(
     e_values: Mapping[str, float],
     evidence: Evidence,
 ) -> Iterator[Metric]:
-    """What `window`, compared with the reference of `version`, leaves in the history.
+    """The metrics of `window`, compared with the reference of `version`.
 
     E-values belong to the version, because evidence is gathered against one reference; all else is
     about what served, whichever version that was. An empty window leaves nothing.
@@ -216,7 +216,7 @@ def drift_metrics(
 
 
 def _tested(window: Window, tests: list[DriftTest]) -> Iterator[Metric]:
-    """The tests of one column: the effect of the one that found drift, else of the first."""
+    """The tests of one column: the effect of the one that shows drift, else of the first."""
     drifted = [test for test in tests if test.verdict is DriftVerdict.DRIFTED]
     telling = min(drifted, key=lambda test: test.adjusted_p_value or 0.0, default=tests[0])
     yield Metric(

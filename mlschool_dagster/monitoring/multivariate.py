@@ -1,4 +1,4 @@
-"""Drift in what columns have to do with one another, which no column shows by itself."""
+"""Drift in the relations between columns: conditional means, and a permuted Hotelling test."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -210,15 +210,15 @@ class Relations:
         statistics = differences / np.sqrt(variances)
         p_values = 2 * t.sf(np.abs(statistics), self.freedom)
         return [
-            TestResult(*map(float, found))
-            for found in zip(statistics, p_values, np.abs(differences), strict=True)
+            TestResult(*map(float, values))
+            for values in zip(statistics, p_values, np.abs(differences), strict=True)
         ]
 
 
 def shifts_given_others(
     design: Design, current: Profile, columns: Sequence[str], excluded: Sequence[str], alpha: float
 ) -> dict[str, TestResult]:
-    """Which numeric `columns` moved away from what the other columns explain.
+    """Test whether each numeric column moved away from its regression on the others.
 
     Columns depend on one another, so that what is left of them is narrow: a shift is seen that is
     far too small for the column by itself. A column that has moved would make those it explains
@@ -246,7 +246,7 @@ def _tested(
     design: Design, means: Floats, rows: int, columns: Sequence[str], barred: Sequence[str]
 ) -> dict[str, TestResult]:
     """The test of each of `columns`; those `barred` explain nothing but are tested themselves."""
-    found: dict[str, TestResult] = {}
+    results: dict[str, TestResult] = {}
     together = [column for column in columns if column not in barred]
     for names, without in (
         (together, barred),
@@ -259,8 +259,8 @@ def _tested(
             relations = design.relations(without)
             tests = relations.tests(means, rows)
             of = design.variables[relations.active].tolist()
-            found |= {name: tests[of.index(name)] for name in names}
-    return {column: found[column] for column in columns}
+            results |= {name: tests[of.index(name)] for name in names}
+    return {column: results[column] for column in columns}
 
 
 def joint_test(current: Floats, reference: Floats) -> TestResult:

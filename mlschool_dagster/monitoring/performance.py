@@ -1,6 +1,6 @@
-"""Performance: how often the model is right, estimated at once and measured when labels arrive.
+"""Performance: the accuracy of a window, estimated at once (CBPE) and measured when labels arrive.
 
-Of the window as a whole, of each version and of each segment, the worst of which is named.
+By window, version and segment; the worst segment is named.
 """
 
 from collections.abc import Iterable, Mapping
@@ -109,11 +109,11 @@ class Accuracies:
 
 
 LABELS_NAMED = 5
-"""Most labels that a sentence names."""
+"""The most labels that a sentence names."""
 
 
 class PerformanceVerdict(StrEnum):
-    """What the labels say of the model."""
+    """The verdict on the model's accuracy."""
 
     DEGRADED = "degraded"
     ACCEPTABLE = "acceptable"
@@ -124,7 +124,7 @@ class PerformanceVerdict(StrEnum):
 _RELATIONS = {
     PerformanceVerdict.DEGRADED: "lies below",
     PerformanceVerdict.ACCEPTABLE: "reaches",
-    PerformanceVerdict.INCONCLUSIVE: "cannot yet be told from",
+    PerformanceVerdict.INCONCLUSIVE: "cannot yet be distinguished from",
 }
 
 
@@ -138,13 +138,12 @@ class LabelDelay:
 
 @dataclass(frozen=True, slots=True)
 class PerformanceReport:
-    """How a window's predictions fared.
+    """The performance of a window's predictions.
 
     ``confusion[i][j]`` counts rows whose label is the i-th and whose prediction the j-th of
     ``classes``; ``unknown_labels`` counts labels that are none of them by label: these rows count
     as if they had none, since no prediction could match. ``segments`` has those with rows, by name.
-    ``uncalibrated`` names the versions whose confidences were taken at their word, for want of a
-    calibration.
+    ``uncalibrated`` names the versions without a calibration, whose confidences count as they are.
     """
 
     classes: tuple[str, ...]
@@ -193,8 +192,10 @@ class PerformanceReport:
         overall = self.overall
         strange = unknown_labels_summary(self.unknown_labels) if self.unknown_labels else ""
         if overall.interval is None or overall.measured is None:
-            told = f"None of {overall.rows} rows has a label{' of the classes' if strange else ''}."
-            return " ".join(filter(None, [told, strange, self.estimate_summary]))
+            sentence = (
+                f"None of {overall.rows} rows has a label{' of the classes' if strange else ''}."
+            )
+            return " ".join(filter(None, [sentence, strange, self.estimate_summary]))
         low, high = overall.interval
         return (
             f"Accuracy {overall.measured:.2f} [{low:.2f}, {high:.2f}] on {overall.labelled} "
@@ -203,13 +204,11 @@ class PerformanceReport:
 
     @property
     def estimate_summary(self) -> str:
-        """What is expected without labels, as one sentence."""
+        """The estimated accuracy as one sentence."""
         estimate = self.overall.estimate
         if estimate is None:
-            return "There is nothing to estimate from."
-        source = (
-            "confidences taken at their word" if self.uncalibrated else "calibrated confidences"
-        )
+            return "There are no rows to estimate the accuracy of."
+        source = "uncalibrated confidences" if self.uncalibrated else "calibrated confidences"
         relation = _RELATIONS[self.estimated_verdict]
         return (
             f"The accuracy estimated from {source}, {estimate.accuracy:.2f} "
@@ -229,11 +228,11 @@ class PerformanceReport:
     def rows(self) -> list[dict[str, Any]]:
         """One flat mapping for the window and one a model version, for a table."""
         accuracies = {"all": self.overall, **self.versions}
-        return [{MODEL_VERSION: name, **_row(found)} for name, found in accuracies.items()]
+        return [{MODEL_VERSION: name, **_row(accuracy)} for name, accuracy in accuracies.items()]
 
     def segment_rows(self) -> list[dict[str, Any]]:
         """One flat mapping a segment, for a table."""
-        return [{"segment": name, **_row(found)} for name, found in self.segments.items()]
+        return [{"segment": name, **_row(accuracy)} for name, accuracy in self.segments.items()]
 
 
 def unknown_labels_summary(unknown: Mapping[str, int]) -> str:
@@ -259,7 +258,7 @@ def performance(
     accuracy_threshold: float = DEFAULT_ACCURACY_THRESHOLD,
     tolerated_difference: float = TOLERATED_DIFFERENCE,
 ) -> PerformanceReport:
-    """Judges a window's predictions by its labels.
+    """Judge a window's predictions by its labels.
 
     The window comes as `chunks` of its rows (`snapshot.captures_table`), each seen once,
     with at least `confusion.columns_read`; the labels as chunks of what a store reads, at least

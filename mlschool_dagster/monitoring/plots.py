@@ -1,4 +1,4 @@
-"""The pictures of the reports, as PNG."""
+"""The plots of the reports, as PNG."""
 
 import math
 from collections.abc import Sequence
@@ -96,9 +96,9 @@ def accuracy(report: PerformanceReport) -> bytes:
     axes = figure.subplots()
     for position, group in enumerate(groups.values()):
         if group.estimate is not None:
-            found = group.estimate
-            bounds = found.low, found.high
-            _interval(axes, position - 0.1, found.accuracy, bounds, "D", "estimated, all rows")
+            estimate = group.estimate
+            bounds = estimate.low, estimate.high
+            _interval(axes, position - 0.1, estimate.accuracy, bounds, "D", "estimated, all rows")
         if group.measured is not None and group.interval is not None:
             _interval(axes, position + 0.1, group.measured, group.interval, "o", "measured")
     axes.axhline(report.accuracy_threshold, color="black", linestyle="--", label="threshold")
@@ -121,12 +121,12 @@ def estimates(report: BacktestReport) -> bytes:
     """Estimated and realised accuracy of the labelled rows over windows, with their intervals."""
     figure = new_figure(9.0, 4.0)
     axes = figure.subplots()
-    for position, found in enumerate(report.comparisons):
-        expected, realised = found.estimated, found.realised
+    for position, window in enumerate(report.windows):
+        expected, realised = window.estimated, window.realised
         _interval(axes, position - 0.1, expected.value, _bounds(expected), "D", "estimated")
         _interval(axes, position + 0.1, realised.value, _bounds(realised), "o", "realised")
-    shown = range(0, len(report.comparisons), max(1, len(report.comparisons) // 8))
-    axes.set_xticks(shown, [report.comparisons[p].window.key for p in shown], rotation=25)
+    shown = range(0, len(report.windows), max(1, len(report.windows) // 8))
+    axes.set_xticks(shown, [report.windows[p].window.key for p in shown], rotation=25)
     axes.set(title=f"Estimates: {report.verdict}", ylabel="accuracy of labelled rows")
     _legend_once(figure, axes)
     return to_png(figure)

@@ -1,9 +1,8 @@
-"""A window's columns as counts: all that its statistics need, mergeable, in bounded memory.
+"""Profiles: the columns of a window as counts, which add up over chunks, in bounded memory.
 
-The reference is small and fixed. How many values of a window lie on each of the reference's
-distinct values, and in each gap between them, is all that the order of the two samples amounts to:
-rank statistics are functions of these counts. So a window is read once, in chunks, and never
-sorted.
+Values are counted in cells: the reference's distinct values, and the gaps between them. Rank
+statistics of the two samples are functions of these counts, so that a window is read once, in
+chunks, and never sorted.
 """
 
 from collections.abc import Mapping, Sequence

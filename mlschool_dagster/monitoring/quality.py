@@ -1,8 +1,8 @@
-"""Data quality: what is wrong with a window's rows in themselves, whatever the model makes of them.
+"""Data quality: faults of a window's rows in themselves, whatever the model predicts.
 
-What is refused never becomes a capture: it is counted by its reason beside them. So most faults
-seen in rows come from stores that others write or from inputs that are valid one by one and odd
-together. Rows come in chunks; what is kept of each is counts, and two hashes to find repetitions.
+Refused requests never become captures; they are counted by reason beside them. So most faults in
+rows come from stores that others write, or from inputs that are valid one by one and odd together.
+Rows are counted chunk by chunk; of each row two hashes remain, to detect duplicates.
 """
 
 from collections import Counter
@@ -39,10 +39,11 @@ DISTINCT_COUNTED = 1000
 """Distinct values of a column are counted up to this many."""
 
 NEW_COUNTED = 1000
-"""Values outside a column's categories are told apart up to this many: clients may choose any."""
+"""Values outside a column's categories are counted one by one up to this many: clients choose
+them."""
 
 LONGEST_VALUE = 60
-"""Letters by which they are told apart, and shown."""
+"""The letters of a value that are compared and shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class ColumnQuality:
 
     @property
     def is_faulty(self) -> bool:
-        """Whether anything is wrong with its values one by one."""
+        """Whether any of its values is missing, out of range or new where it may not be."""
         return bool(self.missing_is_fault or self.out_of_range or self.new_category)
 
 
@@ -105,8 +106,8 @@ class QualityReport:
         if self.findings:
             return " ".join(self.findings)
         if not self.n_current:
-            return "The window holds no captures, of which something could be wrong."
-        return f"No fault found in {self.n_current} rows."
+            return "The window has no captures."
+        return f"No fault in {self.n_current} rows."
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-compatible data."""
@@ -126,7 +127,7 @@ class QualityReport:
 
 
 def columns_read(spec: DataSpec) -> list[str]:
-    """The columns of a window's chunks that `quality` looks at."""
+    """The columns of a window's chunks that `quality` reads."""
     return ["event_id", MODEL_VERSION, SAMPLING_SHARE, *spec.input_names]
 
 
@@ -136,7 +137,7 @@ def quality(
     spec: DataSpec,
     refusals: Mapping[str, int] = MappingProxyType({}),
 ) -> QualityReport:
-    """Examines a window against the spec and the reference.
+    """Check a window against the spec and the reference.
 
     The window comes as `chunks` of its rows (`snapshot.captures_table`), each seen once,
     with at least `columns_read`.

@@ -1,15 +1,15 @@
-"""Following a store: which windows need a report now, so that each event is in a report, once.
+"""Reconciler of windows and reports: request a run for each window whose report is out of date.
 
-`reconcile` is the mind of a sensor, free of any scheduler: given what it remembered, what has
-landed since, what the reports cover and which runs exist, it says which runs to request and what to
-remember. It relies on three properties instead of on its own memory being up to date:
+`reconcile` is a pure function of the saved state, what has landed since, what the reports cover and
+which runs exist; it returns the runs to request and the state to save. It is level-triggered, so
+that neither a lost request nor an old state loses an event:
 
-- A report covers a revision *token* of its window, told by the report itself. A window is done when
-  its newest report covers its present token, and only then.
-- The runs of a window are looked up, not remembered. A process that dies after requesting runs and
-  before saving its memory finds them again.
-- A run key is never requested twice for two different purposes: schedulers drop a key they have
-  seen for ever, even if its run failed. So a key names window, token and attempt.
+- A report names the revision *token* of the window that it covers. A window is done when its newest
+  report covers its present token, and only then.
+- The runs of a window are looked up each time. A process that dies between requesting runs and
+  saving its state sees them at the next tick.
+- A run key names window, token and attempt, because schedulers ignore a key that they have seen
+  before, even if its run failed.
 """
 
 import json
@@ -43,7 +43,7 @@ class RunStatus(StrEnum):
 class Run:
     """A run that reports on a window; ``since`` is when it took its present status.
 
-    ``key`` is the `RunRequest.key` that this follower requested it with, None for any other run.
+    ``key`` is the `RunRequest.key` of a run that a reconciler requested, None for any other run.
     """
 
     key: str | None
@@ -53,7 +53,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """A report wanted for `window`; ``key`` differs for every token and attempt."""
+    """A run to request for `window`; ``key`` differs for every token and attempt."""
 
     window: Window
     token: str
@@ -86,11 +86,11 @@ class WindowSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ReconcilerConfig:
-    """How patient to be.
+    """How often to retry, and how much to request at once.
 
     After a failure the next attempt waits ``backoff``, doubled with every further failure in a row
     up to ``maximum_backoff``; after ``max_attempts`` for the same token the window rests until
-    something lands in it. A run started longer than ``stale_after`` ago is taken for dead with its
+    something lands in it. A run started longer than ``stale_after`` ago is considered dead with its
     machine; whoever runs it must see to it that it reports nothing any more. A window that is not
     over yet rests for ``rest`` after each of its reports: steady traffic is not reported on without
     pause. ``max_pending`` bounds what is decided upon, ``max_requests`` what one tick asks for.
@@ -107,7 +107,7 @@ class ReconcilerConfig:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """What one evaluation came to: runs to request, what to remember, and what to tell the log.
+    """The result of one evaluation: runs to request, the state to save, and messages for the log.
 
     ``later`` names the windows that have not begun.
     """
@@ -150,21 +150,20 @@ class _State:
         except (ValueError, TypeError, KeyError, AttributeError):
             raise UserError(
                 "The sensor's cursor was not written by this version; reset the cursor in the UI, "
-                "which looks at every window again and repeats no report that is complete."
+                "which checks every window again and repeats no report that is complete."
             ) from None
 
 
 def reconcile(
     state: str | None, source: WindowSource, now: datetime, config: ReconcilerConfig | None = None
 ) -> Tick:
-    """One tick: which runs to request at `now` (timezone-aware), given the remembered `state`.
+    """Decide which runs to request at `now` (timezone-aware), given the saved `state`.
 
-    A window that has not begun is kept until it has; one that is impossibly old is named and left.
+    A window that has not begun is kept until it has; one that is impossibly old is named in a
+    message and dropped. At most one run of a window is under way, except beside one that is stale.
 
-    To be called with the state of the last tick that was saved, None at first. It may be called
-    again with an old state: then it asks for the same runs by the same keys, or finds them.
-
-    At most one run of a window is under way, except beside one that is stale.
+    Call it with the last state that was saved, None at first. With an older state it requests the
+    same runs by the same keys, or sees that they exist.
 
     Raises:
         UserError: `state` is no state of this version.
@@ -191,29 +190,29 @@ def _ingest(state: _State, source: WindowSource, now: datetime, config: Reconcil
     target = changes.cursor if state.next_cursor is None else state.next_cursor
     present = Window.of(now)
     later = {*state.later, *(w.key for w in changes.windows if w > present)}
-    room = max(0, config.max_pending - len(state.pending))
-    due = sorted(key for key in later if key <= present.key)[:room]
+    capacity = max(0, config.max_pending - len(state.pending))
+    due = sorted(key for key in later if key <= present.key)[:capacity]
     known = {*state.pending, *due}
     fresh = sorted(w.key for w in changes.windows if w.key > state.taken_until and w <= present)
     new = [key for key in fresh if key not in known]
-    room -= len(due)
+    capacity -= len(due)
     taken = replace(
         state,
         cursor=target,
         next_cursor=None,
         taken_until="",
-        pending=tuple(sorted({*known, *new[:room]})),
+        pending=tuple(sorted({*known, *new[:capacity]})),
         later=tuple(sorted(later.difference(due))),
     )
-    if len(new) <= room:
+    if len(new) <= capacity:
         return taken
-    taken_until = new[room - 1] if room else state.taken_until
+    taken_until = new[capacity - 1] if capacity else state.taken_until
     return replace(taken, cursor=state.cursor, next_cursor=target, taken_until=taken_until)
 
 
 @dataclass(frozen=True, slots=True)
 class _Decision:
-    """What becomes of one pending window."""
+    """The decision on one pending window: whether it stays pending, and a run to request."""
 
     pending: bool
     request: RunRequest | None = None
@@ -260,7 +259,7 @@ def _under_way(run: Run, now: datetime, config: ReconcilerConfig) -> bool:
 
 
 def _rests(window: Window, runs: Sequence[Run], now: datetime, config: ReconcilerConfig) -> bool:
-    """Whether the window goes on, and was reported on just now."""
+    """Whether the window is still open, and was reported on within ``rest``."""
     newest = next((run for run in runs if run.key is not None), None)
     if newest is None or newest.status is not RunStatus.SUCCEEDED:
         return False

@@ -1,6 +1,6 @@
-"""The reference as all that compares windows with it needs it, and a window as it is compared.
+"""The reference of a version, profiled once, and the summary of a window in the same cells.
 
-A baseline is made once; then a window is read once, in chunks, whatever is asked of it.
+All drift statistics are functions of the two, so that a window is read once, in chunks.
 """
 
 import math
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class WindowSummary:
-    """The rows of a window or of a reference, as far as drift is concerned.
+    """The sufficient statistics for drift of a window's rows, or of the reference's; they add up.
 
     ``profile`` and ``residuals`` (of each numeric column, given the others, in cells at those of
     the reference) count every row;
@@ -48,7 +48,7 @@ class WindowSummary:
 
 
 class ReferenceProfile:
-    """What windows are compared with: the rows `reference` of the data set that `spec` describes.
+    """The profile of the rows `reference`, with which windows of the data set `spec` are compared.
 
     Raises:
         UserError: the reference lacks a column that the spec names.
@@ -80,7 +80,7 @@ class ReferenceProfile:
         )
 
     def unexplained_spread(self, column: str) -> float:
-        """What the others leave of a numeric column's standard deviation, as a share of it."""
+        """The residual spread of a numeric column given the others, as a share of its own."""
         return math.sqrt(self._relations.variances[self._positions[column]])
 
     def summary(self, chunks: "Iterable[pd.DataFrame]") -> WindowSummary:

@@ -1,7 +1,6 @@
-"""Retention: what may be deleted because it is older than somebody wants to keep it.
+"""Retention: delete old captures with their labels, folders of windows, and metrics.
 
-Belongs here: captures with their labels, frozen windows with their pages, and the history of
-metrics. Does not belong here: what a scheduler remembers of its runs.
+Does not belong here: the scheduler's own records of its runs.
 """
 
 from collections.abc import Callable, Iterable
@@ -56,10 +55,10 @@ def bound(days: float, now: datetime) -> datetime | None:
 def delete_captures(
     store: CaptureStore, before: datetime, is_covered: Callable[[Window], bool], dry_run: bool
 ) -> Deletion:
-    """Deletes the captures of windows before `before`, with their labels, shadows and refusals.
+    """Delete the captures of windows before `before`, with their labels, shadows and refusals.
 
-    A window stays as long as its reports do not cover everything in it, as `is_covered` tells: what
-    nobody has looked at yet is not deleted however old it is.
+    A window stays as long as its reports do not cover everything in it, by `is_covered`: what
+    is in no report yet is not deleted, however old it is.
     """
     old = [window for window in store.newest_windows() if window.end <= before]
     covered = [window for window in old if is_covered(window)]
@@ -71,10 +70,10 @@ def delete_captures(
 
 
 def delete_files(folder: Location, before: datetime, dry_run: bool) -> Deletion:
-    """Deletes what was frozen and drawn of windows before `before`, in `folder` by window.
+    """Delete the snapshots and pages of windows before `before` below `folder`.
 
     Only folders that the platform made go: what else has the name of a window is kept and named, as
-    is a folder that cannot be removed. A window that is needed again can be frozen again as long as
+    is a folder that cannot be removed. A snapshot can be written again as long as
     its captures are there.
     """
     gone, files, kept, failed = 0, 0, [], 0
@@ -99,7 +98,7 @@ def delete_files(folder: Location, before: datetime, dry_run: bool) -> Deletion:
 
 
 def delete_metrics(history: "MetricsHistory", before: datetime, dry_run: bool) -> Deletion:
-    """Deletes the metrics of windows before `before`."""
+    """Delete the metrics of windows before `before`."""
     first_kept = Window.of(before)
     items = history.count(first_kept) if dry_run else history.delete(first_kept)
     return Deletion("metrics", before, 0, items)

@@ -1,8 +1,8 @@
 """Segments: rows that share a value of a categorical column, their role, or the model's version.
 
-A segment is written ``column=value``; what is missing is ``column=missing``. Segments of fewer
-than `SMALL` rows, and values that the spec does not know, are pooled as ``column=other``: what is
-seen in a handful of rows says nothing, and is nobody's fault.
+A segment is named ``column=value``; rows without a value are ``column=missing``. Segments of fewer
+than `SMALL` rows, and values that the spec does not know, are pooled as ``column=other``: a handful
+of rows allows no verdict.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,20 +59,20 @@ class Segments:
 
     def positions(self, frame: "pd.DataFrame") -> Codes:
         """The segments in which each row of `frame` is, shape (1 + columns, rows)."""
-        found = np.zeros((1 + len(self._values), len(frame)), dtype=np.intp)
+        positions = np.zeros((1 + len(self._values), len(frame)), dtype=np.intp)
         for row, (name, segments) in enumerate(self.columns(), start=1):
             values = self._values[name]
             places = codes(frame[name], values)
             places[places < 0] = values.index(OTHER)
             if MISSING in values:
                 places[frame[name].isna().to_numpy()] = values.index(MISSING)
-            found[row] = places + segments.start
-        return found
+            positions[row] = places + segments.start
+        return positions
 
     def pooled(self, rows: Counts) -> Codes:
         """Where each segment is counted, by how many `rows` it has: as itself, or as other.
 
-        Roles are never pooled: a canary is looked at however little it answers.
+        Roles are never pooled: a canary is judged however little it answers.
         """
         places = np.arange(len(self))
         for name, segments in self.columns():
@@ -84,7 +84,7 @@ class Segments:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
-    """What is known of a segment: counts of rows, and equally likely numbers of right ones.
+    """The counts of a segment, and draws of its number of correct predictions.
 
     ``drawn`` has shape (draws,), over all rows; ``correct`` counts right ones of the ``labelled``.
     """
@@ -97,13 +97,13 @@ class Group:
 
     @property
     def is_pooled(self) -> bool:
-        """Whether it holds what is too little to be judged."""
+        """Whether it pools segments that are too small to judge."""
         return self.segment.endswith(f"={OTHER}")
 
 
 @dataclass(frozen=True, slots=True)
 class Worst:
-    """The segment that fares worst beside the rest of the rows.
+    """The segment with the lowest accuracy beside the rest of the rows.
 
     ``difference`` is its accuracy less that of the rest, ``low`` to ``high`` an interval that holds
     for all ``compared`` segments at once, at 95 % (Bonferroni). ``basis`` is ``labels``, or
@@ -145,11 +145,11 @@ def worst_segment(columns: Mapping[str, Sequence[Group]]) -> Worst | None:
     by_labels = list(_comparable(columns, "labelled"))
     if by_labels:
         z = corrected_z(len(by_labels))
-        found = [_by_labels(group, rest, z, len(by_labels)) for group, rest in by_labels]
+        compared = [_by_labels(group, rest, z, len(by_labels)) for group, rest in by_labels]
     else:
         by_rows = list(_comparable(columns, "rows"))
-        found = [_by_estimate(group, rest, len(by_rows)) for group, rest in by_rows]
-    return min(found, key=lambda worst: worst.high, default=None)
+        compared = [_by_estimate(group, rest, len(by_rows)) for group, rest in by_rows]
+    return min(compared, key=lambda worst: worst.high, default=None)
 
 
 def _comparable(

@@ -168,7 +168,7 @@ def event_hashes(events: "pd.Series[Any]") -> "npt.NDArray[np.int64]":
 
 
 class ParquetSnapshot:
-    """The table that was frozen at `path`, as it was when this was made."""
+    """The snapshot at `path`, as it was when this was opened."""
 
     def __init__(self, path: Path) -> None:
         from pyarrow import OSFile, types
@@ -234,7 +234,7 @@ class ParquetSnapshot:
         return frame
 
     def tail(self, rows: int) -> "pd.DataFrame":
-        """The last `rows` rows, found without reading the others."""
+        """The last `rows` rows, without reading the others."""
         import pandas as pd
 
         pieces: list[pd.DataFrame] = []

@@ -1,7 +1,6 @@
-"""The statistics behind the verdicts: two-sample tests, their correction, and an interval.
+"""Two-sample tests, the correction for multiple testing, and confidence intervals of shares.
 
-The tests take counts or means, never rows, so that their cost does not grow with the rows; nor do
-their effect sizes.
+The tests take counts or means, never rows, so that their cost does not grow with the rows.
 """
 
 import math
@@ -36,13 +35,13 @@ NODES = 40
 NEGLIGIBLE = 1e-9
 
 GROUPS = 160
-"""Cells with a larger share than one of so many are told apart from all others, where it is about
-how ties shape the distribution of a statistic."""
+"""Cells with a larger share than one of so many are groups of their own in the null distribution of
+a statistic with ties."""
 
 
 @dataclass(frozen=True, slots=True)
 class TestResult:
-    """What a two-sample test found; `effect` is not negative."""
+    """The result of a two-sample test; `effect` is not negative."""
 
     __test__ = False
 
@@ -52,7 +51,7 @@ class TestResult:
 
 
 def anderson_darling(current: Counts, reference: Counts) -> tuple[float, float]:
-    """Whether two samples of a quantity share one distribution: statistic and p-value.
+    """Two-sample Anderson-Darling test: statistic and p-value.
 
     Both are counted in the same cells, in ascending order; values of one cell count as tied. Where
     the cells are the reference's distinct values and the gaps between them, this loses nothing of
@@ -139,28 +138,27 @@ def _weighted_tail(value: float, weights: Floats) -> float:
     return min(1.0, float(share @ erfc(np.sqrt(left / largest / 2)) / gamma(shape)))
 
 
-def welch(difference: float, errors: tuple[float, float], sizes: tuple[int, int]) -> TestResult:
-    """Whether two samples have the same mean (Welch 1947), from the difference of their means.
+def welch(
+    means: tuple[float, float], variances: tuple[float, float], sizes: tuple[int, int]
+) -> TestResult:
+    """Welch's t-test (1947), from the means and variances of two samples of these sizes.
 
-    ``errors`` are the squared standard errors of the two means. The effect is the difference.
+    The effect is the difference of the means.
     """
-    from scipy.stats import t
+    from scipy.stats import ttest_ind_from_stats
 
-    variance = sum(errors)
-    if variance == 0:
-        return TestResult(0.0, float(difference == 0), abs(difference))
-    statistic = difference / math.sqrt(variance)
-    parts = (
-        (error / variance) ** 2 / (size - 1) for error, size in zip(errors, sizes, strict=True)
-    )
-    p_value = float(2 * t.sf(abs(statistic), 1 / sum(parts)))
-    return TestResult(statistic, p_value, abs(difference))
+    difference = abs(means[0] - means[1])
+    if not any(variances):
+        return TestResult(0.0, float(difference == 0), difference)
+    first, second = zip(means, map(math.sqrt, variances), sizes, strict=True)
+    test = ttest_ind_from_stats(*first, *second, equal_var=False)
+    return TestResult(float(test.statistic), float(test.pvalue), difference)
 
 
 def homogeneity(current: Counts, reference: Counts) -> TestResult:
-    """Whether two rows of counts over the same categories share one distribution.
+    """Pearson's chi-square test of homogeneity of two rows of counts over the same categories.
 
-    Pearson's chi-square test. Where an expected count is below `MINIMUM_EXPECTED_COUNT` the p-value
+    Where an expected count is below `MINIMUM_EXPECTED_COUNT` the p-value
     comes from seeded random tables with the same margins instead of the chi-square distribution.
     The effect is the total variation distance: the share of rows that would have to change
     category. For two categories it is the difference of their shares.
@@ -196,10 +194,10 @@ def _random_rows(columns: Counts, size: int) -> Iterator[Counts]:
 
 
 def permuted_p_value(observed: float, by_chance: Iterable[Floats]) -> float:
-    """The chance of a statistic at least as large as `observed`, from batches of others by chance.
+    """Permutation p-value of `observed`, from batches of statistics drawn under the null.
 
     Once `ENOUGH` are as large, no more are needed (Besag and Clifford 1991). Where none is, the
-    p-value is smaller than their number can tell, and that of a gamma distribution with the first
+    p-value is below what their number resolves, and is that of a gamma distribution with the first
     three moments of all (Pearson's type III).
     """
     from scipy.stats import pearson3
@@ -226,20 +224,6 @@ def _chi_square(table: NDArray[Any], expected: Floats) -> Any:
     return ((table - expected) ** 2 / expected).sum()
 
 
-def benjamini_hochberg(p_values: Floats) -> Floats:
-    """The p-values adjusted for their number, in the same order (Benjamini and Hochberg 1995).
-
-    Rejecting where the adjusted value is at most alpha keeps the expected share of false rejections
-    at alpha; where nothing has changed at all, so is the chance of any rejection.
-    """
-    count = p_values.size
-    order = np.argsort(p_values)[::-1]
-    scaled = p_values[order] * count / np.arange(count, 0, -1)
-    adjusted = np.empty(count)
-    adjusted[order] = np.minimum(np.minimum.accumulate(scaled), 1.0)
-    return adjusted
-
-
 def wilson_interval(successes: int, trials: int, z: float = Z_95) -> tuple[float, float]:
     """The 95 % score interval of a share (Wilson 1927), or that of `z`; (0, 1) without a trial.
 
@@ -257,10 +241,7 @@ def wilson_interval(successes: int, trials: int, z: float = Z_95) -> tuple[float
 
 
 def corrected_z(comparisons: int, alpha: float = 0.05) -> float:
-    """The normal quantile with which `comparisons` intervals hold together but for `alpha`.
-
-    Bonferroni's correction: each of them gets an equal part of `alpha`.
-    """
+    """The normal quantile for `comparisons` simultaneous intervals (Bonferroni)."""
     return NormalDist().inv_cdf(1 - alpha / (2 * max(1, comparisons)))
 
 

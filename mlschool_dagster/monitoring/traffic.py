@@ -1,8 +1,9 @@
-"""Volume and freshness: is there as much traffic as is usual, and does it still come.
+"""Volume and freshness of traffic: forecast each window from those before, and detect outages.
 
-What is usual is learned from the windows before, so that it says nothing while they are few, or
-while traffic is not regular. A window without a capture that should have had some is an outage. It
-teaches nothing: the next one must be seen as well.
+The forecast is learned from earlier windows; there is none while they are few, or while traffic is
+irregular. A window without a capture whose forecast is above zero is an outage. Outages are not
+learned from, so that the next one is detected as well. Each finished window is judged once, and
+again if captures land late.
 """
 
 import math
@@ -28,7 +29,7 @@ FIELDS = "captured_at, sampling_share"
 
 DAY, WEEK = timedelta(days=1), timedelta(weeks=1)
 DAYS_NEEDED, WEEKS_NEEDED = 7, 4
-"""How many windows of the same hour of the day, or of the week, are enough to learn from."""
+"""The least windows of the same hour of the day, or of the week, to learn from."""
 RECENT_WINDOWS = 48
 REGULAR_SHARE = 0.8
 """Which share of comparable windows must have had traffic for it to be expected at all."""
@@ -55,7 +56,7 @@ class TrafficRate:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What rows per hour are usual for a window, learned from `windows` comparable ones."""
+    """The interval of usual rows per hour of a window, learned from `windows` comparable ones."""
 
     lower: float
     upper: float
@@ -82,7 +83,7 @@ def traffic_rate(window: Window, captures: "Iterable[Columns]") -> TrafficRate:
 
 
 def forecast(window: Window, past: Mapping[Window, float], config: VolumeConfig) -> Forecast | None:
-    """What rate is usual for `window`, given those of windows before it, outages left out.
+    """Forecast the rate of `window` from those of windows before it, outages left out.
 
     None if too little is known, or if comparable windows often have no traffic at all.
 
@@ -200,17 +201,17 @@ def _dispersion(known: Mapping[Window, float], period: timedelta | None) -> floa
 
 REPORT = "traffic_volume"
 SPAN = 48
-"""How many finished windows are looked at; captures that land in older ones change nothing here."""
+"""The finished windows that are checked; captures that land in older ones change nothing here."""
 
 _HOUR = timedelta(hours=1)
 _NO_TRAFFIC = TrafficRate(rows=0, rate=0.0, silence=LENGTH)
 
 Recorded = dict[MetricName, Metric]
-"""What is recorded of one window, by name."""
+"""The metrics of one window by name."""
 
 
-class Volume(StrEnum):
-    """What a finished window's volume is called."""
+class VolumeVerdict(StrEnum):
+    """The verdict on a finished window's volume."""
 
     USUAL = "as usual"
     LESS = "less than usual"
@@ -222,13 +223,13 @@ class Volume(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TrafficCheck:
-    """What a look at the traffic has shown.
+    """The result of one check of the traffic.
 
     ``windows`` are the finished windows of the span, oldest first; ``changed_windows`` those of
-    them of which it has found something else than was known; ``rows_now`` is how many captures the
+    them whose metrics differ from those recorded before; ``rows_now`` is how many captures the
     present, unfinished hour has so far. ``silence`` is the time since the last capture, None if
-    there never was one; ``pause`` how long it may be, None if too little is known. ``tokens`` tells
-    the next look which captures this one has seen.
+    there never was one; ``pause`` how long it may be, None if too little is known. ``tokens`` tell
+    the next check which captures this one has read.
     """
 
     windows: dict[Window, Recorded]
@@ -240,14 +241,14 @@ class TrafficCheck:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether traffic pauses no longer than it usually does, as far as that is known."""
+        """Whether the present pause is usual, or too little is known to say so."""
         return self.silence is None or self.pause is None or self.silence <= self.pause
 
     @property
     def findings(self) -> list[Metric]:
-        """The unusual rows of what is new, and of the newest window, oldest first."""
-        told = {*self.changed_windows, *list(self.windows)[-1:]}
-        rows = [self.windows[window][MetricName.ROWS] for window in sorted(told)]
+        """The unusual rows of the changed windows, and of the newest one, oldest first."""
+        reported = {*self.changed_windows, *list(self.windows)[-1:]}
+        rows = [self.windows[window][MetricName.ROWS] for window in sorted(reported)]
         return [metric for metric in rows if metric.finding]
 
 
@@ -258,9 +259,9 @@ def check_traffic(
     now: datetime,
     config: VolumeConfig,
 ) -> TrafficCheck:
-    """Judge the windows that have finished or changed since the look that left `tokens` behind.
+    """Judge the windows that have finished or changed since the check that returned `tokens`.
 
-    What is found is recorded in `history`. Looking again at the same finds and changes nothing.
+    The metrics are recorded in `history`. Checking the same again changes nothing.
 
     Raises:
         UserError: the store or the history cannot be used.
@@ -282,10 +283,10 @@ def check_traffic(
             seen, refused = _NO_TRAFFIC, sum(store.refusals(window).values())
         if window < beginning and not refused:
             continue
-        found = _judged(window, seen, forecast(window, _rates(known), config), refused)
-        if found != known.get(window):
-            history.record(window, REPORT, found.values())
-            known[window] = found
+        metrics = _judged(window, seen, forecast(window, _rates(known), config), refused)
+        if metrics != known.get(window):
+            history.record(window, REPORT, metrics.values())
+            known[window] = metrics
             changed_windows.append(window)
     last = store.last_captured(max(served)) if served else None
     usual = usual_silence(_silences(known), now, config)
@@ -299,13 +300,17 @@ def check_traffic(
     )
 
 
-def volume(rows: Metric) -> Volume:
-    """What to call a window by its recorded `rows`."""
+def volume_verdict(rows: Metric) -> VolumeVerdict:
+    """The verdict on a window by its recorded `rows`."""
     if not rows.finding:
-        return Volume.UNKNOWN if rows.lower is None else Volume.USUAL
+        return VolumeVerdict.UNKNOWN if rows.lower is None else VolumeVerdict.USUAL
     if rows.value:
-        return Volume.LESS if rows.lower is not None and rows.value < rows.lower else Volume.MORE
-    return Volume.OUTAGE if rows.lower else Volume.ALL_REFUSED
+        return (
+            VolumeVerdict.LESS
+            if rows.lower is not None and rows.value < rows.lower
+            else VolumeVerdict.MORE
+        )
+    return VolumeVerdict.OUTAGE if rows.lower else VolumeVerdict.ALL_REFUSED
 
 
 def _recorded(history: MetricsHistory, since: Window, until: Window) -> dict[Window, Recorded]:
@@ -346,19 +351,21 @@ def _judged(window: Window, seen: TrafficRate, expected: Forecast | None, refuse
 
 
 def _rates(known: Mapping[Window, Recorded]) -> dict[Window, float]:
-    return {window: _value(found[MetricName.ROW_RATE]) for window, found in _lessons(known)}
+    return {window: _value(metrics[MetricName.ROW_RATE]) for window, metrics in _lessons(known)}
 
 
 def _silences(known: Mapping[Window, Recorded]) -> dict[Window, timedelta]:
-    return {window: _value(found[MetricName.SILENCE]) * _HOUR for window, found in _lessons(known)}
+    return {
+        window: _value(metrics[MetricName.SILENCE]) * _HOUR for window, metrics in _lessons(known)
+    }
 
 
 def _lessons(known: Mapping[Window, Recorded]) -> list[tuple[Window, Recorded]]:
-    """The windows that one can learn from: all but outages."""
+    """The windows to learn from: all but outages."""
     return [
-        (window, found)
-        for window, found in known.items()
-        if found[MetricName.ROWS].value or not found[MetricName.ROWS].finding
+        (window, metrics)
+        for window, metrics in known.items()
+        if metrics[MetricName.ROWS].value or not metrics[MetricName.ROWS].finding
     ]
 
 

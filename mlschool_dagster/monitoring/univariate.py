@@ -1,4 +1,4 @@
-"""The tests of a window, one by one, before they are corrected for their number."""
+"""Two-sample tests of each column of a window against the reference, before correction."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from mlschool_dagster.monitoring.statistics import (
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """What is compared, by which test, and what its effect is called."""
+    """A test: the aspect that it compares, its name, and that of its effect size."""
 
     aspect: str
     test: str
@@ -43,7 +43,7 @@ _JOINT = Method("relations", "Hotelling, permuted", "distance beyond chance in s
 
 @dataclass(frozen=True, slots=True)
 class UncorrectedTest:
-    """A column's test before the correction; no result means not enough data."""
+    """A test of a column before correction for multiple testing; no result: not enough data."""
 
     column: str
     method: Method
@@ -120,8 +120,7 @@ def _confidence(now: Quantity, then: Quantity, config: DriftConfig) -> Uncorrect
     sizes = now.present, then.present
     if min(sizes) < config.minimum_rows:
         return UncorrectedTest(CONFIDENCE, _MEAN, *sizes, result=None)
-    errors = now.variance / now.present, then.variance / then.present
-    result = welch(now.mean - then.mean, errors, sizes)
+    result = welch((now.mean, then.mean), (now.variance, then.variance), sizes)
     remark = f"mean {now.mean:.4g}, was {then.mean:.4g}"
     return UncorrectedTest(CONFIDENCE, _MEAN, *sizes, result, remark)
 

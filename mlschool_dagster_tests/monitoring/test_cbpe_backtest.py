@@ -58,8 +58,8 @@ def test_windows_with_few_labels_or_none_do_not_count() -> None:
         Metric(window, MetricName.ESTIMATE_OF_LABELLED, None, 0),
         Metric(window, MetricName.REALISED_ACCURACY, None, 0),
     ]
-    assert not backtest(unlabelled).comparisons
-    assert not backtest(history(20, 10, labelled=29)).comparisons
+    assert not backtest(unlabelled).windows
+    assert not backtest(history(20, 10, labelled=29)).windows
 
 
 def test_segments_and_versions_are_left_out() -> None:
@@ -70,5 +70,5 @@ def test_segments_and_versions_are_left_out() -> None:
         for segment, version in (("sex=MALE", ""), ("", "3"))
     ]
     report = backtest([*history(1, 1), *parts])
-    (only,) = report.comparisons
+    (only,) = report.windows
     assert only.realised.value == 0.9

@@ -43,7 +43,7 @@ def test_each_fault_is_a_sentence(change: dict[str, Any], words: str) -> None:
 def test_an_empty_window_is_no_fault() -> None:
     report = quality([window(0)], REFERENCE, SPEC)
     assert report.findings == ()
-    assert "holds no captures" in report.summary
+    assert "has no captures" in report.summary
     json.dumps(report.to_dict(), allow_nan=False)
     assert list(quality_metrics(HOUR, report, SPEC)) == []
 

@@ -23,13 +23,13 @@ from mlschool_dagster.monitoring.traffic import (
     REPORT,
     SPAN,
     TrafficCheck,
-    Volume,
+    VolumeVerdict,
     check_traffic,
     forecast,
     longest_pause,
     traffic_rate,
     usual_silence,
-    volume,
+    volume_verdict,
 )
 
 NOW = datetime(2026, 11, 20, 12, 20, tzinfo=UTC)
@@ -82,8 +82,8 @@ def was(history: MetricsHistory, window: Window, rows: int) -> None:
     )
 
 
-def verdicts(seen: TrafficCheck) -> list[Volume]:
-    return [volume(found[MetricName.ROWS]) for found in seen.windows.values()]
+def verdicts(seen: TrafficCheck) -> list[VolumeVerdict]:
+    return [volume_verdict(found[MetricName.ROWS]) for found in seen.windows.values()]
 
 
 def test_a_window_is_compared_with_its_own_hour_of_the_week(
@@ -96,7 +96,7 @@ def test_a_window_is_compared_with_its_own_hour_of_the_week(
     comes(store, back(1), 102)
     seen = check_traffic(store, history, {}, NOW, CONFIG)
     newest = seen.windows[back(1)][MetricName.ROWS]
-    assert volume(newest) is Volume.USUAL
+    assert volume_verdict(newest) is VolumeVerdict.USUAL
     assert newest.upper is not None
     assert newest.upper < 200
 
@@ -121,7 +121,7 @@ def test_a_flood_and_a_trickle_are_found(store: CaptureStore, history: MetricsHi
     comes(store, back(2), 400)
     comes(store, back(1), 4)
     seen = check_traffic(store, history, {}, NOW, CONFIG)
-    assert verdicts(seen)[-2:] == [Volume.MORE, Volume.LESS]
+    assert verdicts(seen)[-2:] == [VolumeVerdict.MORE, VolumeVerdict.LESS]
     assert [metric.window for metric in seen.findings] == [back(2), back(1)]
     again = check_traffic(store, history, seen.tokens, NOW, CONFIG)
     assert again.changed_windows == ()
@@ -134,9 +134,9 @@ def test_a_clock_that_jumps_leaves_no_window_unjudged(
     for hour in range(40, 10, -1):
         comes(store, back(hour), 40)
     before = check_traffic(store, history, {}, back(10).start, CONFIG)
-    assert verdicts(before) == [Volume.UNKNOWN] * 24 + [Volume.USUAL] * 6
+    assert verdicts(before) == [VolumeVerdict.UNKNOWN] * 24 + [VolumeVerdict.USUAL] * 6
     seen = check_traffic(store, history, before.tokens, NOW, CONFIG)
-    assert verdicts(seen)[-10:] == [Volume.OUTAGE] * 10
+    assert verdicts(seen)[-10:] == [VolumeVerdict.OUTAGE] * 10
     assert len(seen.changed_windows) == 10
     assert not seen.is_fresh
     assert seen.silence is not None
@@ -147,9 +147,9 @@ def test_an_outage_teaches_nothing(store: CaptureStore, history: MetricsHistory)
     for hour in (*range(47, 10, -1), 3):
         comes(store, back(hour), 40)
     assert verdicts(check_traffic(store, history, {}, NOW, CONFIG))[-10:] == [
-        *[Volume.OUTAGE] * 7,
-        Volume.USUAL,
-        *[Volume.OUTAGE] * 2,
+        *[VolumeVerdict.OUTAGE] * 7,
+        VolumeVerdict.USUAL,
+        *[VolumeVerdict.OUTAGE] * 2,
     ]
 
 
@@ -160,9 +160,11 @@ def test_what_is_refused_is_told_of_windows_without_any_capture(
     store.count_refusals(back(1), {"no_such_column": 2})
     comes(store, back(1), 1)
     seen = check_traffic(store, history, {}, NOW, CONFIG)
-    assert {window: volume(found[MetricName.ROWS]) for window, found in seen.windows.items()} == {
-        back(2): Volume.ALL_REFUSED,
-        back(1): Volume.UNKNOWN,
+    assert {
+        window: volume_verdict(found[MetricName.ROWS]) for window, found in seen.windows.items()
+    } == {
+        back(2): VolumeVerdict.ALL_REFUSED,
+        back(1): VolumeVerdict.UNKNOWN,
     }
 
 

@@ -22,7 +22,7 @@ class EstimatesConfig(PlainConfig):
     windows: int = Field(
         default=168,
         ge=1,
-        description="Most windows that are looked at, the newest; by default a week of hours.",
+        description="Most windows that are compared, the newest; by default a week of hours.",
     )
 
 
@@ -59,32 +59,32 @@ def accuracy_estimates(
     )
 
     with plain_errors(), history.metrics() as metrics:
-        found = backtest(metrics.read(COMPARED, newest=config.windows))
-    context.log.info(found.summary)
+        report = backtest(metrics.read(COMPARED, newest=config.windows))
+    context.log.info(report.summary)
     measured = {
-        "mean_absolute_error": found.mean_absolute_error,
-        "interval_coverage": found.coverage,
+        "mean_absolute_error": report.mean_absolute_error,
+        "interval_coverage": report.coverage,
     }
     known = {name: value for name, value in measured.items() if value is not None}
     return dg.MaterializeResult(
         metadata={
-            "dagster/row_count": len(found.comparisons),
-            "verdict": str(found.verdict),
+            "dagster/row_count": len(report.windows),
+            "verdict": str(report.verdict),
             **known,
             "estimated_and_realised": picture(
-                lambda: plots.estimates(found), "estimated and realised accuracy over windows"
+                lambda: plots.estimates(report), "estimated and realised accuracy over windows"
             ),
-            "windows": table(found.rows()),
+            "windows": table(report.rows()),
         },
         check_results=[
             dg.AssetCheckResult(
                 check_name="estimates_hold",
-                passed=found.verdict is BacktestVerdict.HOLD,
+                passed=report.verdict is BacktestVerdict.HOLD,
                 severity=dg.AssetCheckSeverity.WARN,
-                description=found.summary,
+                description=report.summary,
                 metadata={
                     **known,
-                    **undecided(found.verdict is BacktestVerdict.NOT_ENOUGH_DATA),
+                    **undecided(report.verdict is BacktestVerdict.NOT_ENOUGH_DATA),
                 },
             )
         ],

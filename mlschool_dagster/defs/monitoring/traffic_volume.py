@@ -130,14 +130,14 @@ def _figures(seen: "TrafficCheck") -> "dict[str, dg.MetadataValue | float]":
 
 
 def _row(rows: "Metric") -> dict[str, str | int | float | None]:
-    from mlschool_dagster.monitoring.traffic import volume
+    from mlschool_dagster.monitoring.traffic import volume_verdict
 
     return {
         "window": rows.window.key,
         "rows": rows.rows,
         "at_least": rows.lower,
         "at_most": rows.upper,
-        "verdict": volume(rows).value,
+        "verdict": volume_verdict(rows).value,
     }
 
 
@@ -161,10 +161,10 @@ def _volume_check(seen: "TrafficCheck") -> dg.AssetCheckResult:
 
 
 def _finding(rows: "Metric") -> str:
-    from mlschool_dagster.monitoring.traffic import Volume, volume
+    from mlschool_dagster.monitoring.traffic import VolumeVerdict, volume_verdict
 
-    verdict = volume(rows)
-    if verdict is Volume.ALL_REFUSED:
+    verdict = volume_verdict(rows)
+    if verdict is VolumeVerdict.ALL_REFUSED:
         return f"Every request in {rows.window.key} was refused; see the endpoint's log."
     return f"{rows.rows} rows in {rows.window.key}, {verdict}: {_expected(rows)}."
 
