@@ -12,6 +12,8 @@ import dagster as dg
 import pandas as pd
 import pytest
 
+from mlschool_dagster.capture.frames import as_columns
+from mlschool_dagster.capture.records import LABEL_COLUMNS
 from mlschool_dagster.capture.windows import Window, begin_with, first_window
 from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.dataset.tables import content_digest, read_data
@@ -19,8 +21,8 @@ from mlschool_dagster.definitions import platform_files
 from mlschool_dagster.defs.data.datasets import read_dataset, write_dataset
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.local.report_server import ReportPages
-from mlschool_dagster.monitoring.retention import forget_files
-from mlschool_dagster.monitoring.snapshot import ParquetSnapshot, write_snapshot
+from mlschool_dagster.monitoring.retention import delete_files
+from mlschool_dagster.monitoring.snapshot import ParquetSnapshot, write_labels
 from mlschool_dagster.owned import MARKER
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.serving.batch import score
@@ -89,11 +91,11 @@ def test_a_batch_goes_from_bucket_to_bucket(s3: str, files: PlatformFiles) -> No
         score(f"{s3}/in/", files.location(f"{s3}/in"), tiny_model(), "7")
 
 
-def test_a_snapshot_is_read_in_pieces(files: PlatformFiles, penguins: pd.DataFrame) -> None:
-    place = files.new_in_window(WINDOW, "captured_traffic.parquet")
-    frame = penguins.reset_index(drop=True)
+def test_a_snapshot_is_read_in_pieces(files: PlatformFiles) -> None:
+    place = files.new_in_window(WINDOW, "labels.parquet")
+    rows = [(f"event {number}", "Gentoo", number, "clinic") for number in range(344)]
     with place.writing() as path:
-        write_snapshot([frame.head(0), frame], path, state="t")
+        write_labels([as_columns(rows, LABEL_COLUMNS)], path, state="t")
     snapshot = ParquetSnapshot(place.local())
     assert (snapshot.rows, snapshot.facts) == (344, {"state": "t"})
     assert sum(map(len, snapshot.chunks())) == 344
@@ -106,9 +108,9 @@ def test_retention_removes_old_windows_and_nobody_elses(files: PlatformFiles) ->
     foreign = files.windows / Window.of(NOW - timedelta(hours=3)).folder
     (foreign / "thesis.txt").write(b"")
     assert not foreign.make_owned()
-    told = forget_files(files.windows, WINDOW.start, dry_run=True)
+    told = delete_files(files.windows, WINDOW.start, dry_run=True)
     assert (told.windows, told.items, told.kept) == (2, 2, 1)
-    told = forget_files(files.windows, WINDOW.start, dry_run=False)
+    told = delete_files(files.windows, WINDOW.start, dry_run=False)
     assert (told.windows, told.items, told.kept) == (2, 2, 1)
     assert f"{foreign.uri} was not made by the platform" in told.remark
     names = {child.name: [f.name for f in child.children()] for child in files.windows.children()}
