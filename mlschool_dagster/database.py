@@ -9,13 +9,28 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, inspect
+from sqlalchemy import (
+    URL,
+    Column,
+    Connection,
+    Engine,
+    MetaData,
+    Table,
+    Text,
+    create_engine,
+    event,
+    insert,
+    inspect,
+    select,
+)
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError
 
+from mlschool_dagster.credentials import public_uri
 from mlschool_dagster.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,6 +46,35 @@ _BEGIN_WRITING = {
     # The keys of such locks are numbers; this one is nobody else's.
     "postgresql": "SELECT pg_advisory_xact_lock(1836280932)",
 }
+
+
+_OWNER = Table("owner", MetaData(), Column("model", Text, primary_key=True))
+
+
+@cache
+def claim(uri: str, model: str) -> None:
+    """Make sure that the database at `uri` is that of the data spec named `model`, and no other's.
+
+    Raises:
+        UserError: it belongs to another model, or cannot be used.
+    """
+    database = Database(uri, _OWNER.metadata)
+    try:
+        with database.reading() as connection:
+            known = connection.scalar(select(_OWNER.c.model))
+        if known is None:
+            with database.transaction() as connection:
+                # Another process may have been faster.
+                known = connection.scalar(select(_OWNER.c.model))
+                if known is None:
+                    connection.execute(insert(_OWNER).values(model=model))
+    finally:
+        database.close()
+    if known not in (None, model):
+        raise UserError(
+            f"The database {public_uri(uri)} belongs to the model {known}, but the data spec is "
+            f"that of {model}; let {SETTING} name a database of its own for it."
+        )
 
 
 class Database:

@@ -50,10 +50,11 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
     settings = Settings.from_environment()
     # What runs write is for nobody else.
     os.umask(PRIVATE)
+    spec = load_spec(settings.spec)
     with suppress(OSError):
         # Whoever only looks at the definitions needs no state.
         settings.make_home()
-    spec = load_spec(settings.spec)
+        settings.claim_home(spec.name)
     resources = {**RESOURCES[settings.deployment](settings, spec), **overrides}
     first = first_window(resources["files"].first_window, utc_now())
     merged = dg.Definitions.merge(
@@ -125,10 +126,11 @@ def _local(settings: Settings, spec: DataSpec) -> dict[str, dg.ConfigurableResou
             url=settings.endpoint_url,
         ),
         "captures": Captures(uri=_secret("MLSCHOOL_CAPTURE_STORE", settings.capture_store)),
-        "history": History(uri=_secret("MLSCHOOL_HISTORY", settings.history)),
+        "history": History(uri=_secret("MLSCHOOL_HISTORY", settings.history), model=spec.name),
         "promotion_policy": PromotionPolicy(approvals=sorted(gates(settings.approvals))),
         "alerts": Alerts(
             uri=_secret("MLSCHOOL_HISTORY", settings.history),
+            model=spec.name,
             webhook=_secret(ALERT_WEBHOOK, ""),
             recipients=list(settings.alert_emails),
             mail_server=_secret(SMTP, ""),

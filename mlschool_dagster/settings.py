@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from mlschool_dagster.atomic import replacing
 from mlschool_dagster.credentials import Secret
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.owned import make_owned
@@ -32,6 +33,9 @@ SMTP = "MLSCHOOL_SMTP"
 PREFIXES = ("MLSCHOOL_", "MLFLOW_", "DAGSTER_")
 """Of the variables that set something of the platform or of what it is made of."""
 REST_SECONDS = "MLSCHOOL_REST_SECONDS"
+
+MODEL_FILE = "model"
+"""File of the state folder: the model, by its data spec's name, to which the folder belongs."""
 
 PLATFORM_RECORD = "platform.json"
 """File of the state folder in which a running platform says where it is."""
@@ -160,6 +164,26 @@ class Settings:
         """
         return make_owned(self.home, _is_state_folder)
 
+    def claim_home(self, model: str) -> None:
+        """Make sure that the state folder is that of the data spec named `model`, and no other's.
+
+        A folder in which nothing has happened yet changes hands.
+
+        Raises:
+            UserError: it belongs to another model.
+            OSError: it cannot be written to.
+        """
+        path = self.home / MODEL_FILE
+        known = path.read_text(encoding="utf-8") if path.exists() else None
+        if known not in (None, model) and any((self.home / name).exists() for name in _USED):
+            raise UserError(
+                f"The state folder {self.home} belongs to the model {known}, but the data spec is "
+                f"that of {model}; let MLSCHOOL_HOME name a folder of its own for it."
+            )
+        if known != model:
+            with replacing(path) as temporary:
+                temporary.write_text(model, encoding="utf-8")
+
 
 def unset_empty(environment: MutableMapping[str, str] = os.environ) -> None:
     """Remove the platform's variables that are empty: whatever else reads them sees them unset."""
@@ -186,8 +210,9 @@ def _state_folder(environment: Mapping[str, str]) -> Path:
 
 _STATE = re.compile(
     r"(mlflow|captures|history)\.db(-wal|-shm|-journal|\.lock)?|platform\.json|clock"
-    r"|dagster|endpoint|files|logs|versions|cache|mlartifacts|simulation"
+    r"|dagster|endpoint|model|files|logs|versions|cache|mlartifacts|simulation"
 )
+_USED = ("mlflow.db", "captures.db", "history.db", "mlartifacts", "files", "endpoint")
 _MADE_FIRST = ("dagster/dagster.yaml", "mlflow.db", "captures.db", "history.db")
 
 

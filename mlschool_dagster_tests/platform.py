@@ -26,7 +26,7 @@ from mlschool_dagster.definitions import build_definitions
 from mlschool_dagster.defs.common import UNDECIDED
 from mlschool_dagster.local.platform import prepare
 from mlschool_dagster.modeling.registry import Registry
-from mlschool_dagster.settings import ROOT, Settings
+from mlschool_dagster.settings import MODEL_FILE, ROOT, Settings
 from mlschool_dagster_tests.serving.server import free_port
 
 SPEC = load_spec(ROOT / "data" / "penguins.yaml")
@@ -138,6 +138,8 @@ def untouched_home(home: Path, mlflow_database: Path) -> Path:
     home.mkdir()
     shutil.copy(mlflow_database, home / "mlflow.db")
     with platform_at(home):
+        # Nothing has happened yet: it may become the home of any model.
+        (home / MODEL_FILE).unlink()
         return home
 
 

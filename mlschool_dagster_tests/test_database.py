@@ -9,8 +9,9 @@ import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from mlschool_dagster.database import Database
+from mlschool_dagster.database import Database, claim
 from mlschool_dagster.errors import UserError
+from mlschool_dagster.resources.history import History
 from mlschool_dagster_tests.postgres import PASSWORD, PostgresServer
 
 TABLES = MetaData()
@@ -133,3 +134,15 @@ def test_a_connection_that_died_unnoticed_is_replaced(postgres: PostgresServer) 
     with database.reading() as connection:
         assert connection.execute(select(COUNTERS.c.n)).scalar_one() == 1
     database.close()
+
+
+def test_a_database_belongs_to_one_model(uri: str) -> None:
+    claim(uri, "first")
+    with pytest.raises(UserError, match=r"belongs to the model first, .* that of second; let"):
+        claim(uri, "second")
+    claim.cache_clear()
+    claim(uri, "first")
+    with History(uri=uri, model="first").metrics() as metrics:
+        assert metrics.read() == []
+    with pytest.raises(UserError), History(uri=uri, model="second").metrics():
+        pass

@@ -19,9 +19,10 @@ import yaml
 
 from mlschool_dagster.definitions import build_definitions
 from mlschool_dagster.defs.keys import ENDPOINT_HEALTH, LIVE_TRAFFIC
+from mlschool_dagster.errors import UserError
 from mlschool_dagster.resources.tracking import MlflowTracking
 from mlschool_dagster.settings import ROOT
-from mlschool_dagster_tests.platform import foreign_environment, platform_at
+from mlschool_dagster_tests.platform import Platform, foreign_environment, platform_at
 from mlschool_dagster_tests.serving.server import free_port
 
 SNAPSHOT = Path(__file__).with_name("definitions.json")
@@ -161,6 +162,16 @@ def test_a_code_server_tells_what_is_wrong_with_the_spec(tmp_path: Path) -> None
     done = dagster(tmp_path, "definitions", "validate", **settings)
     assert done.returncode == 1
     assert f"The data spec {tmp_path / 'spec.yaml'} cannot be used: " in done.stdout + done.stderr
+
+
+def test_another_model_on_the_same_state_folder_is_refused(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "data" / "penguins.yaml").read_text(encoding="utf-8")
+    (tmp_path / "spec.yaml").write_text(text.replace("name: penguins", "name: birds", 1), "utf-8")
+    monkeypatch.setenv("MLSCHOOL_SPEC", str(tmp_path / "spec.yaml"))
+    with pytest.raises(UserError, match="belongs to the model penguins, but the data spec is that"):
+        build_definitions()
 
 
 def dg_command(*arguments: str) -> list[str]:

@@ -122,3 +122,32 @@ def test_every_variable_is_documented(document: str) -> None:
 def test_a_folder_that_no_sqlite_address_can_name_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="let MLSCHOOL_HOME name another folder"):
         Settings.from_environment({"MLSCHOOL_HOME": str(tmp_path / name)})
+
+
+def test_a_used_state_folder_belongs_to_one_model(tmp_path: Path) -> None:
+    settings = Settings.from_environment({"MLSCHOOL_HOME": str(tmp_path / "home")})
+    settings.make_home()
+    settings.claim_home("first")
+    settings.claim_home("second")
+    (settings.home / "mlflow.db").touch()
+    settings.claim_home("second")
+    before = sorted(settings.home.iterdir())
+    with pytest.raises(UserError, match=r"belongs to the model second, .* that of first; let"):
+        settings.claim_home("first")
+    assert sorted(settings.home.iterdir()) == before
+    assert settings.make_home()
+
+
+@pytest.mark.parametrize("uri", ["gs://bucket/files", "http://host/files", "memory://files"])
+def test_files_at_unknown_schemes_are_refused(tmp_path: Path, uri: str) -> None:
+    with pytest.raises(UserError, match=r"MLSCHOOL_FILES is .* is not supported; give a path"):
+        Settings.from_environment({"MLSCHOOL_HOME": str(tmp_path), "MLSCHOOL_FILES": uri})
+
+
+def test_files_may_be_in_a_bucket_or_at_a_file_uri(tmp_path: Path) -> None:
+    def files(uri: str) -> str:
+        environment = {"MLSCHOOL_HOME": str(tmp_path), "MLSCHOOL_FILES": uri}
+        return Settings.from_environment(environment).files
+
+    assert files("s3://bucket/files/") == "s3://bucket/files"
+    assert files((tmp_path / "ä b").as_uri()) == files(str(tmp_path / "ä b"))

@@ -149,6 +149,7 @@ def prepare(settings: Settings) -> dict[str, str]:
         The environment in which every command of the platform finds its state.
     """
     settings.make_home()
+    settings.claim_home(load_spec(settings.spec).name)
     settings.dagster_home.mkdir(parents=True, exist_ok=True)
     configuration = settings.dagster_home / "dagster.yaml"
     if settings.dagster_home == settings.home / "dagster" or not configuration.exists():

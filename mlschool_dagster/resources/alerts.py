@@ -20,6 +20,9 @@ class Alerts(dg.ConfigurableResource):  # type: ignore[type-arg]
         description="Database that keeps what was told: sqlite:///path or "
         "postgresql://user:password@host/db."
     )
+    model: str = Field(
+        default="", description="Model to which the database belongs; empty: whichever."
+    )
     webhook: str = Field(
         default="", description="Address that takes Slack's format; empty: there is none."
     )
@@ -60,10 +63,13 @@ class Alerts(dg.ConfigurableResource):  # type: ignore[type-arg]
         """The book of what `channels` are told, closed with the block.
 
         Raises:
-            UserError: the database cannot be used.
+            UserError: the database cannot be used, or belongs to another model.
         """
         from mlschool_dagster.alerting.outbox import AlertOutbox
+        from mlschool_dagster.database import claim
 
+        if self.model:
+            claim(self.uri, self.model)
         outbox = AlertOutbox(self.uri, [channel.name for channel in channels])
         try:
             yield outbox

@@ -9,7 +9,7 @@ import dagster as dg
 from pydantic import Field
 
 from mlschool_dagster.capture.windows import Window
-from mlschool_dagster.storage import Location, content_digests, location, publish
+from mlschool_dagster.storage import Location, content_digests, is_remote, location, publish
 
 FIRST_WINDOW = "first_window"
 DIGITS = 16
@@ -52,16 +52,19 @@ class PlatformFiles(dg.ConfigurableResource):  # type: ignore[type-arg]
         """The folder of what the Dagster run `run_id` predicts."""
         return self.top / "batch_predictions" / run_id
 
-    def publish(self, model: str, version: str, folder: Path) -> Location:
+    def publish(self, model: str, version: str, folder: Path) -> str:
         """Copy the version folder `folder` to where other machines can read it.
 
         Its name has a digest of its content, since another registry may give the same number again.
+
+        Returns:
+            The URI of the copy.
         """
         digests = json.dumps(content_digests(folder), sort_keys=True)
         digest = hashlib.sha256(digests.encode()).hexdigest()[:DIGITS]
         place = self.top / "versions" / model / f"{version}-{digest}"
         publish(folder, place)
-        return place
+        return place.uri if is_remote(place.uri) else Path(place.uri).as_uri()
 
     def ground_truth(self, run_id: str) -> Location:
         """The folder of the ground-truth log of the traffic that the run `run_id` simulates."""

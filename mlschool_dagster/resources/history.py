@@ -20,15 +20,26 @@ class History(dg.ConfigurableResource):  # type: ignore[type-arg]
         description="Database that keeps it: sqlite:///path or postgresql://user:password@host/db."
     )
 
+    model: str = Field(
+        default="", description="Model to which the database belongs; empty: whichever."
+    )
+
+    def _claim(self) -> None:
+        from mlschool_dagster.database import claim
+
+        if self.model:
+            claim(self.uri, self.model)
+
     @contextmanager
     def metrics(self) -> "Iterator[MetricsHistory]":
         """The history of metrics, closed with the block.
 
         Raises:
-            UserError: the database cannot be used.
+            UserError: the database cannot be used, or belongs to another model.
         """
         from mlschool_dagster.monitoring.metrics_history import MetricsHistory
 
+        self._claim()
         with closing(MetricsHistory(self.uri)) as history:
             yield history
 
@@ -37,10 +48,11 @@ class History(dg.ConfigurableResource):  # type: ignore[type-arg]
         """The promotion ledger, closed with the block.
 
         Raises:
-            UserError: the database cannot be used.
+            UserError: the database cannot be used, or belongs to another model.
         """
         from mlschool_dagster.promotion.ledger import open_ledger
 
+        self._claim()
         with closing(open_ledger(self.uri)) as ledger:
             yield ledger
 
@@ -49,10 +61,11 @@ class History(dg.ConfigurableResource):  # type: ignore[type-arg]
         """The deployment ledger of the endpoint of that name, closed with the block.
 
         Raises:
-            UserError: the database cannot be used.
+            UserError: the database cannot be used, or belongs to another model.
         """
         from mlschool_dagster.deployment.ledger import open_ledger
 
+        self._claim()
         with closing(open_ledger(self.uri, endpoint)) as ledger:
             yield ledger
 
@@ -60,7 +73,7 @@ class History(dg.ConfigurableResource):  # type: ignore[type-arg]
         """Every entry of the deployment ledger about the endpoint of that name, in order.
 
         Raises:
-            UserError: the database cannot be used.
+            UserError: the database cannot be used, or belongs to another model.
         """
         with self.deployments(endpoint) as ledger:
             return ledger.entries()

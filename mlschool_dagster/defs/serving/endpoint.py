@@ -164,7 +164,6 @@ def build_endpoint(spec: DataSpec) -> dg.AssetsDefinition:
         history: History,
         mlflow: MlflowTracking,
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:  # type: ignore[type-arg]
-        from mlschool_dagster.deployment.endpoint import VersionFiles
         from mlschool_dagster.deployment.ledger import serving_plan
         from mlschool_dagster.deployment.recorded import RecordedEndpoint
 
@@ -178,8 +177,7 @@ def build_endpoint(spec: DataSpec) -> dg.AssetsDefinition:
             plan = _plan(config, registry, entries, capabilities)
             capabilities.require(plan)
             versions = {
-                version: VersionFiles.of(registry.fetch(version, files.versions))
-                for version in plan.versions
+                version: _version_files(version, registry, files) for version in plan.versions
             }
             smoke_test = SmokeTest(versions)
             try:
@@ -212,6 +210,16 @@ def build_endpoint(spec: DataSpec) -> dg.AssetsDefinition:
             )
 
     return serving_endpoint
+
+
+def _version_files(version: str, registry: "Registry", files: PlatformFiles) -> "VersionFiles":
+    """The folder of a version, fetched, and the URI at which it was published."""
+    from mlschool_dagster.deployment.endpoint import VersionFiles
+    from mlschool_dagster.modeling.registry import PUBLISHED_TAG
+
+    folder = registry.fetch(version, files.versions)
+    uri = registry.resolve(version).tags.get(PUBLISHED_TAG)
+    return VersionFiles(folder, uri) if uri else VersionFiles.of(folder)
 
 
 def _plan(

@@ -275,13 +275,13 @@ def build_registered_version(spec: DataSpec) -> dg.AssetsDefinition:
             }
             card = f"{mlflow.origin(context.run_id, 'registered_version')}\n\n{card}"
             number = registry.register(model_uri, run_id, tags, shortened(card))
-            place = files.publish(spec.name, number, registry.fetch(number, files.versions))
-            registry.tag(number, {PUBLISHED_TAG: place.uri})
+            uri = files.publish(spec.name, number, registry.fetch(number, files.versions))
+            registry.tag(number, {PUBLISHED_TAG: uri})
             context.log.info(f"version {number} of {spec.name}, alias challenger")
             return dg.MaterializeResult(
                 metadata={
                     "version": number,
-                    "published": dg.MetadataValue.path(place.uri),
+                    "published": dg.MetadataValue.path(uri),
                     "aliases": dg.MetadataValue.json(registry.aliases(number)),
                     "mlflow": mlflow.link(f"models/{spec.name}/versions/{number}"),
                     "mlflow_run_id": run_id,
