@@ -55,6 +55,11 @@ def targets(kind: str) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
+def resolved(expression: str) -> str:
+    """A dashboard's PromQL as Grafana sends it for all endpoints."""
+    return expression.replace("$__rate_interval", "5m").replace("$instance", ".*")
+
+
 EXPRESSIONS = [
     *((rule["alert"], rule["expr"]) for rule in RULES),
     *((place, target["expr"]) for place, target in targets("prometheus")),
@@ -113,7 +118,7 @@ def test_queries_name_only_what_the_endpoint_tells() -> None:
 @needs_promtool
 def test_every_expression_is_promql(tmp_path: Path) -> None:
     rules = [
-        {"record": f"query:{number}", "expr": expression.replace("$__rate_interval", "1m")}
+        {"record": f"query:{number}", "expr": resolved(expression)}
         for number, (_, expression) in enumerate(EXPRESSIONS)
     ]
     path = tmp_path / "rules.yml"
@@ -121,10 +126,24 @@ def test_every_expression_is_promql(tmp_path: Path) -> None:
     promtool("check", "rules", str(path))
 
 
+def test_every_panel_of_the_endpoint_shows_the_chosen_endpoint_alone() -> None:
+    variables = DASHBOARDS["endpoint"]["templating"]["list"]
+    queries = {v["name"]: v["query"] for v in variables if v["type"] == "query"}
+    assert queries == {
+        "endpoint": "label_values(mlschool_endpoint_info, endpoint)",
+        "instance": 'label_values(mlschool_endpoint_info{endpoint=~"$endpoint"}, instance)',
+    }
+    for place, target in targets("prometheus"):
+        # One that is down has no names to choose from, so `up` is of all.
+        named = re.findall(r"\bmlschool_\w+", target["expr"])
+        assert len(named) == target["expr"].count('{instance=~"$instance"'), place
+
+
 @pytest.mark.parametrize("name", DASHBOARDS)
 def test_a_dashboard_asks_sources_that_one_chooses_and_offers_those_provisioned(name: str) -> None:
     known = {(source["type"], source["uid"]) for source in SOURCES["datasources"]}
-    offered = DASHBOARDS[name]["templating"]["list"]
+    variables = DASHBOARDS[name]["templating"]["list"]
+    offered = [variable for variable in variables if variable["type"] == "datasource"]
     assert {(choice["query"], choice["current"]["value"]) for choice in offered} <= known
     chosen = {(choice["query"], f"${{{choice['name']}}}") for choice in offered}
     panels = DASHBOARDS[name]["panels"]
@@ -151,7 +170,7 @@ def test_an_endpoint_without_requests_shows_nothing_rather_than_no_number(tmp_pa
         {"series": re.sub(r"^(\w+){?(.*?)}?$", rf"\1{labels}, \2}}", sample), "values": "1x40"}
         for sample in samples
     ]
-    queries = [t["expr"].replace("$__rate_interval", "5m") for _, t in targets("prometheus")]
+    queries = [resolved(t["expr"]) for _, t in targets("prometheus")]
     trials = [
         {"expr": f"({query}) != ({query})", "eval_time": "20m", "exp_samples": []}
         for query in queries
