@@ -1,9 +1,9 @@
 """The deployment ledger: which version served when can always be answered."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -226,8 +226,8 @@ def test_replaying_the_changes_ends_in_what_serves(entries: list[Entry]) -> None
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[DeploymentLedger]:
-    with closing(open_ledger(f"sqlite:///{tmp_path / 'history.db'}", "penguins")) as ledger:
+def ledger(uri: str) -> Iterator[DeploymentLedger]:
+    with closing(open_ledger(uri, "penguins")) as ledger:
         yield ledger
 
 
@@ -242,12 +242,28 @@ def test_what_was_appended_is_read(
         assert again.entries() == entries
 
 
-def test_each_endpoint_has_its_own_entries(ledger: DeploymentLedger, tmp_path: Path) -> None:
+def test_each_endpoint_has_its_own_entries(ledger: DeploymentLedger, uri: str) -> None:
     ledger.append(Entry(Event.SERVING, plan("1")))
-    with closing(open_ledger(f"sqlite:///{tmp_path / 'history.db'}", "birds")) as other:
+    with closing(open_ledger(uri, "birds")) as other:
         assert other.entries() == []
         other.append(Entry(Event.SERVING, plan("2")))
     assert [entry.plan for entry in ledger.entries()] == [plan("1")]
+
+
+def test_entries_of_writers_at_once_are_all_kept_in_one_order(
+    ledger: DeploymentLedger, uri: str
+) -> None:
+    def write(writer: int) -> list[int]:
+        with closing(open_ledger(uri, "penguins")) as own:
+            entry = Entry(Event.WANTED, plan("1"), by=str(writer))
+            return [own.append(entry).number for _ in range(10)]
+
+    with ThreadPoolExecutor(4) as threads:
+        numbers = [number for kept in threads.map(write, range(4)) for number in kept]
+    assert sorted(numbers) == list(range(1, 41))
+    entries = ledger.entries()
+    assert [entry.number for entry in entries] == list(range(1, 41))
+    assert [entry.at for entry in entries] == sorted(entry.at for entry in entries)
 
 
 def test_entries_stay_in_order_when_a_clock_goes_back(ledger: DeploymentLedger) -> None:
