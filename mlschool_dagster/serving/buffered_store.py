@@ -131,8 +131,9 @@ class BufferedStore:
                 outcome = self._append_to_wal(captures)
         finally:
             self._answers.ended(attempt)
-        is_first = not outcome.duplicates
-        if not (outcome.conflicts or (is_first and self._answers.confirm(attempt))):
+        if outcome.conflicts:
+            self._answers.retract(attempt)
+        elif outcome.duplicates or not self._answers.confirm(attempt):
             self._answers.add([outcome.duplicates.get(c.event_id, c) for c in answers])
         return outcome
 

@@ -27,7 +27,14 @@ from zlib import crc32
 import orjson
 
 from mlschool_dagster.atomic import sync_folder
-from mlschool_dagster.capture.idempotency import EventKey, affected_keys, key_of, resolve_duplicates
+from mlschool_dagster.capture.idempotency import (
+    EventKey,
+    affected_keys,
+    key_of,
+    next_row_id,
+    requests_of,
+    resolve_duplicates,
+)
 from mlschool_dagster.capture.records import Capture, Role
 from mlschool_dagster.capture.store import Appended
 
@@ -43,6 +50,7 @@ WAITING_FILE = "waiting"
 """There while anything waits for the store, whoever wrote it."""
 _SEGMENTS = "[0-9]*.jsonl"
 _ATTEMPT = "attempt"
+_RETRACTED = "retracted"
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +59,7 @@ class WriteAheadLogFullError(Exception):
     """The write-ahead log has reached its limit; nothing was kept."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Seen:
     """A file of lines, of which the first ``size`` bytes have been looked through."""
 
@@ -62,13 +70,14 @@ class _Seen:
 class _Index:
     """Position of each event in growing files of lines, for as far as they have been read.
 
-    Of several lines about an event the newest counts, and of its attempts only where no line says
-    what was answered.
+    Of several lines about an event the newest counts. Of the attempts to answer a request the
+    newest one counts, and only where no line says what was answered.
     """
 
     def __init__(self) -> None:
         self._files: dict[Path, _Seen] = {}
         self._places: dict[EventKey, tuple[_Seen, int]] = {}
+        # By the first row of the request.
         self._attempts: dict[EventKey, list[tuple[_Seen, int]]] = {}
 
     def follow(self, paths: Iterable[Path]) -> None:
@@ -94,16 +103,24 @@ class _Index:
         """What was kept under `keys`, as far as it is known, leaving out the attempt `but`."""
         found: dict[EventKey, Capture] = {}
         for key in keys:
-            places = [p for p in (self._places.get(key),) if p] or [
-                (seen, offset)
-                for seen, offset in self._attempts.get(key, ())
-                if but is None or (seen.path, offset) != (but.path, but.offset)
-            ]
-            if key not in found and places:
-                seen, offset = places[-1]
-                with suppress(FileNotFoundError):
-                    found |= {key_of(c): c for c in captures_of(_line_at(seen.path, offset)) or ()}
+            if key in found:
+                continue
+            with suppress(FileNotFoundError):
+                if key in self._places:
+                    found |= {key_of(c): c for c in _captures_at(*self._places[key])}
+                elif key in self._attempts:
+                    found |= self._attempted(key, but)
         return {key: capture for key, capture in found.items() if key in keys}
+
+    def _attempted(self, first: EventKey, but: "Attempt | None") -> dict[EventKey, Capture]:
+        """The rows of the request whose first row has the key `first`, all of them or none."""
+        for seen, offset in reversed(self._attempts[first]):
+            if but is not None and (seen.path, offset) == (but.path, but.offset):
+                continue
+            for request in requests_of(_captures_at(seen, offset)):
+                if key_of(request[0]) == first and affected_keys(request).isdisjoint(self._places):
+                    return {key_of(capture): capture for capture in request}
+        return {}
 
     def _read_on(self, seen: _Seen) -> None:
         if seen.path.stat().st_size <= seen.size:
@@ -114,20 +131,33 @@ class _Index:
                 # What has no end is still being written, or never was.
                 if not line.endswith(b"\n"):
                     break
-                self._enter(seen, line)
+                with suppress(ValueError, TypeError):
+                    self._enter(seen, *orjson.loads(line.rpartition(b"\t")[2]))
                 seen.size += len(line)
 
-    def _enter(self, seen: _Seen, line: bytes) -> None:
-        with suppress(ValueError, TypeError):
-            event_ids, of_shadows, *mark = orjson.loads(line.rpartition(b"\t")[2])
-            keys = [(e, False) for e in event_ids] + [(e, True) for e in of_shadows]
-            for key in keys:
-                if mark != [_ATTEMPT]:
-                    # The line itself, or that of the attempt which it confirms.
-                    self._places[key] = seen, mark[0] if mark else seen.size
-                    self._attempts.pop(key, None)
-                elif key not in self._places:
-                    self._attempts.setdefault(key, []).append((seen, seen.size))
+    def _enter(
+        self, seen: _Seen, event_ids: Sequence[str], of_shadows: Sequence[str], *mark: Any
+    ) -> None:
+        """Take in a line about events; what it says of them, if not what was answered, is `mark`.
+
+        It is ``_ATTEMPT``, the offset of an attempt that the line confirms, or that of one that it
+        retracts, and ``_RETRACTED``.
+        """
+        if mark == (_ATTEMPT,):
+            following = None
+            for event_id in event_ids:
+                if event_id != following and (event_id, False) not in self._places:
+                    self._attempts.setdefault((event_id, False), []).append((seen, seen.size))
+                following = next_row_id(event_id)
+        elif _RETRACTED in mark:
+            for event_id in event_ids:
+                with suppress(ValueError):
+                    self._attempts.get((event_id, False), []).remove((seen, mark[0]))
+        else:
+            place = seen, mark[0] if mark else seen.size
+            for key in [*((e, False) for e in event_ids), *((e, True) for e in of_shadows)]:
+                self._places[key] = place
+                self._attempts.pop(key, None)
 
 
 class WriteAheadLog:
@@ -409,9 +439,15 @@ class AnswerCache:
 
     def confirm(self, attempt: Attempt | None) -> bool:
         """Note that `attempt` is being answered; whether there is a line that says what it is."""
-        if attempt is None:
-            return False
-        line = _checked([], [attempt.event_ids, [], attempt.offset])
+        return attempt is not None and self._refer(attempt)
+
+    def retract(self, attempt: Attempt | None) -> None:
+        """Note that `attempt` was refused: its ids belong to other rows."""
+        if attempt is not None:
+            self._refer(attempt, _RETRACTED)
+
+    def _refer(self, attempt: Attempt, *mark: str) -> bool:
+        line = _checked([], [attempt.event_ids, [], attempt.offset, *mark])
         with self._turn:
             is_there = attempt.path == self._path and not self._is_full(len(line))
             return is_there and self._write(line)
@@ -525,10 +561,10 @@ def _checked(captures: Sequence[Capture], keys: Sequence[Any]) -> bytes:
     return b"%08x %s\n" % (crc32(document), document)
 
 
-def _line_at(path: Path, offset: int) -> bytes:
-    with path.open("rb") as file:
+def _captures_at(seen: _Seen, offset: int) -> list[Capture]:
+    with seen.path.open("rb") as file:
         file.seek(offset)
-        return file.readline()
+        return captures_of(file.readline()) or []
 
 
 def captures_of(line: bytes) -> list[Capture] | None:

@@ -229,6 +229,37 @@ def test_what_a_killed_worker_may_have_kept_is_what_is_answered_while_the_store_
     assert place.events() == ["a", "a#1"]
 
 
+def test_what_was_answered_is_refused_for_other_rows_that_hung_in_the_store(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same rows are appended by another thread while the first one hangs."""
+    one, other = place.open(), place.open()
+    one.append([capture("a")])
+    rows = [capture("a"), capture("a#1")]
+    hung, let_go = threading.Event(), threading.Event()
+    append = SqliteStore.append
+
+    def hang(store: SqliteStore, captures: Sequence[Capture]) -> Appended:
+        if captures:
+            hung.set()
+            let_go.wait(30)
+        return append(store, captures)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteStore, "append", hang)
+        thread = threading.Thread(target=other.append, args=(rows,))
+        thread.start()
+        assert hung.wait(30)
+        other.leave("it hangs")
+        assert other.append(rows).conflicts == {"a", "a#1"}
+        let_go.set()
+        thread.join()
+    wait_until(lambda: is_back(one) and is_back(other))
+    one.close()
+    other.close()
+    assert place.events() == ["a"]
+
+
 def test_what_a_killed_worker_kept_in_the_log_is_answered_when_the_store_is_away_again(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,5 +39,6 @@ def test_whatever_breaks_what_was_answered_is_kept_once_and_answered_again(
     assert account.lost == []
     assert account.kept_twice == []
     assert account.kept_otherwise == []
+    assert account.kept_beside == []
     assert account.answered_otherwise == []
     assert account.others_answered == []

@@ -248,6 +248,23 @@ def test_an_attempt_counts_until_something_else_was_answered(tmp_path: Path) -> 
         answers.close()
 
 
+def test_an_attempt_counts_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    """Rows of several attempts, or of an attempt and an answer, are never one request."""
+    keys = [(f"{name}{row}", False) for name in "ab" for row in ("", "#1", "#2")]
+    one, other = AnswerCache(tmp_path), AnswerCache(tmp_path)
+    one.add([capture("a")])
+    other.attempt([capture("a"), capture("a#1", mass=1), capture("b"), capture("b#1", mass=1)])
+    assert one.find(keys) == {keys[0]: capture("a"), keys[3]: capture("b")} | {
+        keys[4]: capture("b#1", mass=1)
+    }
+    newest = other.attempt([capture("b", mass=2)])
+    assert one.find(keys) == {keys[0]: capture("a"), keys[3]: capture("b", mass=2)}
+    other.retract(newest)
+    assert one.find(keys).keys() == {keys[0], keys[3], keys[4]}
+    one.close()
+    other.close()
+
+
 @pytest.mark.usefixtures("small_segments")
 def test_an_attempt_whose_file_is_no_longer_written_to_is_not_confirmed(tmp_path: Path) -> None:
     answers = AnswerCache(tmp_path)
