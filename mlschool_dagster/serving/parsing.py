@@ -11,9 +11,12 @@ import csv
 import io
 import json
 import math
+import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import orjson
 
@@ -33,6 +36,13 @@ what brackets there are in its texts count as well."""
 FEWEST_VALUES = 400_000
 """Commas that a body of JSON may hold in any case: parsing holds the interpreter, and with it every
 other request, for as long as there are values to make objects of."""
+PIECE = 64 * 1024
+"""Bytes of JSON that are parsed at a time, which takes about a millisecond."""
+_LAYOUTS = (
+    (re.compile(rb"\[(?=\s*\{)"), re.compile(rb"\}\s*,\s*\{")),
+    (re.compile(rb'"data"\s*:\s*\[(?=\s*\[)'), re.compile(rb"\]\s*,\s*\[")),
+)
+"""What is before the first row and between two, where rows are objects and where they are lists."""
 MAX_LINE = 64 * 1024
 """Characters in a line of CSV, so that a header cannot unfold into millions of names."""
 MAX_LINES = 100_000
@@ -68,10 +78,50 @@ def document_of(body: bytes, columns: int) -> Any:
     if len(body) > FEWEST_VALUES:
         _require_few(body, b"[{", MAX_CONTAINERS, "lists and objects")
         _require_few(body, b",", max(FEWEST_VALUES, 2 * columns * MAX_ROWS), "values")
+    if len(body) > PIECE and (document := _document_in_pieces(body)) is not None:
+        return document
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
         return _document_beyond_the_standard(body)
+
+
+def _document_in_pieces(body: bytes) -> Any:
+    """The document in `body`, parsed a few rows at a time; None if it is not of the usual layout.
+
+    The parser holds the interpreter: all other requests would wait for a body of megabytes. Where
+    to cut is a guess that cannot go wrong: texts that are JSON arrays are one array when they are
+    joined, and what is around the rows is parsed with a mark in their place.
+    """
+    for begin, between in _LAYOUTS:
+        first, last = begin.search(body), body.rfind(b"]")
+        if first is None or last < first.end():
+            continue
+        at, mark = first.end(), uuid4().hex
+        try:
+            document = orjson.loads(b'%b"%b"%b' % (body[:at], mark.encode(), body[last:]))
+            rows = _rows_of(document)
+            if rows != [mark]:
+                continue
+            rows.clear()
+            while at < last:
+                cut = between.search(body, min(at + PIECE, last), last)
+                end = last if cut is None else cut.start() + 1
+                rows += orjson.loads(b"[%b]" % body[at:end])
+                at = last if cut is None else cut.end() - 1
+                # Let the event loop have the interpreter.
+                time.sleep(0)
+        except orjson.JSONDecodeError:
+            continue
+        return document
+    return None
+
+
+def _rows_of(document: Any) -> Any:
+    """The list of rows in `document`, if it has one."""
+    forms = [document[form] for form in FORMATS if form in document] if document else []
+    content = forms[0] if len(forms) == 1 else None
+    return content.get("data") if type(content) is dict else content
 
 
 def _require_few(body: bytes, signs: bytes, most: int, what: str) -> None:

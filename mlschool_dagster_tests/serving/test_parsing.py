@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlschool_dagster.dataset.spec import InputValue, NumericColumn
+from mlschool_dagster.serving import parsing
 from mlschool_dagster.serving.parsing import (
     FEWEST_VALUES,
     MAX_LINE,
     MAX_LINES,
     MAX_ROWS,
+    _document_in_pieces,
     document_of,
 )
 from mlschool_dagster.serving.validation import Accepted, InvalidRequestError, Validator
@@ -198,3 +200,59 @@ def test_what_would_stop_other_requests_for_long_is_refused_before_it_is_parsed(
     columns = FEWEST_VALUES // MAX_ROWS
     rows = orjson.dumps({"inputs": [[0] * columns] * MAX_ROWS})
     assert document_of(rows, columns)
+
+
+NASTY = st.sampled_from(["a", "},{", "], [", "]}", '"', "\\", "\N{GRINNING FACE}", "data"])
+VALUES = st.recursive(
+    NASTY | st.integers() | st.none(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NASTY, inner, max_size=3),
+    max_leaves=5,
+)
+DOCUMENTS = st.dictionaries(
+    st.sampled_from(["inputs", "dataframe_records", "params"]),
+    st.lists(st.dictionaries(NASTY, VALUES, max_size=2), max_size=4) | VALUES,
+    max_size=2,
+) | st.fixed_dictionaries(
+    {
+        "dataframe_split": st.fixed_dictionaries(
+            {"columns": st.lists(NASTY), "data": st.lists(st.lists(VALUES), max_size=4)},
+            optional={"index": VALUES},
+        )
+    }
+)
+
+
+@given(
+    document=DOCUMENTS,
+    indent=st.sampled_from([None, 0, 2]),
+    separators=st.sampled_from([None, (",", ":")]),
+    change=st.none()
+    | st.tuples(st.integers(0, 200), st.sampled_from(["", "]", "}", ",", '"', "["])),
+)
+def test_a_document_in_pieces_is_the_document(
+    document: Any, indent: int | None, separators: Any, change: tuple[int, str] | None
+) -> None:
+    text = json.dumps(document, indent=indent, separators=separators, ensure_ascii=False)
+    if change is not None:
+        text = text[: change[0]] + change[1] + text[change[0] + 1 :]
+    body = text.encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parsing, "PIECE", 1)
+        in_pieces = _document_in_pieces(body)
+    if in_pieces is not None:
+        assert in_pieces == orjson.loads(body)
+    elif change is None:
+        rows = document.get("inputs", document.get("dataframe_records"))
+        is_usual = list(document) in (["inputs"], ["dataframe_records"])
+        assert not (is_usual and isinstance(rows, list) and rows and isinstance(rows[0], dict))
+
+
+@pytest.mark.parametrize("rows", [[ROW] * 5000, [list(ROW.values())] * 5000])
+def test_large_tables_of_the_usual_layouts_are_parsed_in_pieces(rows: list[Any]) -> None:
+    is_split = isinstance(rows[0], list)
+    document: Any = (
+        {"dataframe_split": {"columns": list(ROW), "data": rows}} if is_split else {"inputs": rows}
+    )
+    for body in (orjson.dumps(document), json.dumps(document).encode()):
+        assert len(body) > 2 * parsing.PIECE
+        assert _document_in_pieces(body) == document
