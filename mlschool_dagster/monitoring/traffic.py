@@ -200,6 +200,7 @@ def _dispersion(known: Mapping[Window, float], period: timedelta | None) -> floa
 
 
 REPORT = "traffic_volume"
+VOLUME_CHECK = "volume_as_expected"
 SPAN = 48
 """The finished windows that are checked; captures that land in older ones change nothing here."""
 
@@ -285,7 +286,7 @@ def check_traffic(
             continue
         metrics = _judged(window, seen, forecast(window, _rates(known), config), refused)
         if metrics != known.get(window):
-            history.record(window, REPORT, metrics.values())
+            history.record(window, REPORT, [*metrics.values(), _check(metrics[MetricName.ROWS])])
             known[window] = metrics
             changed_windows.append(window)
     last = store.last_captured(max(served)) if served else None
@@ -297,6 +298,19 @@ def check_traffic(
         silence=None if last is None else now - last,
         pause=None if usual is None else longest_pause(usual, config),
         tokens=present,
+    )
+
+
+def _check(rows: Metric) -> Metric:
+    """The outcome of the check `VOLUME_CHECK` of one window; no value without a forecast."""
+    decided = rows.finding or rows.lower is not None
+    return Metric(
+        rows.window,
+        MetricName.CHECK,
+        float(not rows.finding) if decided else None,
+        rows.rows,
+        column=VOLUME_CHECK,
+        finding=rows.finding,
     )
 
 

@@ -1,4 +1,4 @@
-"""Volume and freshness of the traffic: what comes, against what usually comes."""
+"""Volume and freshness of the traffic, against a forecast learned from earlier windows."""
 
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from mlschool_dagster.clock import utc_now
 from mlschool_dagster.defs.common import (
     OWNERS,
     PlainConfig,
+    outcomes,
     picture,
     plain_errors,
     table,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mlschool_dagster.monitoring.metrics import Metric
     from mlschool_dagster.monitoring.traffic import TrafficCheck
 
+FRESHNESS_CHECK = "traffic_is_fresh"
 TOKENS = "tokens"
 EVERY = timedelta(minutes=10)
 INTERVAL_SECONDS = 30
@@ -38,8 +40,7 @@ class VolumeSettings(PlainConfig):
         default=_DEFAULTS.level,
         gt=0,
         lt=0.5,
-        description="How often a usual window may be found below what is expected, and how often "
-        "above.",
+        description="How often a usual window may lie below what is expected, and how often above.",
     )
     minimum_windows: int = Field(
         default=_DEFAULTS.minimum_windows,
@@ -69,10 +70,10 @@ class VolumeSettings(PlainConfig):
             "volume_as_expected",
             asset=TRAFFIC_VOLUME,
             description="The newest finished window, and those that finished or changed since "
-            "the last look, have as much traffic as is usual.",
+            "the last check, have as much traffic as is usual.",
         ),
         dg.AssetCheckSpec(
-            "traffic_is_fresh",
+            FRESHNESS_CHECK,
             asset=TRAFFIC_VOLUME,
             description="The last capture is no longer ago than traffic usually pauses.",
         ),
@@ -90,19 +91,24 @@ def traffic_volume(
     have had (outages), or in which all requests were refused, show here alone: no report is made
     of them.
     """
+    from mlschool_dagster.monitoring.metric_records import check_metrics
     from mlschool_dagster.monitoring.traffic import check_traffic
 
     with plain_errors(), captures.open() as store, history.metrics() as metrics:
         seen = check_traffic(store, metrics, _tokens(context.instance), utc_now(), config.volume())
+        freshness = _freshness_check(seen)
+        if seen.windows:
+            newest = list(seen.windows)[-1]
+            metrics.record(newest, FRESHNESS_CHECK, check_metrics(newest, outcomes([freshness])))
     context.log.info(f"{len(seen.changed_windows)} windows are new or have changed")
     return dg.MaterializeResult(
         metadata={**_figures(seen), TOKENS: dg.MetadataValue.json(seen.tokens)},
-        check_results=[_volume_check(seen), _freshness_check(seen)],
+        check_results=[_volume_check(seen), freshness],
     )
 
 
 def _tokens(instance: dg.DagsterInstance) -> dict[str, str]:
-    """Which captures the last look has seen."""
+    """Which captures the last check has read."""
     event = instance.get_latest_materialization_event(TRAFFIC_VOLUME)
     materialization = event.asset_materialization if event else None
     tokens = materialization.metadata[TOKENS].value if materialization else {}
@@ -113,7 +119,7 @@ def _figures(seen: "TrafficCheck") -> "dict[str, dg.MetadataValue | float]":
     from mlschool_dagster.monitoring.metrics import MetricName
     from mlschool_dagster.monitoring.plots import volume_picture
 
-    rows = [found[MetricName.ROWS] for found in seen.windows.values()]
+    rows = [metrics[MetricName.ROWS] for metrics in seen.windows.values()]
     figures: dict[str, dg.MetadataValue | float] = {
         "windows": table(map(_row, reversed(rows))),
         "volume": picture(lambda: volume_picture(rows), "captured rows per hour"),
@@ -145,17 +151,17 @@ def _volume_check(seen: "TrafficCheck") -> dg.AssetCheckResult:
     from mlschool_dagster.monitoring.metrics import MetricName
 
     if seen.findings:
-        told = " ".join(map(_finding, seen.findings))
+        sentence = " ".join(map(_finding, seen.findings))
     elif seen.windows:
         newest = list(seen.windows.values())[-1][MetricName.ROWS]
-        told = f"{newest.rows} rows in {newest.window.key}; {_expected(newest)}."
+        sentence = f"{newest.rows} rows in {newest.window.key}; {_expected(newest)}."
     else:
-        told = "There has been no traffic yet."
+        sentence = "There has been no traffic yet."
     return dg.AssetCheckResult(
         check_name="volume_as_expected",
         passed=not seen.findings,
         severity=dg.AssetCheckSeverity.WARN,
-        description=told,
+        description=sentence,
         metadata={"unusual": table(map(_row, seen.findings))},
     )
 
@@ -177,22 +183,22 @@ def _expected(rows: "Metric") -> str:
 
 def _freshness_check(seen: "TrafficCheck") -> dg.AssetCheckResult:
     if seen.silence is None:
-        told = "There has been no traffic yet."
+        sentence = "There has been no traffic yet."
     elif seen.pause is None:
-        told = (
+        sentence = (
             f"The last capture was {_hours(seen.silence):.1f} hours ago; too little is known of "
             "usual silences."
         )
     else:
-        told = (
+        sentence = (
             f"The last capture was {_hours(seen.silence):.1f} hours ago; up to "
             f"{_hours(seen.pause):.1f} are usual."
         )
     return dg.AssetCheckResult(
-        check_name="traffic_is_fresh",
+        check_name=FRESHNESS_CHECK,
         passed=seen.is_fresh,
         severity=dg.AssetCheckSeverity.ERROR,
-        description=told,
+        description=sentence,
         metadata=undecided(seen.silence is None or seen.pause is None),
     )
 
@@ -205,7 +211,7 @@ volume_job = dg.define_asset_job(
     "volume_job",
     dg.AssetSelection.assets(TRAFFIC_VOLUME),
     description="See how much traffic comes, against what usually comes.",
-    # An outage is told whatever many windows wait for their reports.
+    # An outage is reported however many windows wait for their reports.
     tags={"stage": "monitoring", "dagster/max_runtime": 300, "dagster/priority": "1"},
 )
 
@@ -214,7 +220,7 @@ volume_job = dg.define_asset_job(
     job=volume_job,
     minimum_interval_seconds=INTERVAL_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Looks at the volume and freshness of the traffic every ten minutes.",
+    description="Checks the volume and freshness of the traffic every ten minutes.",
 )
 def traffic_volume_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """A schedule by the platform's own clock.
@@ -225,5 +231,5 @@ def traffic_volume_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResul
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     slot = (now - (now - midnight) % EVERY).isoformat()
     if slot == context.cursor:
-        return dg.SensorResult(skip_reason=dg.SkipReason("The last look is recent enough."))
+        return dg.SensorResult(skip_reason=dg.SkipReason("The last check is recent enough."))
     return dg.SensorResult(run_requests=[dg.RunRequest(run_key=slot)], cursor=slot)

@@ -32,6 +32,10 @@ def test_a_window_leaves_its_numbers_and_monitored_again_the_same(
     assert (realised.rows, realised.value, realised.finding) == (40, 0.0, True)
     assert found[MetricName.LABEL_COVERAGE, ALL, ALL].value == 40 / 60
     assert (MetricName.ERROR_SHARE, "role=primary", ALL) in found
+    history = MetricsHistory(platform.settings.history)
+    outcomes = {m.column: m.value for m in history.read([MetricName.CHECK], since=WINDOW)}
+    history.close()
+    assert (outcomes["accuracy"], outcomes["estimates_hold"]) == (0, None)
     report = metadata(result, "performance_report")
     assert report["uncalibrated_versions"] == "none"
     assert report["estimated_low"] <= report["estimated_accuracy"] <= report["estimated_high"]

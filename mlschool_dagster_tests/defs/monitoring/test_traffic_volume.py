@@ -71,6 +71,13 @@ class Traffic:
         history.close()
         return found
 
+    def outcomes(self, check: str) -> dict[str, float | None]:
+        """The recorded outcomes of a check, by the key of its window."""
+        history = MetricsHistory(self.platform.settings.history)
+        recorded = history.read([MetricName.CHECK])
+        history.close()
+        return {metric.window.key: metric.value for metric in recorded if metric.column == check}
+
 
 @pytest.fixture
 def traffic(platform: Platform, clock_offset: Path) -> Traffic:
@@ -107,11 +114,17 @@ def test_an_outage_is_found_once_it_lasts_and_over_once_traffic_comes(traffic: T
     assert found["traffic_is_fresh"].severity is dg.AssetCheckSeverity.ERROR
     outages = {key for key, metric in traffic.recorded().items() if metric.finding}
     assert outages == {back(2).key, back(1).key}
+    volumes = traffic.outcomes("volume_as_expected")
+    assert {key for key, value in volumes.items() if value == 0} == outages
+    assert [volumes[back(hour).key] for hour in (45, 3)] == [None, 1]
+    assert traffic.outcomes("traffic_is_fresh") == {back(1).key: 0}
     # What was captured meanwhile lands late: the endpoint kept it in its write-ahead log.
     traffic.comes([2, 1, 0])
     result = traffic.look()
     assert all(check.passed for check in checks(result).values())
     assert not any(metric.finding for metric in traffic.recorded().values())
+    assert traffic.outcomes("traffic_is_fresh") == {back(1).key: 1}
+    assert 0 not in traffic.outcomes("volume_as_expected").values()
     assert metadata(result, "traffic_volume")["rows_this_hour"] == ROWS
 
 
