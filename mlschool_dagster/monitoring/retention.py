@@ -3,7 +3,8 @@
 Does not belong here: the scheduler's own records of its runs.
 """
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from mlschool_dagster.storage import Location
 if TYPE_CHECKING:
     from mlschool_dagster.monitoring.metrics_history import MetricsHistory
 
+_DATASET = re.compile(r"[0-9a-f]{64}\.parquet")
 _NAMED = 3
 
 
@@ -95,6 +97,42 @@ def delete_files(folder: Location, before: datetime, dry_run: bool) -> Deletion:
             files += held
     remark = "; ".join([*kept[:_NAMED], *([f"{len(kept) - _NAMED} more"] * (len(kept) > _NAMED))])
     return Deletion("files", before, gone, files, len(kept), remark, failed)
+
+
+def delete_run_folders(folders: Iterable[Location], before: datetime, dry_run: bool) -> Deletion:
+    """Delete those of `folders`, one for each run, in which nothing was written since `before`.
+
+    Only folders that the platform made go.
+    """
+    files = 0
+    for folder in folders:
+        written = [file.modified() for file in folder.children() if file.exists()]
+        if written and max(written) < before and folder.is_owned():
+            files += folder.files()
+            if not dry_run:
+                folder.remove_owned()
+    return Deletion("run files", before, 0, files, 0)
+
+
+def delete_datasets(
+    data: Location, needed: Collection[str], before: datetime, dry_run: bool
+) -> Deletion:
+    """Delete data sets below `data` written before `before`, but for those whose digest is needed.
+
+    `needed` has the digests that the newest state of some asset rests on.
+    """
+    old = [
+        file
+        for folder in data.children()
+        for file in folder.children()
+        if _DATASET.fullmatch(file.name) and file.modified() < before
+    ]
+    outgoing = [file for file in old if file.name.partition(".")[0] not in needed]
+    for file in [] if dry_run else outgoing:
+        file.remove()
+    kept = len(old) - len(outgoing)
+    remark = "they are the newest state of an asset" if kept else ""
+    return Deletion("data sets", before, 0, len(outgoing), kept, remark)
 
 
 def delete_metrics(history: "MetricsHistory", before: datetime, dry_run: bool) -> Deletion:

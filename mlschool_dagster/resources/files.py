@@ -46,11 +46,21 @@ class PlatformFiles(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def dataset(self, name: str, digest: str) -> Location:
         """The data set `name` with that content (`content_digest`)."""
-        return self.top / "data" / name / f"{digest}.parquet"
+        return self.datasets / name / f"{digest}.parquet"
+
+    @property
+    def datasets(self) -> Location:
+        """The folder of all data sets, which has a folder for each name."""
+        return self.top / "data"
 
     def batch(self, run_id: str) -> Location:
         """The folder of what the Dagster run `run_id` predicts."""
-        return self.top / "batch_predictions" / run_id
+        return self.batches / run_id
+
+    @property
+    def batches(self) -> Location:
+        """The folder of what all runs predict, a folder each."""
+        return self.top / "batch_predictions"
 
     def publish(self, model: str, version: str, folder: Path) -> str:
         """Copy the version folder `folder` to where other machines can read it.

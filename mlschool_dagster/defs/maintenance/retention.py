@@ -19,8 +19,10 @@ from mlschool_dagster.monitoring.retention import (
     Deletion,
     bound,
     delete_captures,
+    delete_datasets,
     delete_files,
     delete_metrics,
+    delete_run_folders,
 )
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.files import PlatformFiles
@@ -41,7 +43,9 @@ class RetentionConfig(PlainConfig):
         default=0, description="Days to keep captures, labels and refusals; 0: for ever."
     )
     report_days: int = Field(
-        default=0, description="Days to keep frozen windows and their pages; 0: for ever."
+        default=0,
+        description="Days to keep snapshots and reports of windows, predictions of batches, and "
+        "data sets that are no asset's newest state; 0: for ever.",
     )
     metric_days: int = Field(
         default=0, description="Days to keep the history of metrics; 0: for ever."
@@ -125,11 +129,31 @@ def _outgoing(
             yield delete_captures(store, before, is_covered, config.dry_run)
         if before := bound(config.report_days, now):
             yield delete_files(files.windows, before, config.dry_run)
+            folders = [*files.batches.children(), *files.ground_truths.children()]
+            yield delete_run_folders(folders, before, config.dry_run)
+            needed = _needed_digests(instance)
+            yield delete_datasets(files.datasets, needed, before, config.dry_run)
         if before := bound(config.metric_days, now):
             with history.metrics() as metrics:
                 yield delete_metrics(metrics, before, config.dry_run)
         if before := bound(config.run_days, now):
             yield delete_runs(instance, before, store.newest_windows(), config.dry_run)
+
+
+def _needed_digests(instance: dg.DagsterInstance) -> set[str]:
+    """The digests of the data sets that the newest materializations have written or read."""
+    newest = [
+        record.asset_materialization
+        for key in instance.all_asset_keys()
+        for record in instance.fetch_materializations(key, limit=1).records
+    ]
+    return {
+        str(value.value)
+        for materialization in newest
+        if materialization is not None
+        for name, value in materialization.metadata.items()
+        if name.endswith("digest")
+    }
 
 
 def _is_covered(instance: dg.DagsterInstance, store: CaptureStore, window: Window) -> bool:

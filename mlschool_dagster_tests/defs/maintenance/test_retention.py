@@ -1,5 +1,6 @@
 """Retention deletes what is old and known, tells what it would delete, and keeps what is needed."""
 
+import os
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -118,6 +119,32 @@ def test_metrics_and_files_of_old_windows_go(platform: Platform, later: datetime
     assert [metric.window for metric in history.read()] == [young]
     assert sorted(path.name for path in windows.iterdir()) == sorted([young.folder, "notes"])
     history.close()
+
+
+def test_files_of_old_runs_and_data_sets_that_nothing_rests_on_go(platform: Platform) -> None:
+    def old(path: Path) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (0, 0))
+        return path
+
+    assert platform.run("training_job", assets=["raw_penguins"]).success
+    (newest,) = (platform.files / "data" / "raw_penguins").glob("*.parquet")
+    os.utime(newest, (0, 0))
+    superseded = old(newest.with_name(f"{'0' * 64}.parquet"))
+    ours, young, foreign = (platform.files / "batch_predictions" / name for name in "abc")
+    for folder in (ours, young):
+        make_owned(folder)
+    for folder in (ours, foreign):
+        old(folder / "predictions.parquet")
+    (young / "predictions.parquet").touch()
+    notes = old(platform.files / "data" / "raw_penguins" / "notes.parquet")
+    for dry_run in (True, False):
+        told = retain(platform, report_days=30, dry_run=dry_run)
+        assert superseded.exists() == ours.exists() == dry_run
+        assert told["run files"]["items"] == 1
+        assert (told["data sets"]["items"], told["data sets"]["kept"]) == (1, 1)
+    assert all(path.exists() for path in (newest, notes, young, foreign))
 
 
 def test_only_folders_that_the_platform_made_go(platform: Platform, later: datetime) -> None:
