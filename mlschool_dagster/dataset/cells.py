@@ -88,19 +88,19 @@ class CsvRecords:
         csv.Error: the text is malformed, or repeats its header.
     """
 
-    def __init__(self, lines: Iterable[str], wanted: Collection[str]) -> None:
-        """Read the header of `lines`, which hopefully names the columns `wanted`."""
+    def __init__(self, lines: Iterable[str], required: Collection[str]) -> None:
+        """Read the header of `lines`, which should name the columns `required`."""
         rest = (line.replace("\ufeff", "") for line in lines)
         skipped, first = 0, ""
         for first in rest:
             if first.strip(DELIMITERS + " \r\n"):
                 break
             skipped += 1
-        reader = _reader(chain([first], rest), _delimiter(first, wanted), strict=True)
+        reader = _reader(chain([first], rest), _delimiter(first, required), strict=True)
         self._reader, self._skipped = reader, skipped
         self.line = skipped + 1
         self.header = [name.strip() for name in next(reader, [])]
-        self._names_columns = bool(set(self.header).intersection(wanted))
+        self._names_columns = bool(set(self.header).intersection(required))
 
     def __iter__(self) -> Iterator[list[str]]:
         """Yield the cells of each row, however many it has."""
@@ -127,8 +127,8 @@ def _reader(lines: Iterable[str], delimiter: str, *, strict: bool) -> Any:
     return csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=strict)
 
 
-def _delimiter(header: str, wanted: Collection[str]) -> str:
-    """What separates most of the names `wanted` in the line `header`; a comma if nothing does."""
+def _delimiter(header: str, required: Collection[str]) -> str:
+    """What separates most of the names `required` in the line `header`; a comma if nothing does."""
 
     def named(delimiter: str) -> int:
         try:
@@ -136,6 +136,6 @@ def _delimiter(header: str, wanted: Collection[str]) -> str:
         except csv.Error:
             # Without its separator, a wide header is one cell that is too long.
             return 0
-        return len(set(wanted).intersection(cell.strip() for cell in cells))
+        return len(set(required).intersection(cell.strip() for cell in cells))
 
     return max(DELIMITERS, key=named)

@@ -73,9 +73,9 @@ def _sentences(failures: "pd.DataFrame", frame: "pd.DataFrame") -> Iterator[str]
         rows = frame.index[frame.index.isin(cases["index"])]
         if check == "column_in_dataframe":
             yield f"Column {example} is missing."
-        elif (wanted := DTYPE_CHECK.fullmatch(str(check))) is not None:
+        elif (dtype := DTYPE_CHECK.fullmatch(str(check))) is not None:
             mistyped.add(column)
-            yield f"Column {column} has the type {frame[column].dtype}, not {wanted[1]}."
+            yield f"Column {column} has the type {frame[column].dtype}, not {dtype[1]}."
         elif column in mistyped:
             continue
         elif column not in frame.columns:

@@ -110,8 +110,8 @@ def load_yaml(path: Path, subject: str) -> Any:
             named: set[str] = set()
             for key, _ in node.value:
                 if isinstance(key, yaml.ScalarNode) and key.value in named:
-                    told = f"the entry {_short(key.value)} is there twice"
-                    raise yaml.MarkedYAMLError(problem=told, problem_mark=key.start_mark)
+                    problem = f"the entry {_short(key.value)} is there twice"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
                 if isinstance(key, yaml.ScalarNode):
                     named.add(key.value)
             mapping: dict[Any, Any] = super().construct_mapping(node, deep)
@@ -132,8 +132,8 @@ def load_yaml(path: Path, subject: str) -> Any:
             f"{subject} {path} is not valid YAML{where}: {error.problem or error.context}."
         ) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        told = " ".join(str(error).split())
-        raise UserError(f"{subject} {path} is not valid YAML: {told}.") from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"{subject} {path} is not valid YAML: {reason}.") from None
 
 
 def _text(value: Any) -> str | None:
@@ -155,15 +155,15 @@ def _whole_number(value: Any) -> str | None:
 
 
 def _number(value: Any) -> str | None:
-    told = f"must be a finite number, but is {_described(value)}"
+    message = f"must be a finite number, but is {_described(value)}"
     if isinstance(value, str):
-        return told + _as_number(value.strip())
+        return message + _as_number(value.strip())
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return told
+        return message
     try:
-        return None if math.isfinite(float(value)) else told
+        return None if math.isfinite(float(value)) else message
     except OverflowError:
-        return told
+        return message
 
 
 _SCALARS = {str: _text, bool: _flag, int: _whole_number, float: _number}

@@ -24,7 +24,7 @@ SUFFIXES = (".csv", ".csv.gz", ".tsv", ".parquet")
 MAX_LINE = 1024**2
 """Characters in a line of CSV."""
 
-_LOOKS = {
+_SIGNATURES = {
     b"PK\x03\x04": "looks like a ZIP archive or an Excel workbook; save the table as CSV in UTF-8",
     b"\xd0\xcf\x11\xe0": "looks like an old Excel workbook; save the table as CSV in UTF-8",
     b"PAR1": "looks like Parquet; let its name end in .parquet",
@@ -101,8 +101,8 @@ def data_files(source: Path) -> list[Path]:
             if path.name.lower().endswith(SUFFIXES) and not path.name.startswith((".", "_"))
         ]
     except (OSError, ValueError) as error:
-        told = getattr(error, "strerror", None) or error
-        raise UserError(f"{shown(source)} cannot be read: {told}.") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{shown(source)} cannot be read: {reason}.") from None
     if not paths:
         raise UserError(
             f"The data folder {shown(source)} holds no .csv or .parquet file; put one there."
@@ -145,8 +145,8 @@ def reading(path: Path) -> Iterator[int]:
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    told = str(error).partition("\n")[0].rstrip(".")
-    return UserError(f"{shown(path)} is no intact Parquet file ({told}); write it anew.")
+    reason = str(error).partition("\n")[0].rstrip(".")
+    return UserError(f"{shown(path)} is no intact Parquet file ({reason}); write it anew.")
 
 
 @contextmanager
@@ -163,11 +163,13 @@ def opened_text(path: Path) -> Iterator[IO[str]]:
             with gzip.open(file) as unpacked:
                 head = unpacked.read(16)
             file.seek(0)
-        look = next((told for magic, told in _LOOKS.items() if head.startswith(magic)), None)
-        if look is None and b"\0" in head:
-            look = _LOOKS[b"\xff\xfe"]
-        if look is not None:
-            raise UserError(f"{shown(path)} is no CSV: it {look}.")
+        signature = next(
+            (text for magic, text in _SIGNATURES.items() if head.startswith(magic)), None
+        )
+        if signature is None and b"\0" in head:
+            signature = _SIGNATURES[b"\xff\xfe"]
+        if signature is not None:
+            raise UserError(f"{shown(path)} is no CSV: it {signature}.")
         with (
             gzip.open(file) if is_packed else nullcontext(file) as content,
             TextIOWrapper(content, encoding="utf-8", newline="") as text,

@@ -17,7 +17,7 @@ InputValue = float | int | str | bool | None
 """What one cell of a request, a capture or a row of data can hold."""
 
 LARGEST = 1e15
-"""Bound of a plausible range: beyond it, neighbouring whole numbers are no longer told apart."""
+"""Bound of a plausible range: beyond it, floating point skips whole numbers."""
 LONGEST_NAME = 100
 LONGEST_TEXT = 256
 """Most characters of a category or class; so long is the longest text of a request."""

@@ -45,7 +45,7 @@ SHOWN_ROWS = 5
 class Chunk:
     """Some rows of one file, the first of which is number ``first_row``.
 
-    ``rows`` map the wanted columns to their values, whatever these are; one that has not as many
+    ``rows`` map the required columns to their values, whatever these are; one that has not as many
     cells as the header is the list of its cells. ``places`` are their lines in a CSV file, their
     numbers in a Parquet file. ``carried`` holds the other columns.
     """
@@ -59,11 +59,11 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class TableFile:
-    """One CSV or Parquet file, the columns wanted of it and those that are carried along."""
+    """One CSV or Parquet file, the columns required of it and those that are carried along."""
 
     path: Path
     spec: DataSpec
-    wanted: tuple[str, ...]
+    required: tuple[str, ...]
     carried: "pa.Schema"
 
     def chunks(self, size: int) -> Iterator[Chunk]:
@@ -74,7 +74,7 @@ class TableFile:
         """
         name, first = shown(self.path.name), 1
         read = _parquet_chunks if is_parquet(self.path) else _csv_chunks
-        size = max(1, min(size, MAX_CELLS // (len(self.wanted) + len(self.carried))))
+        size = max(1, min(size, MAX_CELLS // (len(self.required) + len(self.carried))))
         for rows, places, carried in read(self, size):
             yield Chunk(name, first, rows, places or list(range(first, first + len(rows))), carried)
             first += len(rows)
@@ -89,16 +89,16 @@ def table_files(
     are the inputs of `spec`, and its target if `with_target`; if `carry`, all else is carried.
 
     Raises:
-        UserError: there are none, or one cannot be read, lacks a column that is wanted or has it in
-            a type that it cannot be.
+        UserError: there are none, or one cannot be read, lacks a required column or has it in a
+            type that it cannot be.
     """
-    wanted = (*spec.input_names, *([spec.target.name] if with_target else []))
+    required = (*spec.input_names, *([spec.target.name] if with_target else []))
     paths = data_files(source)
-    tables = [_table_file(path, spec, wanted, carry) for path in paths]
-    found = [table for table in tables if table is not None]
-    if not found:
+    tables = [_table_file(path, spec, required, carry) for path in paths]
+    tables_with_rows = [table for table in tables if table is not None]
+    if not tables_with_rows:
         raise UserError(f"The data file {shown(paths[0])} is empty; it needs a header and rows.")
-    return found
+    return tables_with_rows
 
 
 def carried_schema(files: Sequence[TableFile]) -> "pa.Schema":
@@ -128,7 +128,7 @@ def carried_schema(files: Sequence[TableFile]) -> "pa.Schema":
 
 
 def _table_file(
-    path: Path, spec: DataSpec, wanted: tuple[str, ...], carry: bool
+    path: Path, spec: DataSpec, required: tuple[str, ...], carry: bool
 ) -> TableFile | None:
     """The table in the file at `path`; None if the file is empty."""
     import pyarrow as pa
@@ -136,7 +136,7 @@ def _table_file(
     with reading(path) as size:
         if not size:
             return None
-        schema = _parquet_schema(path) if is_parquet(path) else _csv_schema(path, wanted)
+        schema = _parquet_schema(path) if is_parquet(path) else _csv_schema(path, required)
     names = schema.names
     if not names:
         return None
@@ -145,10 +145,10 @@ def _table_file(
             f"{shown(path)} has {len(names)} columns, but at most {MAX_COLUMNS} are read; leave "
             "out those that are no data."
         )
-    missing = [name for name in wanted if name not in names]
+    missing = [name for name in required if name not in names]
     if missing:
         # Of a file that is something else altogether, nothing is quoted.
-        is_known = len(missing) < len(wanted)
+        is_known = len(missing) < len(required)
         raise UserError(
             f"{shown(path)} lacks the column{'s' if len(missing) > 1 else ''} {listed(missing)}"
             + (
@@ -157,17 +157,17 @@ def _table_file(
                 else "; do its names stand in the first line?"
             )
         )
-    others = [name for name in names if name not in wanted] if carry else []
-    repeated = sorted({name for name in [*wanted, *others] if names.count(name) > 1})
+    others = [name for name in names if name not in required] if carry else []
+    repeated = sorted({name for name in [*required, *others] if names.count(name) > 1})
     if repeated:
         raise UserError(
             f"{shown(path)} has the column {quoted(repeated[0])} twice; keep one of them."
         )
     if is_parquet(path):
-        for name in wanted:
+        for name in required:
             _require_type(path, spec, schema.field(name))
     return TableFile(
-        path, spec, wanted, pa.schema([_without_views(schema.field(name)) for name in others])
+        path, spec, required, pa.schema([_without_views(schema.field(name)) for name in others])
     )
 
 
@@ -190,17 +190,17 @@ def _require_type(path: Path, spec: DataSpec, field: "pa.Field") -> None:
         else (types.is_string, types.is_large_string, types.is_string_view, types.is_null)
     )
     if not any(is_one(kind) for is_one in fits):
-        wanted = "a number" if is_numeric else "text"
+        required = "a number" if is_numeric else "text"
         raise UserError(
             f"Column {field.name} of {shown(path)} has the type {field.type}, but must be "
-            f"{wanted}; write it as that."
+            f"{required}; write it as that."
         )
 
 
-def _csv_schema(path: Path, wanted: Sequence[str]) -> "pa.Schema":
+def _csv_schema(path: Path, required: Sequence[str]) -> "pa.Schema":
     import pyarrow as pa
 
-    with _csv_records(path, wanted) as records:
+    with _csv_records(path, required) as records:
         return pa.schema([(name, pa.string()) for name in records.header if name])
 
 
@@ -208,15 +208,15 @@ def _csv_chunks(file: TableFile, size: int) -> Iterator[tuple[list[Any], list[in
     import pyarrow as pa
 
     readers = cell_readers(file.spec)
-    with reading(file.path), _csv_records(file.path, file.wanted) as records:
+    with reading(file.path), _csv_records(file.path, file.required) as records:
         names = records.header
-        wanted = [(name, names.index(name), readers[name]) for name in file.wanted]
+        required = [(name, names.index(name), readers[name]) for name in file.required]
         carried = [(name, names.index(name)) for name in file.carried.names]
         width = len(names)
         numbered = ((records.line, cells) for cells in records)
         while chunk := list(islice(numbered, size)):
             rows: list[Any] = [
-                {name: value_of(cells[at]) for name, at, value_of in wanted}
+                {name: value_of(cells[at]) for name, at, value_of in required}
                 if len(cells) == width
                 else cells
                 for _, cells in chunk
@@ -229,7 +229,7 @@ def _csv_chunks(file: TableFile, size: int) -> Iterator[tuple[list[Any], list[in
 
 
 @contextmanager
-def _csv_records(path: Path, wanted: Sequence[str]) -> Iterator[CsvRecords]:
+def _csv_records(path: Path, required: Sequence[str]) -> Iterator[CsvRecords]:
     """The records of the CSV file at `path`.
 
     Raises:
@@ -238,7 +238,7 @@ def _csv_records(path: Path, wanted: Sequence[str]) -> Iterator[CsvRecords]:
     with opened_text(path) as content:
         records = None
         try:
-            records = CsvRecords(text_lines(content, path), wanted)
+            records = CsvRecords(text_lines(content, path), required)
             yield records
         except csv.Error as error:
             line = records.line if records else 1
@@ -259,15 +259,17 @@ def _parquet_chunks(
     import pyarrow as pa
 
     readers = cell_readers(file.spec)
-    names = [*file.wanted, *file.carried.names]
+    names = [*file.required, *file.carried.names]
     with reading(file.path), _parquet(file.path) as opened:
         for batch in opened.iter_batches(size, columns=names):
             table = pa.Table.from_batches([batch]).replace_schema_metadata()
             columns = [
                 [_value(value, readers[name]) for value in table[name].to_pylist()]
-                for name in file.wanted
+                for name in file.required
             ]
-            rows = [dict(zip(file.wanted, row, strict=True)) for row in zip(*columns, strict=True)]
+            rows = [
+                dict(zip(file.required, row, strict=True)) for row in zip(*columns, strict=True)
+            ]
             yield rows, [], table.select(file.carried.names).cast(file.carried)
 
 

@@ -140,7 +140,7 @@ def fit_calibration(confidence: Array, right: npt.NDArray[np.bool_]) -> Confiden
     """The calibration that out-of-fold predictions teach, by `confidence` and whether `right`.
 
     Both have shape (rows,). The posterior is exact but for the grid it is evaluated on, which is
-    laid anew around where it was found to lie.
+    laid anew around its mean and spread.
     """
     bins = confidence_bins(confidence)
     hits = np.bincount(bins[right], minlength=BINS)

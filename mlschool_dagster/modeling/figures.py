@@ -1,4 +1,4 @@
-"""One look for every picture: an empty figure, and its PNG bytes."""
+"""The common style of all pictures: an empty figure, its colours, and its PNG bytes."""
 
 from typing import TYPE_CHECKING
 

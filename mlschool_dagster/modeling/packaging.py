@@ -139,7 +139,7 @@ def git_commit(source: Path = Path(__file__)) -> str | None:
     commit = ["git", "rev-parse", "--verify", "--quiet", "HEAD^{commit}"]
     # A hook or an IDE may point these to another repository.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
-    told = ""
+    output = ""
     for command in (tracked, commit):
         try:
             done = subprocess.run(  # noqa: S603 - a fixed command
@@ -154,8 +154,8 @@ def git_commit(source: Path = Path(__file__)) -> str | None:
             return None
         if done.returncode:
             return None
-        told = done.stdout.strip()
-    return told
+        output = done.stdout.strip()
+    return output
 
 
 def environment() -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The registered versions of one model, by MLflow's registry.
 
-A version is found by its number or by an alias: ``challenger`` is the newest, ``champion`` the one
+A version is named by its number or by an alias: ``challenger`` is the newest, ``champion`` the one
 that serves.
 """
 
@@ -118,14 +118,14 @@ class Registry:
             UserError: there is none; the sentence names those that exist.
         """
         number = self._aliases().get(version, version)
-        for found in self._versions() if _is_number(number) else ():
-            if str(found.version) == number:
+        for registered in self._versions() if _is_number(number) else ():
+            if str(registered.version) == number:
                 return RegisteredVersion(
                     name=self.model_name,
                     version=number,
-                    run_id=found.run_id,
-                    source=found.source,
-                    tags=dict(found.tags),
+                    run_id=registered.run_id,
+                    source=registered.source,
+                    tags=dict(registered.tags),
                 )
         raise UserError(f"Model {self.model_name} has no version {version!r}; {self._choices()}.")
 
@@ -174,10 +174,10 @@ class Registry:
         """
         from filelock import FileLock
 
-        found = self.resolve(version)
-        folder = destination / found.version
+        registered = self.resolve(version)
+        folder = destination / registered.version
         origin = json.dumps(
-            {name: value for name, value in asdict(found).items() if name != "tags"},
+            {name: value for name, value in asdict(registered).items() if name != "tags"},
             indent=2,
             sort_keys=True,
         )
@@ -193,12 +193,12 @@ class Registry:
                 return folder
             if folder.is_symlink() or (folder.exists() and not make_owned(folder)):
                 raise UserError(
-                    f"{folder} is where version {found.version} belongs, and was not made by the "
-                    "platform; move it elsewhere."
+                    f"{folder} is where version {registered.version} belongs, and was not "
+                    "made by the platform; move it elsewhere."
                 )
-            fresh = Path(temporary, found.version)
+            fresh = Path(temporary, registered.version)
             make_owned(fresh)
-            self._download(found, FILES, fresh)
+            self._download(registered, FILES, fresh)
             (fresh / ORIGIN_FILE).write_text(origin, encoding="utf-8")
             if folder.exists():
                 folder.rename(Path(temporary, "replaced"))
@@ -213,13 +213,13 @@ class Registry:
         """
         import pandas as pd
 
-        found = self.resolve(version)
+        registered = self.resolve(version)
         with TemporaryDirectory() as temporary:
-            self._download(found, [REFERENCE_FILE], Path(temporary))
+            self._download(registered, [REFERENCE_FILE], Path(temporary))
             return pd.read_parquet(Path(temporary, REFERENCE_FILE))
 
     def _download(
-        self, found: RegisteredVersion, names: Collection[str], destination: Path
+        self, registered: RegisteredVersion, names: Collection[str], destination: Path
     ) -> None:
         """Take those files of the version folder that have one of `names`, and nothing else.
 
@@ -230,7 +230,7 @@ class Registry:
         from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
         with _global_tracking_uri(self.tracking_uri):
-            uri = self._client.get_model_version_download_uri(found.name, found.version)
+            uri = self._client.get_model_version_download_uri(registered.name, registered.version)
             repository = get_artifact_repository(uri, tracking_uri=self.tracking_uri)
             # URIs that stand for others (models:, runs:) have repositories that hold another.
             store = repository
@@ -240,8 +240,8 @@ class Registry:
                 store.artifact_dir
             ):
                 raise UserError(
-                    f"The registry says that version {found.version} of {found.name} is in a "
-                    "folder of this machine; let the MLflow server keep artifacts itself "
+                    f"The registry says that version {registered.version} of {registered.name} is "
+                    "in a folder of this machine; let the MLflow server keep artifacts itself "
                     "(mlflow server --serve-artifacts) and register the version again."
                 )
             folder = f"artifacts/{VERSION_FOLDER}"
@@ -254,8 +254,8 @@ class Registry:
         missing = [n for n in NEEDED if n in names and not (destination / n).is_file()]
         if missing:
             raise UserError(
-                f"Version {found.version} of {found.name} has no {', '.join(missing)} in MLflow's "
-                "artifacts; run the training job again."
+                f"Version {registered.version} of {registered.name} has no {', '.join(missing)} in "
+                "MLflow's artifacts; run the training job again."
             )
 
     def _may_read(self, folder: str) -> bool:
@@ -278,7 +278,7 @@ class Registry:
         return list(self._client.search_model_versions(f"name = '{self.model_name}'"))
 
     def _choices(self) -> str:
-        versions = (str(found.version) for found in self._versions())
+        versions = (str(registered.version) for registered in self._versions())
         numbers = sorted(filter(_is_number, versions), key=int)
         if not numbers:
             return "none is registered yet: run the training job"

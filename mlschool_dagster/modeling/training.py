@@ -135,8 +135,8 @@ def train(
     """Cross-validate on stratified folds and fit the final model on all rows of `frame`.
 
     Transformers are fitted anew inside each fold. All networks train side by side as one program
-    over Keras's stateless API. `progress` is told what happens, in sentences. Compiled programs are
-    kept in the folder `compilation_cache`, if given, and found again by later processes.
+    over Keras's stateless API. `progress` gets a sentence for each step. Compiled programs are
+    kept in the folder `compilation_cache`, if given, and loaded by later processes.
 
     Raises:
         UserError: a class is unknown or has fewer rows than there are folds.

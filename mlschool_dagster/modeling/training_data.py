@@ -10,9 +10,9 @@ hash is one of the event id.
 Sources of labels (people, systems) are judged by each other, with the predictions that were served
 as a common yardstick. A source that contradicts them far more often than the other sources did in
 the same hours is not trusted. That holds while the model is wrong too, because it is then wrong for
-all of them. The median source is the measure: a wrong minority is found, however consistent it is,
-a majority that agrees on a wrong truth is not. Of two sources that differ, the one nearer to the
-served model is trusted.
+all of them. The median source is the measure: a wrong minority is detected, however consistent it
+is; a majority that agrees on a wrong truth is not. Of two sources that differ, the one nearer to
+the served model is trusted.
 
 Where trusted sources contradict the base data more often than mistakes and noise explain (which is
 how often its rows with equal inputs differ in their truth), either the
@@ -309,8 +309,8 @@ def truth_noise(base: "pd.DataFrame", keys: "pd.Series[str]", spec: DataSpec) ->
     single = single[:: max(1, len(single) // NOISE_ROWS)]
     if len(single):
         features = new_transformer(spec).fit_transform(input_frame(base, spec))
-        _, found = NearestNeighbors(n_neighbors=2).fit(features).kneighbors(features[single])
-        nearest = np.where(found[:, 0] == single, found[:, 1], found[:, 0])
+        _, neighbours = NearestNeighbors(n_neighbors=2).fit(features).kneighbors(features[single])
+        nearest = np.where(neighbours[:, 0] == single, neighbours[:, 1], neighbours[:, 0])
         disagreement[rows == 1] = float((truth[nearest] != truth[single]).mean())
     return float(disagreement.mean())
 

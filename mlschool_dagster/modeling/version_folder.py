@@ -112,17 +112,17 @@ def copy_modules(roots: tuple[str, ...], destination: Path) -> None:
 
 def _imports(source: str) -> list[str]:
     """The modules of this package that `source` imports."""
-    found = []
+    modules = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.level == 0:
-            found.append(node.module or "")
+            modules.append(node.module or "")
         elif isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-    return [module for module in found if module.partition(".")[0] == PACKAGE]
+            modules += [alias.name for alias in node.names]
+    return [module for module in modules if module.partition(".")[0] == PACKAGE]
 
 
 def _source(module: str) -> str:
-    found = find_spec(module)
-    if found is None or found.origin is None or Path(found.origin).stem == "__init__":
+    source = find_spec(module)
+    if source is None or source.origin is None or Path(source.origin).stem == "__init__":
         raise ValueError(f"{module} is no module that can be copied")
-    return Path(found.origin).read_text(encoding="utf-8")
+    return Path(source.origin).read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from mlschool_dagster.defs.maintenance import retention
 from mlschool_dagster.defs.monitoring.windows import CAPTURES_TOKEN, LABELS_TOKEN, covered_token
 from mlschool_dagster.monitoring.metrics import Metric, MetricName
 from mlschool_dagster.monitoring.metrics_history import MetricsHistory
-from mlschool_dagster.owned import is_owned, make_owned
+from mlschool_dagster.owned import MARKER, is_owned, make_owned
 from mlschool_dagster_tests.capture.samples import NOON, capture, label
 from mlschool_dagster_tests.platform import LATER, WINDOW, Platform, sentence
 
@@ -137,6 +137,7 @@ def test_files_of_old_runs_and_data_sets_that_nothing_rests_on_go(platform: Plat
         make_owned(folder)
     for folder in (ours, foreign):
         old(folder / "predictions.parquet")
+    os.utime(ours / MARKER, (0, 0))
     (young / "predictions.parquet").touch()
     notes = old(platform.files / "data" / "raw_penguins" / "notes.parquet")
     for dry_run in (True, False):
