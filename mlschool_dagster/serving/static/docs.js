@@ -37,7 +37,10 @@ async function load(token) {
     docExpansion: "list",
     defaultModelsExpandDepth: 0,
     validatorUrl: null,
-    onComplete: () => token && ui.preauthorizeApiKey("token", token),
+    onComplete: () => {
+      if (token) ui.preauthorizeApiKey("token", token);
+      ui.layoutActions.show(["operations", "default", "predict"], true);
+    },
   });
 }
 
