@@ -121,8 +121,7 @@ _ACTIONS: Mapping[Step, _Execution] = MappingProxyType(
 _DONE: Mapping[RolloutAction, str] = MappingProxyType(
     {
         RolloutAction.TRAINING: "The training run succeeded without comparing the challenger.",
-        RolloutAction.CANARY: "The challenger answers a share of the requests and shadows the "
-        "others.",
+        RolloutAction.CANARY: "The challenger answers a share of the requests.",
         RolloutAction.PROMOTION: "The challenger answers all requests.",
         RolloutAction.WITHDRAWAL: "The champion answers all requests again.",
         RolloutAction.ROLLBACK: "The former champion serves again.",

@@ -80,12 +80,12 @@ class EndpointHealth:
 
 @dataclass(frozen=True, slots=True)
 class PairedEvidence:
-    """Champion and challenger on the same requests, as answer and as shadow.
+    """Champion and challenger on the same captured requests: one answered, the other replayed.
 
-    ``canary_rows`` rows were answered by the challenger itself. Of ``pairs`` rows that the champion
-    answered and the challenger shadowed, they agree on ``agreeing``; of the ``labelled`` ones, the
-    challenger alone was right on ``gained`` and the champion alone on ``lost``. ``confidence``
-    counts the pairs by the challenger's confidence less the champion's.
+    The challenger answered ``canary_rows`` of the ``pairs`` rows, the champion the others. Both
+    predict the same on ``agreeing``; of the ``labelled`` rows, the challenger alone was right on
+    ``gained`` and the champion alone on ``lost``. ``confidence`` counts the pairs by the
+    challenger's calibrated confidence less the champion's.
     """
 
     canary_rows: int = 0
@@ -110,6 +110,7 @@ class PairedEvidence:
         figures = {
             name: float(value) for name, value in asdict(self).items() if name != "confidence"
         }
+        figures["champion_rows"] = float(self.pairs - self.canary_rows)
         figures["e_value_not_worse"] = not_worse(self.differences, margin)
         figures["e_value_worse"] = worse(self.differences)
         if self.pairs:
@@ -151,7 +152,7 @@ def judge_canary(
         (
             Conclusion.FAILED if late else Conclusion.UNDECIDED,
             f"{evidence.canary_rows} of {config.minimum_rows} rows answered by the canary, and "
-            f"{evidence.labelled} labelled of {evidence.pairs} shadowed, do not show that it is at "
+            f"{evidence.labelled} labelled of {evidence.pairs} replayed, do not show that it is at "
             f"most {config.margin:g} worse than the champion.",
         ),
     )

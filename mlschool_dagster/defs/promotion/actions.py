@@ -89,7 +89,6 @@ def _deployment(rollout: Rollout, action: str, config: PromotionConfig) -> dict[
             "version": champion,
             "canary": challenger,
             "canary_share": config.canary_share,
-            "shadow": challenger,
         },
         RolloutAction.PROMOTION: {"version": challenger},
         RolloutAction.WITHDRAWAL: {"version": champion},

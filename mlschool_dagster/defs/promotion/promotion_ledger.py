@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -24,10 +23,6 @@ from mlschool_dagster.resources.history import History
 from mlschool_dagster.resources.promotion import PromotionPolicy
 from mlschool_dagster.resources.tracking import MlflowTracking
 
-if TYPE_CHECKING:
-    from mlschool_dagster.modeling.registry import Registry
-    from mlschool_dagster.promotion.paired_evaluation import Chances
-
 GROUP = "promotion"
 ROLLOUT = "rollout"
 LINKS = 10
@@ -37,7 +32,7 @@ AS_OF = "as_of"
 
 
 def build_canary_evidence(spec: DataSpec) -> dg.AssetsDefinition:
-    """The asset ``canary_evidence``: champion and challenger on the same live requests."""
+    """The asset ``canary_evidence``: champion and challenger on the same captured requests."""
 
     @dg.asset(
         key=CANARY_EVIDENCE,
@@ -47,10 +42,10 @@ def build_canary_evidence(spec: DataSpec) -> dg.AssetsDefinition:
         owners=OWNERS,
         code_version="1",
         retry_policy=NETWORK_RETRIES,
-        description="What the canary did since it answers: how many rows it answered itself, and, "
-        "of the requests that the champion answered and it shadowed, on how many they agree, who "
-        "was right where labels came, and the e-values that the promotion is decided by. They may "
-        "be looked at as often as one likes: the chance that one ever reaches 20 wrongly is 5 %.",
+        description="Champion and challenger on every request captured since the canary began: "
+        "what one of them answered, the other replays on the same inputs. On how many rows they "
+        "agree, who was right where labels came, and the e-values that decide the promotion. They "
+        "are valid whenever they are examined: the chance that one ever reaches 20 wrongly is 5 %.",
     )
     def evidence(
         context: dg.AssetExecutionContext,
@@ -60,28 +55,32 @@ def build_canary_evidence(spec: DataSpec) -> dg.AssetsDefinition:
         mlflow: MlflowTracking,
         promotion_policy: PromotionPolicy,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        from mlschool_dagster.promotion.paired_evaluation import evaluate_pairs, evidence_token
+        from mlschool_dagster.promotion.paired_evaluation import (
+            ReplayedVersion,
+            replay,
+            replay_token,
+        )
 
         with plain_errors():
             rollout, canary = _open_canary(history)
             config = promotion_policy.config()
             registry = mlflow.registry(spec.name)
-            versions = (rollout.champion, rollout.challenger)
-            chances = [_chances(registry, version, files) for version in versions]
-            champion, challenger = zip(versions, chances, strict=True)
+            champion, challenger = (
+                ReplayedVersion(version, registry.fetch(version, files.versions))
+                for version in (rollout.champion, rollout.challenger)
+            )
             now = utc_now()
             with captures.open() as store:
                 # Read first: what arrives while the captures are read causes another evidence run.
-                token = evidence_token(store, canary.at, now)
-                found = evaluate_pairs(
-                    store, champion, challenger, canary.at, now, spec.target.classes
-                )
-            context.log.info(f"{found.pairs} pairs, {found.labelled} of them labelled")
+                token = replay_token(store, canary.at, now)
+                found = replay(store, champion, challenger, canary.at, now, spec.target.classes)
+            context.log.info(f"{found.pairs} rows replayed, {found.labelled} of them labelled")
             return dg.MaterializeResult(
                 metadata={
                     ROLLOUT: rollout.id,
                     "champion": rollout.champion,
                     "challenger": rollout.challenger,
+                    "replayed_since": dg.MetadataValue.timestamp(canary.at),
                     **found.figures(config.margin),
                     "margin": config.margin,
                     EVIDENCE: dg.MetadataValue.json(asdict(found)),
@@ -107,19 +106,6 @@ def _open_canary(history: History) -> tuple[Rollout, Entry]:
             "asset promotion_ledger."
         )
     return known[-1], canary
-
-
-def _chances(registry: "Registry", version: str, files: PlatformFiles) -> "Chances":
-    """The calibration of the version's confidences, as one curve."""
-    from mlschool_dagster.modeling.calibration import confidence_bins, load_calibration
-
-    calibration = load_calibration(registry.fetch(version, files.versions))
-    curve = calibration.chances().mean(axis=0)
-
-    def chances(confidence: Any) -> Any:
-        return curve[confidence_bins(confidence.to_numpy())]
-
-    return chances
 
 
 def build_promotion_ledger(spec: DataSpec) -> dg.AssetsDefinition:

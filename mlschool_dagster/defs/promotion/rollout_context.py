@@ -21,7 +21,6 @@ from mlschool_dagster.monitoring.metrics import Metric
 from mlschool_dagster.monitoring.reconciler import RunStatus
 from mlschool_dagster.promotion.decisions import RolloutAction, ServingState
 from mlschool_dagster.promotion.evidence import EndpointHealth, PairedEvidence
-from mlschool_dagster.promotion.paired_evaluation import evidence_token
 from mlschool_dagster.promotion.rollout import Rollout, Step
 from mlschool_dagster.promotion.soak import METRICS
 from mlschool_dagster.resources.captures import Captures
@@ -117,11 +116,13 @@ class DagsterRolloutContext:
 
     def _is_up_to_date(self) -> bool:
         """Whether nothing has arrived since the newest evidence run."""
+        from mlschool_dagster.promotion.paired_evaluation import replay_token
+
         gathered, canary = self._newest_evidence(), self.rollout.entry(Step.CANARY)
         if gathered is None or canary is None:
             return False
         with self.captures.open() as store:
-            return bool(gathered[AS_OF].value == evidence_token(store, canary.at, utc_now()))
+            return bool(gathered[AS_OF].value == replay_token(store, canary.at, utc_now()))
 
     def _newest_evidence(self) -> Mapping[str, Any] | None:
         """Metadata of the newest evidence run of this rollout, if there is one."""

@@ -16,6 +16,7 @@ from mlschool_dagster.deployment.local import LocalEndpoint
 from mlschool_dagster.local.platform import local_endpoint
 from mlschool_dagster.monitoring.metrics import Metric, MetricName
 from mlschool_dagster.monitoring.metrics_history import MetricsHistory
+from mlschool_dagster.promotion.paired_evaluation import ReplayedVersion
 from mlschool_dagster.promotion.rollout import Entry, Step
 from mlschool_dagster_tests.defs.promotion.sensor_driver import (
     Sensor,
@@ -49,29 +50,24 @@ def compared(platform: Platform, challenger: str, *, better: bool = True) -> Non
     append(platform, Entry(ROLLOUT, now, Step.COMPARED, challenger, "run", "Better.", found))
 
 
-def serve_both(platform: Platform, rows: int, *, right: bool) -> None:
-    """Captures of the present hour: `rows` answers of either version, shadowed and labelled.
+def serve_both(platform: Platform, challenger: str, rows: int) -> None:
+    """Captures of the present hour: `rows` answers of either version, those of version 1 labelled.
 
-    The canary's shadow is right on all rows, or on none; the champion on half of them.
+    Version 1 is right on half of them, and `challenger` would be right on all.
     """
-    window = Window.of(utc_now())
-    drawn = traffic(platform.registry().reference("1"), 2 * rows, window)
+    drawn = traffic(platform.registry().reference("1"), 2 * rows, Window.of(utc_now()))
+    folder = platform.registry().fetch(challenger, platform.home / "versions")
+    replayed = ReplayedVersion(challenger, folder).predict([capture.inputs for capture in drawn])
     moment = utc_now()
-    for capture in drawn:
-        capture.captured_at = moment
+    for capture, prediction in zip(drawn, replayed.classes, strict=True):
+        capture.captured_at, capture.prediction = moment, prediction
     answers, canary = drawn[:rows], drawn[rows:]
-    labels = truth(answers[: rows // 2]) + truth(answers[rows // 2 :], right=False)
-    shadows = [
-        replace(a, model_version="2", role=Role.SHADOW, prediction=known.label)
-        for a, known in zip(answers, labels, strict=True)
-    ]
-    if not right:
-        wrong = truth(shadows, right=False)
-        for shadow, other in zip(shadows, wrong, strict=True):
-            shadow.prediction = other.label
-    answered = [replace(c, model_version="2", role=Role.CANARY) for c in canary]
+    labels = truth(answers)
+    for capture, other in zip(answers[: rows // 2], truth(answers, right=False), strict=False):
+        capture.prediction = other.label
+    answered = [replace(c, model_version=challenger, role=Role.CANARY) for c in canary]
     with platform.store() as store:
-        store.append([*answers, *shadows, *answered])
+        store.append([*answers, *answered])
         store.append_labels(labels)
 
 
@@ -221,15 +217,16 @@ def test_a_better_challenger_is_promoted_and_found_healthy(
     assert sensor.carry_out(shown).success
     plan = target.status().serving
     assert plan is not None
-    assert (plan.primary, plan.canary, plan.shadow) == ("1", challenger, challenger)
+    assert (plan.primary, plan.canary, plan.shadow) == ("1", challenger, None)
 
     look, shown = sensor.tick()
     assert last(platform).step is Step.CANARY
-    serve_both(platform, 150, right=True)
+    serve_both(platform, challenger, 150)
     result = sensor.carry_out(look)
     assert result.success
     evidence = metadata(result, "canary_evidence")
-    assert (evidence["pairs"], evidence["labelled"], evidence["canary_rows"]) == (150, 150, 150)
+    assert (evidence["champion_rows"], evidence["canary_rows"]) == (150, 150)
+    assert (evidence["pairs"], evidence["labelled"]) == (300, 150)
     assert (evidence["gained"], evidence["lost"]) == (75, 0)
     assert evidence["realised_difference"] == pytest.approx(0.5)
 
@@ -245,7 +242,7 @@ def test_a_better_challenger_is_promoted_and_found_healthy(
     for hours in range(3):
         measured(platform, challenger, hours, 0.95)
     assert sensor.tick() == []
-    assert "0 of 3 windows since the promotion tell of it" in sensor.told
+    assert "0 of 3 windows since the promotion have a verdict" in sensor.told
     move_clock(monkeypatch, tmp_path, timedelta(hours=3))
     (shown,) = sensor.tick()
     assert last(platform).step is Step.HEALTHY

@@ -85,7 +85,7 @@ def test_a_rollout_survives_the_death_of_its_daemon_after_every_step(daemons: Da
     daemons.live()
     assert steps(platform) == [Step.REQUESTED, Step.COMPARED, Step.CANARY]
     challenger = last(platform).version
-    serve_both(platform, 150, right=True)
+    serve_both(platform, challenger, 150)
     daemons.live()
     assert steps(platform)[3:] == [Step.CANARY_PASSED]
     assert runs(platform, RolloutAction.PROMOTION) == []
