@@ -16,7 +16,7 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from html import escape
@@ -32,11 +32,10 @@ URIS = (
     "MLSCHOOL_HISTORY",
     "MLSCHOOL_ENDPOINT_URL",
     "MLSCHOOL_DATA",
-    "MLSCHOOL_SMTP",
 )
 """Variables whose value is a URI that may carry a password."""
-WHOLE = ("MLSCHOOL_ALERT_WEBHOOK",)
-"""Variables whose value, an address, is a secret itself."""
+ADDRESSES = ("MLSCHOOL_ALERTS",)
+"""Variables whose value are addresses, with blanks between them, that are secrets themselves."""
 _NEEDED_BY_PYTHON = (
     *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "LC_*", "TZ", "TZDIR"),
     *("TMPDIR", "TEMP", "TMP", "PYTHON*", "VIRTUAL_ENV", "LD_*", "DYLD_*", "MALLOC_*"),
@@ -112,6 +111,30 @@ def public_uri(uri: str) -> str:
     if "://" not in uri or (host and "@" in parts.path):
         return HIDDEN if "@" in uri or "?" in uri else uri
     return f"{parts.scheme}://{host}{parts.path}"
+
+
+def address_secrets(address: str) -> Iterator[str]:
+    """What must not be shown of an `address` that is a secret: itself, its path, password, tokens.
+
+    Services put tokens anywhere: ``slack://token/token/token``, ``pover://user@token``.
+    """
+    place, _, query = address.partition("://")[2].partition("?")
+    authority, _, path = place.partition("/")
+    userinfo, _, host = authority.rpartition("@")
+    user, _, password = userinfo.partition(":")
+    values = (value for _, value in parse_qsl(query))
+    parts = (user, *host.split(":"), *path.split("/"), *values)
+    # With its slash: a path may be a common word.
+    for secret in (address, f"/{path}", password, *filter(_is_token, parts)):
+        yield from (secret, unquote(secret))
+
+
+def hide(text: str, secrets: Iterable[str]) -> str:
+    """`text` without `secrets`, nor what `scrub` finds."""
+    spellings = {
+        spelling for one in secrets if len(one) >= _SHORTEST for spelling in _spellings(one)
+    }
+    return _any_of(spellings).sub(HIDDEN, scrub(text)) if spellings else scrub(text)
 
 
 def scrub(text: str) -> str:
@@ -210,7 +233,7 @@ def _environment() -> tuple[tuple[str, str], ...]:
     return tuple(
         (name, value)
         for name, value in os.environ.items()
-        if value and (name in URIS or name in WHOLE or _SECRET_NAME.match(name))
+        if value and (name in URIS or name in ADDRESSES or _SECRET_NAME.match(name))
     )
 
 
@@ -222,19 +245,30 @@ def _pattern(environment: tuple[tuple[str, str], ...]) -> re.Pattern[str] | None
         if len(secret) >= _SHORTEST:
             spellings.update(_spellings(secret))
             spellings.update(_base64(f"{user}:{secret}", 1) if user else ())
-    if not spellings:
-        return None
+    return _any_of(spellings) if spellings else None
+
+
+def _any_of(spellings: Iterable[str]) -> re.Pattern[str]:
+    """What finds any of `spellings`, the longest first."""
     return re.compile("|".join(map(_bounded, sorted(spellings, key=len, reverse=True))))
+
+
+def _is_token(part: str) -> bool:
+    """Whether `part` of an address looks drawn by lot; names of hosts and recipients do not."""
+    is_mixed = any(map(str.isdigit, part)) and any(map(str.isalpha, part))
+    is_name = "." in part or "@" in unquote(part)
+    return not is_name and (len(part) >= 20 or (len(part) >= 8 and is_mixed))
 
 
 def _secrets(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Each secret with the user whose it is, if it is one's."""
     users = {"MLFLOW_TRACKING_PASSWORD": environment.get("MLFLOW_TRACKING_USERNAME", "")}
     for name, value in environment.items():
-        if name in WHOLE:
-            yield value, ""
-            yield value.partition("://")[2].partition("/")[2], ""
-        elif name not in URIS:
+        if name in ADDRESSES:
+            for address in value.split():
+                yield from ((secret, "") for secret in address_secrets(address))
+            continue
+        if name not in URIS:
             yield value, users.get(name, "")
             continue
         try:

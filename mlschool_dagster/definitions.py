@@ -32,7 +32,7 @@ from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.history import History
 from mlschool_dagster.resources.promotion import PromotionPolicy
 from mlschool_dagster.resources.tracking import MlflowTracking
-from mlschool_dagster.settings import ALERT_WEBHOOK, ENDPOINT_TOKEN, SMTP, Settings, unset_empty
+from mlschool_dagster.settings import ALERTS, ENDPOINT_TOKEN, Settings, unset_empty
 
 
 def build_definitions(**overrides: Any) -> dg.Definitions:
@@ -131,9 +131,7 @@ def _local(settings: Settings, spec: DataSpec) -> dict[str, dg.ConfigurableResou
         "alerts": Alerts(
             uri=_secret("MLSCHOOL_HISTORY", settings.history),
             model=spec.name,
-            webhook=_secret(ALERT_WEBHOOK, ""),
-            recipients=list(settings.alert_emails),
-            mail_server=_secret(SMTP, ""),
+            services=_secret(ALERTS, ""),
             reminder_hours=settings.alert_reminder_hours,
             dagster_url=settings.dagster_url,
         ),

@@ -27,8 +27,7 @@ DEPLOYMENTS = ("local",)
 
 ENDPOINT_TOKEN = "MLSCHOOL_ENDPOINT_TOKEN"  # noqa: S105 - names the variable that holds it
 
-ALERT_WEBHOOK = "MLSCHOOL_ALERT_WEBHOOK"
-SMTP = "MLSCHOOL_SMTP"
+ALERTS = "MLSCHOOL_ALERTS"
 
 PREFIXES = ("MLSCHOOL_", "MLFLOW_", "DAGSTER_")
 """Of the variables that set something of the platform or of what it is made of."""
@@ -87,12 +86,8 @@ class Settings:
     """Names, besides those of loopback, by which browsers reach the pages that are served."""
     dagster_url: str
     """Address of Dagster's UI for links in alerts, empty if it is not known."""
-    alert_webhook: Secret
-    """Address that takes alerts in Slack's format, empty if there is none."""
-    alert_emails: tuple[str, ...]
-    """Who is told of alerts by e-mail."""
-    smtp: Secret
-    """Where e-mail is handed in, empty if nobody is told by it."""
+    alerts: Secret
+    """Apprise URLs of the services that are notified of alerts, with blanks between them."""
     alert_reminder_hours: int
     rest_seconds: int
     """Between two monitoring runs of a window that is not over."""
@@ -144,9 +139,7 @@ class Settings:
             files_url=environment.get("MLSCHOOL_FILES_URL", ""),
             hosts=_hosts(environment),
             dagster_url=_address(environment, "MLSCHOOL_DAGSTER_URL", ("http", "https")),
-            alert_webhook=Secret(_address(environment, ALERT_WEBHOOK, ("http", "https"))),
-            alert_emails=_emails(environment),
-            smtp=Secret(_address(environment, SMTP, ("smtp", "smtps"))),
+            alerts=_alerts(environment),
             approvals=environment.get("MLSCHOOL_APPROVALS", ""),
             rest_seconds=_number(environment, REST_SECONDS, 180, 3600),
             alert_reminder_hours=_number(
@@ -303,15 +296,13 @@ def _hosts(environment: Mapping[str, str]) -> tuple[str, ...]:
     return hosts
 
 
-def _emails(environment: Mapping[str, str]) -> tuple[str, ...]:
-    text = environment.get("MLSCHOOL_ALERT_EMAIL", "")
-    emails = tuple(filter(None, (part.strip() for part in text.split(","))))
-    for email in emails:
-        if not re.fullmatch(r"[!-~]+@[!-~]+", email):
+def _alerts(environment: Mapping[str, str]) -> Secret:
+    text = environment.get(ALERTS, "")
+    for number, url in enumerate(text.split(), 1):
+        # It may hold a password, or be one.
+        if not re.match(r"[a-z][a-z0-9+.-]*://.", url):
             raise UserError(
-                f"MLSCHOOL_ALERT_EMAIL is {text!r}; use addresses like somebody@example.org, with "
-                "commas between them."
+                f"{ALERTS} has no scheme in URL {number}; write it as Apprise does, like "
+                "json://host/path, with blanks between several."
             )
-    if emails and not environment.get(SMTP):
-        raise UserError(f"MLSCHOOL_ALERT_EMAIL is set and {SMTP} is not; say where mail goes out.")
-    return emails
+    return Secret(text)

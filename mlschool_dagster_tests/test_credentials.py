@@ -104,7 +104,7 @@ def test_what_is_no_secret_stays(text: str) -> None:
 @pytest.mark.parametrize("variable", [
     "MLSCHOOL_ENDPOINT_TOKEN", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD",
     "AWS_SECRET_ACCESS_KEY", "AZURE_CLIENT_SECRET", "DAGSTER_POSTGRES_PASSWORD", "PGPASSWORD",
-    "MLSCHOOL_HISTORY", "MLSCHOOL_CAPTURE_STORE", "MLFLOW_TRACKING_URI", "MLSCHOOL_SMTP",
+    "MLSCHOOL_HISTORY", "MLSCHOOL_CAPTURE_STORE", "MLFLOW_TRACKING_URI", "MLSCHOOL_ALERTS",
 ])  # fmt: skip
 @given(
     password=st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=8).filter(
@@ -114,7 +114,7 @@ def test_what_is_no_secret_stays(text: str) -> None:
 )
 def test_no_spelling_of_a_secret_is_left(variable: str, password: str, before: str) -> None:
     is_uri = variable in ("MLSCHOOL_HISTORY", "MLSCHOOL_CAPTURE_STORE", "MLFLOW_TRACKING_URI",
-                          "MLSCHOOL_SMTP")  # fmt: skip
+                          "MLSCHOOL_ALERTS")  # fmt: skip
     value = f"any://user:{quote(password, safe='')}@host/db" if is_uri else password
     spellings = [
         password, quote(password), quote(password, safe=""), quote_plus(password),
@@ -129,9 +129,22 @@ def test_no_spelling_of_a_secret_is_left(variable: str, password: str, before: s
 
 
 def test_a_webhooks_address_is_a_secret_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLSCHOOL_ALERT_WEBHOOK", "https://hooks.example.org/services/T0/B0/abc")
-    for text in ("POST https://hooks.example.org/services/T0/B0/abc", "/services/T0/B0/abc: 404"):
-        assert "abc" not in scrub(text)
+    urls = (
+        "https://hooks.example.org/services/T0/B0/abc",
+        "slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/#team",
+        "mailtos://user:p%40ssword@smtp.example.org?to=team@example.org",
+    )
+    monkeypatch.setenv("MLSCHOOL_ALERTS", " ".join(urls))
+    for text in (
+        "POST https://hooks.example.org/services/T0/B0/abc",
+        "/services/T0/B0/abc: 404",
+        "https://hooks.slack.com/services/T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ",
+        "login failed: p@ssword",
+    ):
+        for secret in ("abc", "A1BRTD4JD", "TIiajkdnlazkcOXrIdevi7FQ", "p@ssword"):
+            assert secret not in scrub(text)
+    told = "smtp.example.org refused team@example.org and hooks.example.org"
+    assert scrub(told) == told
 
 
 def test_a_sentence_for_the_user_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,6 @@ def test_the_spill_is_bounded_in_megabytes() -> None:
         ("MLSCHOOL_ENDPOINT_WORKERS", "-2"),
         ("MLSCHOOL_SPILL_MEGABYTES", "1.5"),
         ("MLSCHOOL_ALERT_REMINDER_HOURS", "0"),
-        ("MLSCHOOL_ALERT_EMAIL", "nobody"),
         ("MLSCHOOL_HOSTS", "https://ml.example.org"),
         ("MLSCHOOL_HOSTS", "ml.example.org:8080"),
     ],
@@ -71,24 +70,21 @@ def test_a_value_that_cannot_be_used_is_named(variable: str, value: str) -> None
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
-        ("MLSCHOOL_ALERT_WEBHOOK", "hooks.example.org/secret"),
-        ("MLSCHOOL_ALERT_WEBHOOK", "file:///secret"),
-        ("MLSCHOOL_SMTP", "smtp://user:secret@host:port"),
+        ("MLSCHOOL_ALERTS", "hooks.example.org/secret"),
+        ("MLSCHOOL_ALERTS", "json://host/path secret"),
+        ("MLSCHOOL_ALERTS", "://secret"),
     ],
 )
 def test_an_address_that_cannot_be_used_is_named_and_not_shown(variable: str, value: str) -> None:
-    with pytest.raises(UserError, match=f"{variable} is no address") as failure:
+    with pytest.raises(UserError, match=f"{variable} has no scheme") as failure:
         Settings.from_environment({variable: value})
     assert "secret" not in str(failure.value)
 
 
-def test_who_is_told_by_mail_needs_a_server() -> None:
-    environment = {"MLSCHOOL_ALERT_EMAIL": "a@example.org, b@example.org"}
-    with pytest.raises(UserError, match="MLSCHOOL_SMTP is not"):
-        Settings.from_environment(environment)
-    environment["MLSCHOOL_SMTP"] = "smtp://user:secret@host"
-    settings = Settings.from_environment(environment)
-    assert settings.alert_emails == ("a@example.org", "b@example.org")
+def test_the_addresses_of_alert_services_are_kept_and_not_shown() -> None:
+    urls = "json://host/secret\n  slack://a/b/secret"
+    settings = Settings.from_environment({"MLSCHOOL_ALERTS": urls})
+    assert settings.alerts.reveal() == urls
     assert "secret" not in repr(settings)
 
 

@@ -179,25 +179,19 @@ class AlertOutbox:
             connection.execute(delete(_OUTBOX).where(_OUTBOX.c.id.in_(list(numbers))))
             connection.execute(delete(_FAILURES).where(_FAILURES.c.channel == channel))
 
-    def mark_failed(
-        self, channel: str, why: str, now: datetime, retry_after: timedelta | None = None
-    ) -> None:
-        """Pause `channel` after a failed delivery, each time twice as long as before.
-
-        `retry_after` is the pause that the channel's server asked for.
-        """
+    def mark_failed(self, channel: str, why: str, now: datetime) -> None:
+        """Pause `channel` after a failed delivery, each time twice as long as before."""
         with self._database.transaction() as connection:
             own = _FAILURES.c.channel == channel
             made = connection.execute(select(_FAILURES.c.attempts).where(own)).scalar() or 0
             pause = min(FIRST_PAUSE * 2 ** min(made, 16), LONGEST_PAUSE)
-            asked = min(retry_after or pause, LONGEST_PAUSE)
             connection.execute(delete(_FAILURES).where(own))
             connection.execute(
                 insert(_FAILURES).values(
                     channel=channel,
                     attempts=made + 1,
                     why=why,
-                    not_before=(now + max(pause, asked)).timestamp(),
+                    not_before=(now + pause).timestamp(),
                 )
             )
 
@@ -255,7 +249,7 @@ def deliver(outbox: AlertOutbox, channels: Sequence[Channel], now: datetime) -> 
         if error is None:
             outbox.mark_delivered(channel.name, pending[channel])
         else:
-            outbox.mark_failed(channel.name, str(error), now, error.retry_after)
+            outbox.mark_failed(channel.name, str(error), now)
 
 
 def _error(outcome: "Future[None]") -> DeliveryError | None:

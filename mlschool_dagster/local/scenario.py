@@ -19,7 +19,7 @@ from mlschool_dagster.local.scenario_stage import Clock, Stage
 from mlschool_dagster.local.scenario_stories import STORIES
 from mlschool_dagster.local.scenario_story import Judged, Story, judge
 from mlschool_dagster.owned import make_owned, remove_owned
-from mlschool_dagster.settings import ALERT_WEBHOOK, PREFIXES, Settings
+from mlschool_dagster.settings import ALERTS, PREFIXES, Settings
 from mlschool_dagster.simulation.drift import affected_column
 
 LEAD = timedelta(days=1)
@@ -91,7 +91,7 @@ def play(name: str, settings: Settings, say: Say) -> None:
     clock = Clock(Path(os.environ[CLOCK]))
     start = Window.of(utc_now() - LEAD - len(story.hours) * LENGTH)
     with inbox() as alerts:
-        os.environ[ALERT_WEBHOOK] = alerts.url
+        os.environ[ALERTS] = alerts.url
         with running_platform(settings, say) as platform:
             os.environ.update(platform.environment)
             outcome = Stage(Settings.from_environment(), clock, alerts, say).play(story, start)

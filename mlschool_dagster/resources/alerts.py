@@ -1,4 +1,4 @@
-"""Alerts: where they are told, and the book of what was told."""
+"""Alerts: the channels, and the outbox."""
 
 import logging
 from collections.abc import Iterator
@@ -14,53 +14,44 @@ if TYPE_CHECKING:
 
 
 class Alerts(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """The channels on which people are told what is wrong: always the log, others if configured."""
+    """The alert channels, always the log, and the outbox that feeds them."""
 
     uri: str = Field(
-        description="Database that keeps what was told: sqlite:///path or "
-        "postgresql://user:password@host/db."
+        description="Database of the outbox: sqlite:///path or postgresql://user:password@host/db."
     )
     model: str = Field(
         default="", description="Model to which the database belongs; empty: whichever."
     )
-    webhook: str = Field(
-        default="", description="Address that takes Slack's format; empty: there is none."
-    )
-    recipients: list[str] = Field(
-        default=[], description="E-mail addresses; each is told by a message of its own."
-    )
-    mail_server: str = Field(
+    services: str = Field(
         default="",
-        description="Where e-mail is handed in: smtp://user:password@host:587?from=address, or "
-        "smtps:// for TLS from the start.",
+        description="Apprise URLs of the services to notify, with blanks between them: "
+        "https://appriseit.com/services/.",
     )
     reminder_hours: int = Field(
         default=24,
         ge=1,
-        description="How long after it was told a trouble that goes on is told again; each later "
-        "reminder waits twice as long.",
+        description="Hours after which an open incident is notified again; each later reminder "
+        "waits twice as long.",
     )
     dagster_url: str = Field(
         default="", description="Address of Dagster's UI, for links to runs; empty: no links."
     )
 
     def channels(self, log: logging.Logger) -> "list[Channel]":
-        """Every configured channel, and `log`."""
-        from mlschool_dagster.alerting.channels import LogChannel
-        from mlschool_dagster.alerting.email import EmailChannel, MailServer
-        from mlschool_dagster.alerting.webhook import WebhookChannel
+        """`log`, and every configured service.
 
-        channels: list[Channel] = [LogChannel(log)]
-        if self.webhook:
-            channels.append(WebhookChannel(self.webhook))
-        if self.recipients:
-            server = MailServer.from_uri(self.mail_server)
-            channels.extend(EmailChannel(server, recipient) for recipient in self.recipients)
-        return channels
+        Raises:
+            UserError: a service cannot be used.
+        """
+        from mlschool_dagster.alerting.channels import LogChannel, apprise_channels
+
+        services = self.services.split()
+        # Without a service, Apprise is not imported.
+        return [LogChannel(log), *(apprise_channels(services) if services else ())]
 
     @contextmanager
     def outbox(self, channels: "list[Channel]") -> "Iterator[AlertOutbox]":
-        """The book of what `channels` are told, closed with the block.
+        """The outbox for `channels`, closed with the block.
 
         Raises:
             UserError: the database cannot be used, or belongs to another model.

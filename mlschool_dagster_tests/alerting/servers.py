@@ -22,8 +22,12 @@ class Webhook:
     bodies: list[dict[str, Any]] = field(default_factory=list)
 
     def texts(self) -> list[str]:
-        """Every line of every message, in order."""
-        return [block["text"]["text"] for body in self.bodies for block in body["blocks"]]
+        """The text of every notification, with its link, in order."""
+        return [
+            paragraph.partition("\n")[2]
+            for body in self.bodies
+            for paragraph in body["message"].split("\n\n")
+        ]
 
 
 @contextmanager
@@ -52,7 +56,7 @@ def webhook() -> Iterator[Webhook]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
-    state.url = f"http://127.0.0.1:{server.server_port}/services/{SECRET}"
+    state.url = f"json://127.0.0.1:{server.server_port}/services/{SECRET}"
     try:
         yield state
     finally:

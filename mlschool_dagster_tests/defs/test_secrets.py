@@ -51,9 +51,7 @@ def secretive(
             "MLSCHOOL_CAPTURE_STORE": f"postgresql://{nowhere}/db?user=u&password={quote_plus(PASSWORD)}",
             "MLSCHOOL_ENDPOINT_TOKEN": TOKEN,
             "MLSCHOOL_ENDPOINT_URL": f"http://{userinfo}@{nowhere}",
-            "MLSCHOOL_ALERT_WEBHOOK": webhooks.url,
-            "MLSCHOOL_ALERT_EMAIL": "a@example.org",
-            "MLSCHOOL_SMTP": f"smtp://{userinfo}@{nowhere}",
+            "MLSCHOOL_ALERTS": f"{webhooks.url} mailto://{userinfo}@{nowhere}?from=a@example.org",
             "AZURE_CLIENT_SECRET": TOKEN,
         }.items():
             monkeypatch.setenv(name, value)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mlschool_dagster.alerting.channels import apprise_channels
 from mlschool_dagster.alerting.incidents import NotificationKind
-from mlschool_dagster.alerting.webhook import WebhookChannel
 from mlschool_dagster.capture.records import Capture
 from mlschool_dagster.capture.store import open_store
 from mlschool_dagster.capture.windows import LENGTH, Window
@@ -116,7 +116,8 @@ def test_the_inbox_holds_what_people_read() -> None:
         "Check <a> & b did not pass.", link="http://127.0.0.1:3000/runs/1?a=1&b=2"
     )
     with inbox() as alerts:
-        WebhookChannel(alerts.url).send([hostile, well])
+        (channel,) = apprise_channels([alerts.url])
+        channel.send([hostile, well])
         assert alerts.take() == ["Check <a> & b did not pass.", "All is well."]
         assert alerts.take() == []
 

@@ -36,8 +36,8 @@ class Position:
     minimum_interval_seconds=INTERVAL_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Notifies people when an asset check, run, sensor, schedule or promotion goes "
-    "wrong, once, and when it is well again: in the log, and by webhook and e-mail if they are "
-    "configured. Its own failures can be reported only once it works again.",
+    "wrong, once, and when it is well again: in the log, and by the services of "
+    "MLSCHOOL_ALERTS. Its own failures can be reported only once it works again.",
 )
 def failure_sensor(
     context: dg.SensorEvaluationContext, alerts: Alerts, history: History

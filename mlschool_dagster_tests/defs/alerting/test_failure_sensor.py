@@ -227,13 +227,13 @@ def test_a_user_error_is_told_by_its_sentence(ticks: Ticks) -> None:
 
 def test_a_channel_that_does_not_answer_is_told_without_its_address(ticks: Ticks) -> None:
     history = ticks.platform.settings.history
-    ticks.resources["alerts"] = Alerts(uri=history, webhook=f"http://127.0.0.1:1/{SECRET}")
+    ticks.resources["alerts"] = Alerts(uri=history, services=f"json://127.0.0.1:1/{SECRET}")
     run = ticks.declare_failed("Its machine is gone.")
     news = ticks.news()
     assert f"failed in run {run}" in news
-    assert "Not yet delivered to webhook: 1 (the server cannot be reached" in news
+    assert "Not yet delivered to JSON: 1 (A Connection error occurred sending JSON" in news
     assert SECRET not in news
-    assert "Not yet delivered to webhook: 1" in ticks.news()
+    assert "Not yet delivered to JSON: 1" in ticks.news()
 
 
 class Watched:
