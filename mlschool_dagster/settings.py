@@ -226,11 +226,12 @@ def _folder(environment: Mapping[str, str], variable: str, default: Path) -> Pat
 
 
 def _files(environment: Mapping[str, str], default: Path) -> str:
-    text = environment.get("MLSCHOOL_FILES", str(default))
-    uri = checked_uri(text, "MLSCHOOL_FILES")
-    if not is_remote(uri):
-        _folder({"MLSCHOOL_FILES": uri}, "MLSCHOOL_FILES", default)
-    return uri
+    uri = environment.get("MLSCHOOL_FILES", str(default))
+    if "://" in uri:
+        uri = checked_uri(uri, "MLSCHOOL_FILES")
+    return (
+        uri if is_remote(uri) else str(_folder({"MLSCHOOL_FILES": uri}, "MLSCHOOL_FILES", default))
+    )
 
 
 def _path(environment: Mapping[str, str], variable: str, default: Path) -> Path:

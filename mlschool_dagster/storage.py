@@ -65,7 +65,7 @@ def checked_uri(uri: str, subject: str) -> str:
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         return str(Path(os.fsdecode(unquote_to_bytes(parts.path))).resolve())
     if "://" not in uri:
-        return str(Path(uri).expanduser().resolve())
+        return str(Path(uri).resolve())
     if parts.scheme not in SCHEMES:
         raise UserError(
             f"{subject} is {public_uri(uri)}, but {parts.scheme}:// is not supported; give a path, "

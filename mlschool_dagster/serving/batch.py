@@ -24,7 +24,7 @@ from mlschool_dagster.dataset.spec import (
     NumericColumn,
     probability_column,
 )
-from mlschool_dagster.dataset.tables import Chunk, carried_schema, table_files
+from mlschool_dagster.dataset.tables import Chunk, TableFile, carried_schema, table_files
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.compiled import Array, CompiledModel
 from mlschool_dagster.serving.column_rules import Rule, rules_of
@@ -100,17 +100,20 @@ def score(
         UserError: `source` cannot be read, or is not data for this model.
     """
     started = time.perf_counter()
-    written_over = [output, output / PREDICTIONS_FILE, output / REJECTED_FILE]
-    if checked_uri(source, "The input") in [place.uri for place in written_over]:
-        raise UserError(
-            f"The predictions would land among their input in {output.uri}; choose another folder."
-        )
     with opened_source(source) as path:
-        return _score(path, output, model, version, chunk_rows, progress, started)
+        files = table_files(path, model.spec)
+        written_over = [output, output / PREDICTIONS_FILE, output / REJECTED_FILE]
+        if checked_uri(source, "The input") in [place.uri for place in written_over]:
+            raise UserError(
+                f"The predictions would land among their input in {output.uri}; choose another "
+                "folder."
+            )
+        return _score(path, files, output, model, version, chunk_rows, progress, started)
 
 
 def _score(
     source: Path,
+    files: Sequence[TableFile],
     output: Location,
     model: CompiledModel,
     version: str,
@@ -118,7 +121,6 @@ def _score(
     progress: Callable[[str], None],
     started: float,
 ) -> BatchSummary:
-    files = table_files(source, model.spec)
     carried = carried_schema(files)
     taken = [n for n in carried.names if n in TAKEN or n.startswith(PROBABILITY_PREFIX)]
     if taken:
