@@ -6,6 +6,7 @@ module.
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,9 @@ from mlschool_dagster.capture.windows import Window
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Fetch = Callable[[str, Mapping[str, Any]], list[Row]]
+"""Returns all rows of a query with these parameters."""
 
 PAGE = 1000
 """Captures per query, and per transaction that deletes them.
@@ -314,15 +318,21 @@ class SqlStore(ImportLog):
         """The rows of `query`, which reads a `_page_of` and ends each row with its `sequence`."""
         first, last = self._window_span(window, kind)
         position = first - 1
-        while position < last:
-            page = self._fetch(
-                query, {"number": number_of(window), "position": position, "last": last}
-            )
-            if not page or page[-1][-1] is None:
-                # What was left has been deleted meanwhile.
-                return
-            yield page
-            position = page[-1][-1]
+        with self._reading() as fetch:
+            while position < last:
+                page = fetch(
+                    query, {"number": number_of(window), "position": position, "last": last}
+                )
+                if not page or page[-1][-1] is None:
+                    # What was left has been deleted meanwhile.
+                    return
+                yield page
+                position = page[-1][-1]
+
+    @contextmanager
+    def _reading(self) -> Iterator[Fetch]:
+        """`_fetch` for the queries of one stream."""
+        yield self._fetch
 
     def _window_span(self, window: Window, kind: str) -> tuple[int, int]:
         return self._span("captures", f"{kind} AND {WINDOW_NUMBER} = {number_of(window)}")

@@ -36,7 +36,7 @@ from mlschool_dagster.capture.records import (
     capture_of,
     capture_row,
 )
-from mlschool_dagster.capture.sql import SHADOWS, TRAFFIC, WINDOW_NUMBER, SqlStore
+from mlschool_dagster.capture.sql import SHADOWS, TRAFFIC, WINDOW_NUMBER, Fetch, SqlStore
 from mlschool_dagster.capture.store import Appended, InvalidCaptureError, StoreUnavailableError
 from mlschool_dagster.errors import UserError
 
@@ -203,12 +203,25 @@ class SqliteStore(SqlStore):
         self._write(lambda connection: _insert_many(connection, _ADD_REFUSALS, rows))
 
     def _fetch(self, query: str, parameters: Mapping[str, Any]) -> list[Row]:
+        with self._reading() as fetch:
+            return fetch(query, parameters)
+
+    @contextmanager
+    def _reading(self) -> Iterator[Fetch]:
+        """One connection for all queries of a stream, whose pages it then has in its cache."""
         if not self._path.exists():
             raise UserError(
                 f"The capture store {self._path} is gone; stop what uses it, or put it back."
             )
-        with self._mishaps(), closing(self._connect("ro", BUSY_SECONDS)) as connection:
-            return connection.execute(query, parameters).fetchall()
+        with self._mishaps():
+            connection = self._connect("ro", BUSY_SECONDS)
+
+        def fetch(query: str, parameters: Mapping[str, Any]) -> list[Row]:
+            with self._mishaps():
+                return connection.execute(query, parameters).fetchall()
+
+        with closing(connection):
+            yield fetch
 
     def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with self._writing, self._mishaps():
