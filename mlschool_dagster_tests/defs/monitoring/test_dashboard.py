@@ -80,8 +80,8 @@ def test_what_the_reports_found_is_on_the_page(trained_platform: Platform) -> No
     assert result.success
     shown = metadata(result, "dashboard")
     sections = {row.data["section"]: row.data for row in shown["sections"].records}
-    assert shown["health"] == "warning"
-    assert sections["drift"]["status"] == "warning"
+    assert shown["health"] == "critical"
+    assert sections["drift"]["status"] == "critical"
     assert "body_mass_g" in sections["drift"]["text"]
     assert sections["accuracy"]["status"] == "healthy"
     assert "Measured by labels: 100.0%" in sections["accuracy"]["text"]
