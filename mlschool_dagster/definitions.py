@@ -25,7 +25,7 @@ from mlschool_dagster.defs import (
 from mlschool_dagster.owned import PRIVATE
 from mlschool_dagster.promotion.config import gates
 from mlschool_dagster.resources.alerts import Alerts
-from mlschool_dagster.resources.captures import Captures
+from mlschool_dagster.resources.captures import Captures, CaptureSources
 from mlschool_dagster.resources.endpoint import LocalEndpointResource
 from mlschool_dagster.resources.exits import scrub_exits
 from mlschool_dagster.resources.files import PlatformFiles
@@ -61,7 +61,13 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
         data.build_definitions(spec, settings.data),
         training.build_definitions(spec),
         serving.build_definitions(spec, settings.data),
-        monitoring.build_definitions(spec, first, timedelta(seconds=settings.rest_seconds)),
+        monitoring.build_definitions(
+            spec,
+            first,
+            rest=timedelta(seconds=settings.rest_seconds),
+            import_interval=timedelta(seconds=settings.capture_import_seconds),
+            imports=bool(settings.capture_source or settings.label_source),
+        ),
         promotion.build_definitions(spec),
         alerting.definitions,
         simulation.build_definitions(spec, settings.data),
@@ -126,6 +132,11 @@ def _local(settings: Settings, spec: DataSpec) -> dict[str, dg.ConfigurableResou
             url=settings.endpoint_url,
         ),
         "captures": Captures(uri=_secret("MLSCHOOL_CAPTURE_STORE", settings.capture_store)),
+        "capture_sources": CaptureSources(
+            uri=_secret("MLSCHOOL_CAPTURE_SOURCE", settings.capture_source),
+            labels_uri=_secret("MLSCHOOL_LABEL_SOURCE", settings.label_source),
+            endpoint=spec.name,
+        ),
         "history": History(uri=_secret("MLSCHOOL_HISTORY", settings.history), model=spec.name),
         "promotion_policy": PromotionPolicy(approvals=sorted(gates(settings.approvals))),
         "alerts": Alerts(

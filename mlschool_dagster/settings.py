@@ -61,6 +61,12 @@ class Settings:
     data: str
     tracking_uri: str = field(repr=False)
     capture_store: str = field(repr=False)
+    capture_source: str = field(repr=False)
+    """Folder or URI where others leave captures (docs/captures.md), empty if there is none."""
+    label_source: str = field(repr=False)
+    """The same for labels that are not left beside the captures."""
+    capture_import_seconds: int
+    """Between two looks for what can be imported, and so between two imports."""
     history: str = field(repr=False)
     """Database of what monitoring found and of what was done about it."""
     files: str
@@ -118,6 +124,11 @@ class Settings:
             tracking_uri=environment.get("MLFLOW_TRACKING_URI", f"sqlite:///{home}/mlflow.db"),
             capture_store=environment.get(
                 "MLSCHOOL_CAPTURE_STORE", f"sqlite:///{home}/captures.db"
+            ),
+            capture_source=environment.get("MLSCHOOL_CAPTURE_SOURCE", ""),
+            label_source=environment.get("MLSCHOOL_LABEL_SOURCE", ""),
+            capture_import_seconds=_number(
+                environment, "MLSCHOOL_CAPTURE_IMPORT_SECONDS", 30, 24 * 3600
             ),
             history=environment.get("MLSCHOOL_HISTORY", f"sqlite:///{home}/history.db"),
             files=_files(environment, home / "files"),

@@ -16,6 +16,7 @@ DEPLOYMENT_LEDGER = dg.AssetKey("deployment_ledger")
 BATCH_PREDICTIONS = dg.AssetKey("batch_predictions")
 
 LIVE_TRAFFIC = dg.AssetKey("live_traffic")
+CAPTURE_IMPORT = dg.AssetKey("capture_import")
 TRAFFIC_VOLUME = dg.AssetKey("traffic_volume")
 CAPTURED_TRAFFIC = dg.AssetKey("captured_traffic")
 LABELS = dg.AssetKey("labels")

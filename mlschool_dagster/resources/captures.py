@@ -1,12 +1,16 @@
-"""The capture store, opened for as long as it is used."""
+"""The capture store, opened for as long as it is used, and the sources that are imported."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
 
 from mlschool_dagster.capture.store import CaptureStore, open_store
+
+if TYPE_CHECKING:
+    from mlschool_dagster.capture.sources import CaptureSource, VersionLookup
 
 
 class Captures(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -25,3 +29,35 @@ class Captures(dg.ConfigurableResource):  # type: ignore[type-arg]
         """
         with closing(open_store(self.uri)) as store:
             yield store
+
+
+class CaptureSources(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Where others leave captures and labels, in the platform's own format."""
+
+    uri: str = Field(default="", description="Folder or URI of captures; empty: there is none.")
+    labels_uri: str = Field(
+        default="", description="Folder or URI of labels that are elsewhere; empty: there is none."
+    )
+    endpoint: str = Field(default="", description="Endpoint of captures that do not name theirs.")
+
+    @property
+    def are_set(self) -> bool:
+        """Whether there is anything to import from."""
+        return bool(self.uri or self.labels_uri)
+
+    def sources(self, version_of: "VersionLookup" = lambda *_: None) -> "list[CaptureSource]":
+        """The sources that are set; `version_of` knows versions of captures that name none.
+
+        Raises:
+            UserError: no driver is installed for a URI.
+        """
+        from mlschool_dagster.capture.json_lines import JsonLines
+        from mlschool_dagster.capture.sources import FsspecFiles, JsonLinesSource
+
+        places = {self.labels_uri: "MLSCHOOL_LABEL_SOURCE", self.uri: "MLSCHOOL_CAPTURE_SOURCE"}
+        parse = JsonLines(self.endpoint, version_of)
+        return [
+            JsonLinesSource(FsspecFiles(uri, variable), parse)
+            for uri, variable in reversed(places.items())
+            if uri
+        ]

@@ -15,6 +15,11 @@ from mlschool_dagster.defs.monitoring.arrival_sensors import (
     build_arrival_sensor,
     monitoring_job,
 )
+from mlschool_dagster.defs.monitoring.capture_import import (
+    build_capture_import_sensor,
+    capture_import,
+    capture_import_job,
+)
 from mlschool_dagster.defs.monitoring.captures import (
     build_captured_traffic,
     build_labels,
@@ -37,19 +42,28 @@ from mlschool_dagster.defs.monitoring.traffic_volume import (
 from mlschool_dagster.defs.monitoring.windows import partitions
 
 
-def build_definitions(spec: DataSpec, first: Window, rest: timedelta) -> dg.Definitions:
+def build_definitions(
+    spec: DataSpec,
+    first: Window,
+    rest: timedelta,
+    import_interval: timedelta,
+    imports: bool,
+) -> dg.Definitions:
     """The area's definitions for windows from `first` on.
 
     Args:
         spec: the data that is captured.
         first: the oldest window.
         rest: the time between two monitoring runs of a window that is not over.
+        import_interval: the time between two looks for what can be imported.
+        imports: whether there is a place to import from.
     """
     windows = partitions(first)
     following = replace(FOLLOWING, rest=rest)
     return dg.Definitions(
         assets=[
             build_live_traffic(spec),
+            capture_import,
             traffic_volume,
             build_captured_traffic(spec, windows),
             build_labels(spec, windows),
@@ -60,8 +74,9 @@ def build_definitions(spec: DataSpec, first: Window, rest: timedelta) -> dg.Defi
             build_dashboard(spec),
         ],
         asset_checks=[coverage],
-        jobs=[monitoring_job, volume_job, dashboard_job],
+        jobs=[capture_import_job, monitoring_job, volume_job, dashboard_job],
         sensors=[
+            build_capture_import_sensor(import_interval, imports),
             build_arrival_sensor(NEW_CAPTURES, following),
             build_arrival_sensor(NEW_LABELS, following),
             traffic_volume_sensor,

@@ -17,7 +17,14 @@ from mlschool_dagster.defs.common import (
     table,
     undecided,
 )
-from mlschool_dagster.defs.keys import CAPTURED_TRAFFIC, ENDPOINT, LABELS, LIVE_TRAFFIC, REPORTS
+from mlschool_dagster.defs.keys import (
+    CAPTURE_IMPORT,
+    CAPTURED_TRAFFIC,
+    ENDPOINT,
+    LABELS,
+    LIVE_TRAFFIC,
+    REPORTS,
+)
 from mlschool_dagster.defs.monitoring.windows import (
     CAPTURES_TOKEN,
     GROUP,
@@ -70,7 +77,7 @@ def build_captured_traffic(
     @windowed_asset(
         CAPTURED_TRAFFIC,
         windows,
-        deps=[ENDPOINT, LIVE_TRAFFIC],
+        deps=[ENDPOINT, LIVE_TRAFFIC, CAPTURE_IMPORT],
         kinds={"parquet", "pandas"},
         description="Requests and predictions of one hour, frozen as Parquet as they are in the "
         "capture store now, with the counts of what was refused.",
