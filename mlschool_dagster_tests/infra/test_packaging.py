@@ -127,6 +127,7 @@ def test_files_that_are_no_modules_are_installed_with_their_package() -> None:
         for package, patterns in project["tool"]["setuptools"]["package-data"].items()
         for pattern in patterns
         for path in (ROOT / package.replace(".", "/")).glob(pattern)
+        if path.is_file()
     }
     files = (path for path in (ROOT / "mlschool_dagster").rglob("*") if path.is_file())
     assert {path for path in files if path.suffix not in (".py", ".pyc")} == installed
