@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from mlschool_dagster.capture.records import (
-    ANSWER_FIELDS,
-    SHADOW_FIELDS,
     Capture,
     Label,
 )
@@ -22,7 +20,7 @@ Columns = Mapping[str, Sequence[Any]]
 """Rows of a store, column by column, as they are stored: times in microseconds since 1970 (UTC),
 inputs and probabilities as JSON text."""
 
-_NUMBERS = {"confidence", "sampling_share", "shadow_confidence"}
+_NUMBERS = {"confidence", "sampling_share"}
 
 
 def captures_frame(captures: Iterable[Capture]) -> "pd.DataFrame":
@@ -55,18 +53,6 @@ def parse_objects(texts: Sequence[str]) -> list[dict[str, Any]]:
     """The JSON objects that `texts` hold, parsed in one go."""
     objects: list[dict[str, Any]] = orjson.loads(f"[{','.join(texts)}]")
     return objects
-
-
-def answers_frame(rows: Sequence[Sequence[Any]]) -> "pd.DataFrame":
-    """One row per answer, from `rows` of the fields of an answer, its shadow's and its label."""
-    names = [
-        *ANSWER_FIELDS.split(", "),
-        *(f"shadow_{f}" for f in SHADOW_FIELDS.split(", ")),
-        "label",
-    ]
-    columns: dict[str, Any] = dict(zip(names, zip(*rows, strict=True), strict=False))
-    columns["captured_at"] = _instants(columns["captured_at"])
-    return _frame(columns)
 
 
 def labels_frame(labels: Iterable[Label]) -> "pd.DataFrame":

@@ -23,8 +23,6 @@ CAPTURE_FIELDS = (
     "event_id, captured_at, endpoint, model_version, inputs, prediction, confidence, "
     "probabilities, role, sampling_share"
 )
-ANSWER_FIELDS = "event_id, captured_at, model_version, role, prediction, confidence"
-SHADOW_FIELDS = "model_version, prediction, confidence"
 CAPTURE_COLUMNS = f"{CAPTURE_FIELDS}, probe"
 LABEL_COLUMNS = "event_id, label, labelled_at, source"
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from mlschool_dagster.capture.frames import (
     Columns,
-    answers_frame,
     as_columns,
     captures_frame,
     columns_frame,
@@ -21,10 +20,8 @@ from mlschool_dagster.capture.frames import (
 )
 from mlschool_dagster.capture.import_log import ImportLog, Row
 from mlschool_dagster.capture.records import (
-    ANSWER_FIELDS,
     CAPTURE_FIELDS,
     LABEL_COLUMNS,
-    SHADOW_FIELDS,
     WINDOW_MICROSECONDS,
     Capture,
     Label,
@@ -82,10 +79,6 @@ def _page_of(fields: str, kind: str) -> str:
     return f"({_page(fields, kind)}) AS page"
 
 
-def _of(table: str, fields: str) -> str:
-    return ", ".join(f"{table}.{field}" for field in fields.split(", "))
-
-
 _NEWEST_WINDOWS = (
     # Each step is one look into the index, which neither database would do for a DISTINCT.
     "WITH RECURSIVE newest (number) AS ("  # noqa: S608
@@ -98,14 +91,6 @@ _NEWEST_WINDOWS = (
 _LABELS = (
     "SELECT labels.event_id, label, labelled_at, source, page.sequence "  # noqa: S608
     f"FROM {_page_of('event_id', TRAFFIC)} "
-    "LEFT JOIN labels ON labels.event_id = page.event_id "
-    "ORDER BY page.sequence, labelled_at, labels.sequence"
-)
-_ANSWERS = (
-    f"SELECT {_of('page', ANSWER_FIELDS)}, {_of('beside', SHADOW_FIELDS)}, label, "  # noqa: S608
-    f"page.sequence FROM {_page_of(ANSWER_FIELDS, TRAFFIC)} "
-    "LEFT JOIN captures AS beside "
-    "ON beside.event_id = page.event_id AND beside.role = 'shadow' "
     "LEFT JOIN labels ON labels.event_id = page.event_id "
     "ORDER BY page.sequence, labelled_at, labels.sequence"
 )
@@ -173,11 +158,6 @@ class SqlStore(ImportLog):
     def read_shadow(self, window: Window) -> "pd.DataFrame":
         """See `CaptureStore.read_shadow`."""
         return _whole(self._frames(window, SHADOWS), captures_frame)
-
-    def stream_answers(self, window: Window) -> "Iterator[pd.DataFrame]":
-        """See `CaptureStore.stream_answers`."""
-        rows = chain.from_iterable(self._newest_of_each(_ANSWERS, window))
-        return map(answers_frame, _chunks(rows))
 
     def stream_labels(self, window: Window) -> "Iterator[pd.DataFrame]":
         """See `CaptureStore.stream_labels`."""

@@ -148,15 +148,6 @@ class CaptureStore(CaptureSink, Protocol):
     def read_shadow(self, window: Window) -> "pd.DataFrame":
         """The shadows' captures of the window, shaped like those of `read`."""
 
-    def stream_answers(self, window: Window) -> "Iterator[pd.DataFrame]":
-        """What `stream` gives without inputs and probabilities, beside a shadow's words and truth.
-
-        In the same order, in frames of bounded size. Columns: ``event_id``, ``captured_at``
-        (datetime64, UTC), ``model_version``, ``role``, ``prediction``, ``confidence``; the shadow's
-        ``shadow_model_version``, ``shadow_prediction``, ``shadow_confidence``; and ``label``, the
-        newest. What there is not is missing.
-        """
-
     def stream_labels(self, window: Window) -> "Iterator[pd.DataFrame]":
         """The newest label (by ``labelled_at``) of each of the window's captures that has one.
 
