@@ -124,7 +124,7 @@ class AlertOutbox:
         """Apply `signals` in their order and enqueue what they cause; durable on return.
 
         Incidents of one cause that start within `remind_every` of each other are notified once, and
-        resolved once: when the last of them resolves.
+        resolved once: when the last of them resolves. Either notification counts the others.
 
         Returns:
             The notifications that they cause, and the reminders that are due.
@@ -145,8 +145,10 @@ class AlertOutbox:
                 starts = starts and not (known and known.is_open)
                 if starts and any(now - one.notified_at < remind_every for one in group):
                     grouped[cause] += 1
-                elif notification.kind is not NotificationKind.RESOLVED or not group:
+                elif notification.kind is not NotificationKind.RESOLVED:
                     caused.append(notification)
+                elif not group:
+                    caused.append(_of_group(connection, notification, cause))
             caused = [_with_group(connection, notification, grouped) for notification in caused]
             self._enqueue(connection, caused)
             reminders = list(_reminders(connection, now, remind_every))
@@ -295,8 +297,23 @@ def _with_group(
     connection: Connection, notification: Notification, grouped: Mapping[str, int]
 ) -> Notification:
     """`notification` with the number of incidents of its cause that are not notified themselves."""
-    others = grouped.get(_cause(connection, notification.key), 0)
-    if notification.kind is not NotificationKind.FIRING or not others:
+    if notification.kind is not NotificationKind.FIRING:
+        return notification
+    return _counting(notification, grouped.get(_cause(connection, notification.key), 0))
+
+
+def _of_group(connection: Connection, resolved: Notification, cause: str) -> Notification:
+    """`resolved`, the last of its cause, with the number of those that resolved before."""
+    if not cause:
+        return resolved
+    # The group ends with it: whatever fails alike later begins another one.
+    members = connection.execute(delete(_CAUSES).where(_CAUSES.c.cause == cause)).rowcount
+    return _counting(resolved, members - 1)
+
+
+def _counting(notification: Notification, others: int) -> Notification:
+    """`notification` with the number of `others` of its cause, if there are any."""
+    if others < 1:
         return notification
     text = f"{notification.text.rstrip('.')} ({others} more alike)."
     return replace(notification, text=one_line(text))

@@ -225,7 +225,11 @@ def test_incidents_of_one_cause_are_notified_once_and_resolved_once(uri: str) ->
     tick(uri, [team], NOW + DAY, *mended[:-1])
     assert len(team.messages) == 3
     tick(uri, [team], NOW + DAY, mended[-1])
-    assert team.messages[3:] == [["run of window 25 ok"]]
+    assert team.messages[3:] == [["run of window 25 ok (24 more alike)."]]
+    # What fails alike later is another group.
+    again = replace(firing(300, "run of window 7"), cause="the disk is full")
+    tick(uri, [team], NOW + 3 * DAY, again, replace(ok(301, again.key)))
+    assert team.messages[4][:2] == ["run of window 7 firing", "run of window 7 ok"]
 
 
 def test_an_incident_of_the_same_cause_long_after_is_notified_anew(uri: str) -> None:

@@ -8,7 +8,7 @@ from mlschool_dagster_tests.alerting.servers import SECRET, webhook
 from mlschool_dagster_tests.defs.monitoring.test_crashes import daemon, wait_until
 from mlschool_dagster_tests.platform import Platform
 
-WELL = re.compile(r"^Sensor new_(captures|labels)_sensor works again\.")
+WELL = re.compile(r"^Sensor new_(captures|labels)_sensor works again")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
