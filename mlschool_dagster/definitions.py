@@ -23,7 +23,7 @@ from mlschool_dagster.defs import (
     training,
 )
 from mlschool_dagster.owned import PRIVATE
-from mlschool_dagster.promotion.config import gates
+from mlschool_dagster.promotion.config import gates, policy
 from mlschool_dagster.resources.alerts import Alerts
 from mlschool_dagster.resources.captures import Captures, CaptureSources
 from mlschool_dagster.resources.endpoint import LocalEndpointResource
@@ -138,7 +138,9 @@ def _local(settings: Settings, spec: DataSpec) -> dict[str, dg.ConfigurableResou
             endpoint=spec.name,
         ),
         "history": History(uri=_secret("MLSCHOOL_HISTORY", settings.history), model=spec.name),
-        "promotion_policy": PromotionPolicy(approvals=sorted(gates(settings.approvals))),
+        "promotion_policy": PromotionPolicy(
+            approvals=sorted(gates(settings.approvals)), **policy(settings.promotion)
+        ),
         "alerts": Alerts(
             uri=_secret("MLSCHOOL_HISTORY", settings.history),
             model=spec.name,

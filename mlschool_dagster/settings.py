@@ -97,6 +97,8 @@ class Settings:
     alert_reminder_hours: int
     rest_seconds: int
     """Between two monitoring runs of a window that is not over."""
+    promotion: str
+    """Values of the promotion policy, ``name=value``, with commas between them."""
     approvals: str
     """Which steps of a promotion wait for a human, by name, separated by commas."""
 
@@ -151,6 +153,7 @@ class Settings:
             hosts=_hosts(environment),
             dagster_url=_address(environment, "MLSCHOOL_DAGSTER_URL", ("http", "https")),
             alerts=_alerts(environment),
+            promotion=environment.get("MLSCHOOL_PROMOTION", ""),
             approvals=environment.get("MLSCHOOL_APPROVALS", ""),
             rest_seconds=_number(environment, REST_SECONDS, 180, 3600),
             alert_reminder_hours=_number(

@@ -6,8 +6,8 @@ maybe differently; a recorded one is executed, whatever the evidence has become.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -147,7 +147,7 @@ def next_decision(
         return _judge_soak(rollout, context, now, config)
     if execution is None:
         raise AssertionError(f"{current.step} is not a step of an open rollout")
-    return _check_gate(rollout, context, now, config) or _execute(execution, attempts)
+    return _check_gate(rollout, context, config) or _execute(execution, attempts)
 
 
 def run_until_blocked(
@@ -226,14 +226,13 @@ def _judge_soak(
     versions = (rollout.champion, rollout.challenger)
     verdict = judge_soak(context.metrics(), *versions, context.health(), since, now, config)
     if verdict.conclusion is Conclusion.UNDECIDED and now - since >= config.soak_patience:
-        hours = config.soak_patience / timedelta(hours=1)
-        reason = f"{verdict.reason} {hours:g} hours are over."
+        reason = f"{verdict.reason} {config.soak_patience_hours:g} hours are over."
         return RecordTransition(Step.UNPROVEN, reason, verdict.figures)
     return _record_verdict(verdict, Step.HEALTHY, Step.SOAK_FAILED)
 
 
 def _check_gate(
-    rollout: Rollout, context: RolloutContext, now: datetime, config: PromotionConfig
+    rollout: Rollout, context: RolloutContext, config: PromotionConfig
 ) -> Decision | None:
     """What the gate after the current step requires; None if it is open."""
     gate, last = GATES.get(rollout.current.step), rollout.last
@@ -243,7 +242,7 @@ def _check_gate(
         case Step.DECLINED:
             return RecordTransition(Step.CANARY_FAILED, f"Declined by {last.by}: {last.reason}")
         case Step.APPROVAL_AWAITED:
-            return _watch_canary(rollout, context, now, config) or Wait(
+            return _watch_canary(rollout, context, config) or Wait(
                 f"{last.reason} Run approval_job for rollout {rollout.id}."
             )
     if gate in config.approvals:
@@ -253,15 +252,14 @@ def _check_gate(
 
 
 def _watch_canary(
-    rollout: Rollout, context: RolloutContext, now: datetime, config: PromotionConfig
+    rollout: Rollout, context: RolloutContext, config: PromotionConfig
 ) -> Decision | None:
     """The failure of a canary that serves while its promotion waits for approval."""
     canary = rollout.entry(Step.CANARY)
     if canary is None:
         return None
-    # It has passed already, so that its patience no longer matters.
-    patient = replace(config, canary_patience=timedelta.max)
-    verdict = judge_canary(context.evidence(), context.health(), canary.at, now, patient)
+    # It has passed already: that time goes on is no failure.
+    verdict = judge_canary(context.evidence(), context.health(), canary.at, canary.at, config)
     if verdict.conclusion is not Conclusion.FAILED:
         return None
     return RecordTransition(Step.CANARY_FAILED, verdict.reason, verdict.figures)

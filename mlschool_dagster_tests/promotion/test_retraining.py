@@ -1,5 +1,6 @@
 """When to retrain: only for what training can mend, not too soon, and with labels to learn from."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.monitoring.metrics import Metric, MetricName
-from mlschool_dagster.promotion.config import BUDGET_PERIOD, PromotionConfig, gates
+from mlschool_dagster.promotion.config import BUDGET_PERIOD, PromotionConfig, gates, policy
 from mlschool_dagster.promotion.retraining import SIGNALS, RetrainingDecision, decide_retraining
 from mlschool_dagster.promotion.rollout import Gate, Rollout, Step
+from mlschool_dagster.resources.promotion import PromotionPolicy
 from mlschool_dagster_tests.promotion.samples import BEGINNING, CHAMPION, entry
 
 NOW = BEGINNING + timedelta(days=30)
@@ -160,7 +162,7 @@ def test_the_budget_is_held() -> None:
 
 @given(pauses=st.lists(st.floats(0, 60), max_size=60), budget=st.integers(1, 4))
 def test_no_week_has_more_rollouts_than_the_budget(pauses: list[float], budget: int) -> None:
-    config = PromotionConfig(budget=budget, cooldown=timedelta(hours=2))
+    config = PromotionConfig(budget=budget, cooldown_hours=2)
     told: list[Rollout] = []
     hours = 0.0
     for pause in pauses:
@@ -188,3 +190,36 @@ def test_approvals_are_listed_by_name() -> None:
 def test_a_policy_that_can_never_be_met_is_refused() -> None:
     with pytest.raises(UserError, match="raise the horizon"):
         PromotionConfig(confirmations=7, horizon=6)
+
+
+def test_a_policy_is_set_by_name_and_value() -> None:
+    assert policy("") == {}
+    values = policy("canary_share=0.2, minimum_rows = 500,cooldown_hours=2")
+    assert values == {"canary_share": 0.2, "minimum_rows": 500, "cooldown_hours": 2.0}
+    assert PromotionPolicy(approvals=["canary"], **values).config() == PromotionConfig(
+        approvals=frozenset({Gate.CANARY}), canary_share=0.2, minimum_rows=500, cooldown_hours=2
+    )
+
+
+def test_each_field_of_the_policy_can_be_set_in_dagster_with_the_same_default() -> None:
+    assert PromotionPolicy().config() == PromotionConfig()
+    for name, declared in PromotionConfig.model_fields.items():
+        shown = PromotionPolicy.model_fields[name]
+        assert shown.description == declared.description
+        assert shown.metadata == declared.metadata
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("patience=1", "sets 'patience'; it can set: alpha, budget,"),
+        ("approvals=canary", "sets 'approvals'; it can set: alpha, budget,"),
+        ("canary_share=1.5", "has canary_share=1.5; input should be less than 1."),
+        ("minimum_rows=many", "has minimum_rows=many; input should be a valid integer"),
+        ("minimum_rows", "has minimum_rows=; input should be a valid integer"),
+        ("horizon=1", "asks for 2 confirmations within 1 windows"),
+    ],
+)
+def test_a_policy_that_cannot_be_is_named(text: str, told: str) -> None:
+    with pytest.raises(UserError, match=re.escape(told)):
+        policy(text)
