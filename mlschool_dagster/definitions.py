@@ -22,6 +22,7 @@ from mlschool_dagster.defs import (
     simulation,
     training,
 )
+from mlschool_dagster.defs.automation import build_automation_sensor
 from mlschool_dagster.owned import PRIVATE
 from mlschool_dagster.promotion.config import gates, policy
 from mlschool_dagster.resources.alerts import Alerts
@@ -73,6 +74,7 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
         simulation.build_definitions(spec, settings.data),
         maintenance.definitions,
         dg.Definitions(
+            sensors=[build_automation_sensor()],
             resources=resources,
             executor=dg.in_process_executor,
         ),

@@ -48,8 +48,10 @@ PATIENCE_SECONDS = 2400.0
 """How long the platform may take to settle, be it after a day that passed by: less than an hour."""
 POLL_SECONDS = 2.0
 PULSE_SECONDS = 0.2
-ONLOOKERS = ("dashboard_sensor", "dashboard_job", "health_job")
+ONLOOKERS = ("automation_sensor", "dashboard_job", "health_job")
 """Who changes nothing: nobody waits for them."""
+AUTOMATION_TAG = "dagster/from_automation_condition"
+"""Tag of a run that an automation condition asked for."""
 MARGIN = timedelta(minutes=15)
 """How long after its beginning an hour's traffic comes, and its labels before its end.
 
@@ -250,7 +252,9 @@ class Stage:
 
 def _runs_under_way(instance: dg.DagsterInstance) -> bool:
     unfinished = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
-    return any(run.job_name not in ONLOOKERS for run in unfinished)
+    return any(
+        run.job_name not in ONLOOKERS and AUTOMATION_TAG not in run.tags for run in unfinished
+    )
 
 
 def _all_idle_since(instance: dg.DagsterInstance, instant: float) -> bool:

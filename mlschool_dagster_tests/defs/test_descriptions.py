@@ -40,7 +40,7 @@ SENSORS = [
     "retraining_sensor",
     "promotion_sensor",
     "failure_sensor",
-    "dashboard_sensor",
+    "automation_sensor",
     "traffic_volume_sensor",
 ]
 SCHEDULES = {

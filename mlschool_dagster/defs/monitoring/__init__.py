@@ -29,7 +29,6 @@ from mlschool_dagster.defs.monitoring.captures import (
 from mlschool_dagster.defs.monitoring.dashboard import (
     build_dashboard,
     dashboard_job,
-    dashboard_sensor,
 )
 from mlschool_dagster.defs.monitoring.data_quality_report import build_data_quality_report
 from mlschool_dagster.defs.monitoring.drift_report import build_drift_report
@@ -80,6 +79,5 @@ def build_definitions(
             build_arrival_sensor(NEW_CAPTURES, following),
             build_arrival_sensor(NEW_LABELS, following),
             traffic_volume_sensor,
-            dashboard_sensor,
         ],
     )

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
+from mlschool_dagster.defs.automation import UPDATED_WITH_DEPENDENCIES
 from mlschool_dagster.defs.common import (
     OWNERS,
     PlainConfig,
@@ -34,6 +35,7 @@ class EstimatesConfig(PlainConfig):
 
 @dg.asset(
     key=ACCURACY_ESTIMATES,
+    automation_condition=UPDATED_WITH_DEPENDENCIES,
     deps=[PERFORMANCE_REPORT],
     group_name=GROUP,
     kinds={"table", "python"},

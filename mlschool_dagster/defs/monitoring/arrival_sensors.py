@@ -10,7 +10,6 @@ from mlschool_dagster.capture.store import CaptureStore, Changes
 from mlschool_dagster.capture.windows import Window, begin_with
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.defs.keys import (
-    ACCURACY_ESTIMATES,
     CAPTURED_TRAFFIC,
     LABELS,
     PERFORMANCE_REPORT,
@@ -33,7 +32,7 @@ just those is every other time a moment too early, and looks at its store every 
 RUNS_LOOKED_AT = 25
 """How many runs of the same work are looked back at, the newest."""
 
-MONITORED = (CAPTURED_TRAFFIC, LABELS, *REPORTS, ACCURACY_ESTIMATES)
+MONITORED = (CAPTURED_TRAFFIC, LABELS, *REPORTS)
 
 MONITORING_SECONDS = 600
 """How long monitoring a window may take; a run that takes longer has died with its machine."""
@@ -84,7 +83,7 @@ NEW_LABELS = Stream(
     name="labels",
     token_name=LABELS_TOKEN,
     # Labels may land before the captures' own run: the traffic is frozen along with them.
-    selection=(CAPTURED_TRAFFIC, LABELS, PERFORMANCE_REPORT, ACCURACY_ESTIMATES),
+    selection=(CAPTURED_TRAFFIC, LABELS, PERFORMANCE_REPORT),
     reports=(PERFORMANCE_REPORT,),
 )
 

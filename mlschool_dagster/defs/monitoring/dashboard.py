@@ -9,7 +9,8 @@ from pydantic import Field
 
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.dataset.spec import DataSpec
-from mlschool_dagster.defs.common import OWNERS, UNFINISHED, PlainConfig, plain_errors, table
+from mlschool_dagster.defs.automation import BUILT_AT_FIRST
+from mlschool_dagster.defs.common import OWNERS, PlainConfig, plain_errors, table
 from mlschool_dagster.defs.keys import (
     ACCURACY_ESTIMATES,
     DASHBOARD,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from mlschool_dagster.monitoring.dashboard.data import DashboardData, Event
     from mlschool_dagster.promotion.rollout import Entry
 
-INTERVAL_SECONDS = 60
 PAGE = "dashboard.html"
 """The page's name in the folder of the platform's files."""
 SHOWN = (
@@ -57,6 +57,7 @@ def build_dashboard(spec: DataSpec) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=DASHBOARD,
+        automation_condition=BUILT_AT_FIRST,
         deps=SHOWN,
         group_name=GROUP,
         kinds={"plotly", "html"},
@@ -64,7 +65,7 @@ def build_dashboard(spec: DataSpec) -> dg.AssetsDefinition:
         code_version="1",
         description="One page about the newest windows: is the model healthy, since when not, and "
         "what to do; accuracy, drift, traffic, quality, segments, labels, and what was deployed. "
-        "Rebuilt after each report by dashboard_sensor.",
+        "Rebuilt when any of it is newer.",
     )
     def page(
         context: dg.AssetExecutionContext,
@@ -151,34 +152,8 @@ def _rollouts(entries: "Sequence[Entry]") -> "Iterator[Event]":
 
 dashboard_job = dg.define_asset_job(
     "dashboard_job",
-    dg.AssetSelection.assets(DASHBOARD),
-    description="Rebuild the dashboard page from what is known by now.",
+    dg.AssetSelection.assets(ACCURACY_ESTIMATES, DASHBOARD),
+    description="Rebuild the accuracy estimates and the dashboard from what is known by now.",
     # Runs that monitor go first.
     tags={"stage": "monitoring", "dagster/max_runtime": 300, "dagster/priority": "-1"},
 )
-
-
-@dg.sensor(
-    job=dashboard_job,
-    minimum_interval_seconds=INTERVAL_SECONDS,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Rebuilds the dashboard when a report or a ledger that it shows is newer than "
-    "the page, one run at a time.",
-)
-def dashboard_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """One run for all that became newer since the last.
-
-    A run for each report would make a backfill of many windows rebuild the page as many times.
-    """
-    busy = dg.RunsFilter(job_name=dashboard_job.name, statuses=UNFINISHED)
-    if context.instance.get_run_records(busy, limit=1):
-        return dg.SkipReason("The dashboard is being rebuilt.")
-    # What lands while a run reads has a newer number than the one that the run was asked for.
-    return dg.RunRequest(run_key=f"up to {_newest(context.instance)}")
-
-
-def _newest(instance: dg.DagsterInstance) -> int:
-    """The number of the newest materialization of what the page shows; 0 without any."""
-    records = instance.get_asset_records(SHOWN)
-    numbers = [record.asset_entry.last_materialization_storage_id or 0 for record in records]
-    return max(numbers, default=0)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from mlschool_dagster.clock import utc_now
+from mlschool_dagster.defs.automation import UPDATED_WITH_DEPENDENCIES
 from mlschool_dagster.defs.common import OWNERS, plain_errors, table
 from mlschool_dagster.defs.keys import DEPLOYMENT_LEDGER, ENDPOINT
 from mlschool_dagster.defs.serving.endpoint import GROUP
@@ -22,6 +23,7 @@ RUN_ID_SHOWN = 8
 
 @dg.asset(
     key=DEPLOYMENT_LEDGER,
+    automation_condition=UPDATED_WITH_DEPENDENCIES,
     deps=[ENDPOINT],
     group_name=GROUP,
     kinds={"table", "python"},

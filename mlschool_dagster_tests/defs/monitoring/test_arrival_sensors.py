@@ -11,7 +11,6 @@ from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.definitions import build_definitions
 from mlschool_dagster.defs.keys import (
-    ACCURACY_ESTIMATES,
     CAPTURED_TRAFFIC,
     LABELS,
     PERFORMANCE_REPORT,
@@ -198,8 +197,7 @@ def test_a_cursor_that_is_none_is_told_in_one_sentence(ticks: Ticks) -> None:
 
 def test_captures_bring_everything_up_to_date_and_labels_what_depends_on_them() -> None:
     assert set(NEW_CAPTURES.selection) == set(MONITORED)
-    judged_by_labels = {LABELS, PERFORMANCE_REPORT, ACCURACY_ESTIMATES}
-    assert set(NEW_LABELS.selection) == {CAPTURED_TRAFFIC, *judged_by_labels}
+    assert set(NEW_LABELS.selection) == {CAPTURED_TRAFFIC, LABELS, PERFORMANCE_REPORT}
 
 
 def test_labels_that_come_before_their_captures_wait_for_them(platform: Platform) -> None:

@@ -6,10 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import pytest
 
-from mlschool_dagster.defs.monitoring.dashboard import PAGE, SHOWN, dashboard_sensor
+from mlschool_dagster.defs.monitoring.dashboard import PAGE
 from mlschool_dagster.deployment import ledger as deployments
 from mlschool_dagster.deployment.plan import Plan
 from mlschool_dagster.monitoring.metrics_history import MetricsHistory
@@ -87,48 +86,3 @@ def test_what_the_reports_found_is_on_the_page(trained_platform: Platform) -> No
     assert "Measured by labels: 100.0%" in sections["accuracy"]["text"]
     assert "Estimated without labels" in sections["accuracy"]["text"]
     assert sections["labels"]["text"].startswith(f"100.0% of {WINDOW.key} is labelled")
-
-
-class Ticks:
-    """The sensor's ticks on a platform; a run that is asked for twice is not new."""
-
-    def __init__(self, platform: Platform) -> None:
-        self.platform = platform
-        self.sensor = dashboard_sensor
-        self.known: set[str | None] = set()
-
-    def asked(self) -> int:
-        """How many new runs one tick asks for."""
-        context = dg.build_sensor_context(instance=self.platform.instance)
-        requests = self.sensor.evaluate_tick(context).run_requests or []
-        new = {request.run_key for request in requests} - self.known
-        self.known |= new
-        return len(new)
-
-
-@pytest.fixture
-def ticks(platform: Platform) -> Ticks:
-    return Ticks(platform)
-
-
-def test_the_page_is_rebuilt_once_for_all_that_is_newer(ticks: Ticks) -> None:
-    instance = ticks.platform.instance
-    assert (ticks.asked(), ticks.asked()) == (1, 0)
-    for name in SHOWN:
-        instance.report_runless_asset_event(dg.AssetMaterialization(name))
-    assert (ticks.asked(), ticks.asked()) == (1, 0)
-    instance.report_runless_asset_event(dg.AssetMaterialization("raw_penguins"))
-    assert ticks.asked() == 0
-
-
-def test_while_it_is_rebuilt_nothing_is_asked_for_and_nothing_is_forgotten(ticks: Ticks) -> None:
-    instance = ticks.platform.instance
-    ticks.asked()
-    run = instance.create_run_for_job(
-        ticks.platform.definitions.resolve_job_def("dashboard_job"),
-        status=dg.DagsterRunStatus.STARTED,
-    )
-    instance.report_runless_asset_event(dg.AssetMaterialization(SHOWN[0]))
-    assert ticks.asked() == 0
-    instance.report_run_canceled(run)
-    assert ticks.asked() == 1
