@@ -135,7 +135,7 @@ class SqliteStore(SqlStore):
         self._file: os.stat_result | None = None
         self._log_bound = LONG_LOG
         self._writing = threading.Lock()
-        with self._mishaps():
+        with self._errors():
             try:
                 self._open()
             except sqlite3.DatabaseError as error:
@@ -149,7 +149,7 @@ class SqliteStore(SqlStore):
     def append(self, captures: Sequence[Capture]) -> Appended:
         """See `CaptureStore.append`."""
         if not captures:
-            self._look()
+            self._check_writable()
             return NO_DUPLICATES
         rows = list(map(capture_row, captures))
 
@@ -213,40 +213,40 @@ class SqliteStore(SqlStore):
             raise UserError(
                 f"The capture store {self._path} is gone; stop what uses it, or put it back."
             )
-        with self._mishaps():
+        with self._errors():
             connection = self._connect("ro", BUSY_SECONDS)
 
         def fetch(query: str, parameters: Mapping[str, Any]) -> list[Row]:
-            with self._mishaps():
+            with self._errors():
                 return connection.execute(query, parameters).fetchall()
 
         with closing(connection):
             yield fetch
 
     def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        with self._writing, self._mishaps():
+        with self._writing, self._errors():
             while True:
                 self._follow_file()
                 self._bound_log()
-                outcome = _patiently(lambda: work(self._connection))
+                outcome = _retry_while_busy(lambda: work(self._connection))
                 if _is_at_its_place(self._path, self._file):
                     return outcome
                 # Taken away meanwhile, and nobody may ever look into its log again.
-                if self._leave_file():
+                if self._release_file():
                     return outcome
 
-    def _look(self) -> None:
+    def _check_writable(self) -> None:
         """Find out whether the file can be written, and let go of one that was taken away."""
-        with self._writing, self._mishaps():
+        with self._writing, self._errors():
             if _is_at_its_place(self._path, self._file):
-                _patiently(lambda: _nothing(self._connection))
+                _retry_while_busy(lambda: _nothing(self._connection))
             else:
-                self._leave_file()
+                self._release_file()
 
     def _follow_file(self) -> None:
         """Make sure that writing goes to the file that is at the store's place now."""
         if not _is_at_its_place(self._path, self._file):
-            self._leave_file()
+            self._release_file()
             self._open()
 
     def _write_one_of_many(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -285,8 +285,8 @@ class SqliteStore(SqlStore):
         self._connection = self._connect("rwc", timeout=0.0)
         try:
             # Entering WAL needs the file alone.
-            _patiently(lambda: self._connection.execute("PRAGMA journal_mode = WAL"))
-            _patiently(self._prepare)
+            _retry_while_busy(lambda: self._connection.execute("PRAGMA journal_mode = WAL"))
+            _retry_while_busy(self._prepare)
             self._file, *self._beside = map(
                 Path.stat, (self._path, self._log_path, self._index_path)
             )
@@ -305,7 +305,7 @@ class SqliteStore(SqlStore):
                     f"{_SCHEMA_VERSION}; use the release that wrote it or another file."
                 )
 
-    def _leave_file(self) -> bool:
+    def _release_file(self) -> bool:
         """Let go of a file that was taken away; whether it keeps all that it was given.
 
         It does unless it was deleted: it is not left before its log is written into it. Nor does
@@ -315,7 +315,7 @@ class SqliteStore(SqlStore):
             return True
         is_kept = _has_name(self._file)
         if is_kept:
-            _patiently(self._write_log_into_file)
+            _retry_while_busy(self._write_log_into_file)
         if not _is_at_its_place(self._real_path, self._file):
             if not is_kept and _is_at_its_place(self._log_path, self._beside[0]):
                 _set_aside(self._log_path)
@@ -341,11 +341,11 @@ class SqliteStore(SqlStore):
             isolation_level=None,
             check_same_thread=False,
         )
-        _patiently(lambda: connection.execute("PRAGMA synchronous = FULL"))
+        _retry_while_busy(lambda: connection.execute("PRAGMA synchronous = FULL"))
         return connection
 
     @contextmanager
-    def _mishaps(self) -> Iterator[None]:
+    def _errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -426,7 +426,7 @@ def _set_aside(path: Path) -> None:
     )
 
 
-def _patiently(work: Callable[[], T]) -> T:
+def _retry_while_busy(work: Callable[[], T]) -> T:
     """The outcome of `work`, tried again while another writer has the file."""
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
