@@ -1,7 +1,7 @@
 """Ownership markers: only folders that the platform made are ever deleted.
 
-Belongs here: making, recognising and removing such a folder. Whoever needs a folder that may be
-deleted later makes it by `make_owned`; whoever deletes one does it by `remove_owned`. Does not
+Belongs here: making, recognising and removing such a folder. A folder that may be deleted
+later is made by `make_owned` and deleted by `remove_owned`, and by nothing else. Does not
 belong here: when something is to be deleted.
 """
 

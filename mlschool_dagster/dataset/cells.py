@@ -1,4 +1,4 @@
-"""What a cell of text means: one table of rules for training data, batches and requests alike.
+"""Parsing of cells and CSV: one table of rules for training data, batches and requests alike.
 
 `RULES` says it for people; ``docs/data.md`` has a copy of it. Belongs here: CSV, and single cells.
 Does not belong here: where the text comes from, and whether a value is allowed.
@@ -128,7 +128,7 @@ def _reader(lines: Iterable[str], delimiter: str, *, strict: bool) -> Any:
 
 
 def _delimiter(header: str, required: Collection[str]) -> str:
-    """What separates most of the names `required` in the line `header`; a comma if nothing does."""
+    """The delimiter that separates most names `required` in `header`; a comma if none does."""
 
     def named(delimiter: str) -> int:
         try:

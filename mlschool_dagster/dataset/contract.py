@@ -1,4 +1,4 @@
-"""What a data set must satisfy before anything is trained on it: the spec as a pandera schema."""
+"""The data contract: a pandera schema, derived from the spec, that data must pass."""
 
 import re
 from collections.abc import Iterator

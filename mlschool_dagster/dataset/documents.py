@@ -1,7 +1,7 @@
 """Plain data (of YAML or JSON) as frozen dataclasses, each entry checked against its field's type.
 
 Belongs here: types, missing and unknown entries, and what YAML makes of words without quotes. Does
-not belong here: what the entries mean together, which whoever owns the dataclasses checks.
+not belong here: what the entries mean together, which the owner of the dataclasses checks.
 """
 
 import math
@@ -19,7 +19,7 @@ SHOWN = 10
 
 
 class Complaints(list[str]):
-    """What is wrong with a document, one clause each, which begins with the entry's path."""
+    """The faults of a document, one clause each, which begins with the entry's path."""
 
     def sentence(self, subject: str) -> str:
         """All complaints about `subject` as one line."""
@@ -95,7 +95,7 @@ class Complaints(list[str]):
 
 
 def load_yaml(path: Path, subject: str) -> Any:
-    """What the YAML file at `path` holds; `subject` names it in sentences.
+    """The content of the YAML file at `path`; `subject` names it in sentences.
 
     Raises:
         UserError: it cannot be read, is not YAML, or has an entry twice.
@@ -183,7 +183,7 @@ def _as_number(text: str) -> str:
 
 
 def _described(value: Any) -> str:
-    """`value` as whoever wrote the document knows it, in a few words."""
+    """`value` in the words of the document's author."""
     if value is None:
         return "empty"
     if isinstance(value, bool):

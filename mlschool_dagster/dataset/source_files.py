@@ -36,7 +36,7 @@ _SIGNATURES = {
     b"\xff\xfe": "looks like UTF-16, which Excel calls Unicode text; save it as CSV in UTF-8",
     b"\xfe\xff": "looks like UTF-16, which Excel calls Unicode text; save it as CSV in UTF-8",
 }
-"""What a file that should be CSV is instead, by its first bytes."""
+"""Signatures (first bytes) of files that are no CSV, with what to do about each."""
 
 
 @contextmanager
@@ -117,7 +117,7 @@ def is_parquet(path: Path) -> bool:
 
 @contextmanager
 def reading(path: Path) -> Iterator[int]:
-    """What goes wrong with the file at `path`, in a sentence; its size in bytes."""
+    """Yield the size in bytes of the file at `path`; errors in the block become sentences."""
     import pyarrow as pa
 
     try:

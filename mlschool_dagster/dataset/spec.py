@@ -74,7 +74,7 @@ LABEL = "label"
 LABELLED_AT = "labelled_at"
 LABEL_SOURCE = "source"
 TOGETHER = "all columns together"
-"""How what no column shows by itself is called in sentences."""
+"""Name, in sentences, of a finding that is about no single column."""
 
 RESERVED = (
     PREDICTION,
@@ -96,7 +96,7 @@ RESERVED = (
 )
 """Names of what the platform itself keeps beside the columns, as it does ``probability_...``."""
 RESERVED_PREFIXES = (PROBABILITY_PREFIX, "__")
-"""What such names begin with; pandas calls an index without a name ``__index_level_0__``."""
+"""Prefixes of such names; pandas calls an index without a name ``__index_level_0__``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,7 @@ _UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff]")
 
 
 def _contradictions(spec: DataSpec) -> Iterator[str]:
-    """What is wrong with entries that are all of the right type."""
+    """The faults of entries that are all of the right type."""
     if not _NAME.fullmatch(spec.name):
         yield (
             f"name is {spec.name[:80]!r}, but becomes that of assets, files and the registered "

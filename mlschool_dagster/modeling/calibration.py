@@ -1,4 +1,4 @@
-"""How often a version is right at a given confidence, as far as its out-of-fold rows can tell.
+"""Confidence calibration: the chance that a prediction is right, learnt from out-of-fold rows.
 
 A confidence is turned into the chance that the prediction is right by a logistic curve over its log
 odds, ``intercept + slope * logit(confidence)`` (Platt 1999; on log odds it is the symmetric beta
@@ -25,8 +25,8 @@ Array = npt.NDArray[np.float64]
 CALIBRATION_FILE = "calibration.json"
 
 LOWEST_LOGIT, HIGHEST_LOGIT, BIN_WIDTH = -7.0, 7.0, 0.1
-"""Log odds by which confidences are counted. Beyond 0.999 a confidence says nothing more: whoever
-is wrong there has met a wrong label, or an input that is not of this world."""
+"""Log odds by which confidences are counted. Beyond 0.999 a confidence says nothing more: an
+error there is a wrong label, or an input unlike all training data."""
 
 BINS = round((HIGHEST_LOGIT - LOWEST_LOGIT) / BIN_WIDTH) + 1
 BIN_LOGITS: Array = np.linspace(LOWEST_LOGIT, HIGHEST_LOGIT, BINS)
@@ -78,7 +78,7 @@ class ConfidenceCalibration:
         return np.asarray(0.5 * (1.0 + np.tanh(0.5 * odds)))
 
     def predictive(self) -> "ConfidenceCalibration":
-        """What is known so of one more model of the same kind: twice as much is uncertain.
+        """The predictive distribution for one more model of the same kind: twice the variance.
 
         The model that serves is fitted on all rows and is none of those that the folds left. How
         its own curve deviates from theirs is taken to be as uncertain as theirs is (their variances

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mlschool_dagster.modeling.compiled import CompiledModel
 
 Mask = npt.NDArray[np.bool_]
-"""Which rows are meant, shape (rows,)."""
+"""A selection of rows, shape (rows,)."""
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -36,7 +36,7 @@ MINIMUM_PART = 20
 
 
 class Verdict(StrEnum):
-    """What the comparison says."""
+    """The outcome of a comparison."""
 
     BETTER = "better"
     NOT_BETTER = "not better"
@@ -45,7 +45,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ComparisonConfig:
-    """What a challenger must show.
+    """Thresholds that a challenger must pass.
 
     At least ``minimum_rows`` held out; at least ``minimum_accuracy`` on them, and ``minimum_gain``
     beside the champion. ``alpha`` is the chance that an equal one is taken for different, and that
@@ -155,7 +155,7 @@ def paired(champion: Mask, challenger: Mask) -> Paired:
 
 
 def correct_mask(model: "CompiledModel", held_out: "pd.DataFrame") -> Mask:
-    """Which rows of `held_out` (inputs and target) the model predicts rightly."""
+    """A mask of the rows of `held_out` (inputs and target) that the model predicts correctly."""
     spec = model.spec
     rows: list[dict[str, Any]] = held_out[spec.input_names].to_dict("records")  # type: ignore[assignment]
     predicted = np.array(spec.target.classes)[model.probabilities(rows).argmax(axis=1)]
@@ -229,7 +229,7 @@ def _verdict(
 def _objection(
     overall: Paired, worse_for: tuple[str, ...], base: Paired | None, config: ComparisonConfig
 ) -> str | None:
-    """What is held against the challenger, the weightiest first."""
+    """The objections to the challenger, the weightiest first."""
     if overall.lower <= 0 or overall.p_value >= config.alpha:
         return "is not better than the champion beyond chance"
     if not meets_thresholds(overall, config):

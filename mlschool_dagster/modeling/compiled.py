@@ -82,7 +82,7 @@ class CompiledModel:
         object.__setattr__(self, "_predictor", Predictor(*names, self._arrays()))
 
     def features(self, rows: Sequence[Mapping[str, InputValue]]) -> Array:
-        """What the network sees of `rows`, shape (rows, features).
+        """The features of `rows`, shape (rows, features).
 
         Null (None or NaN) is imputed; a category that training did not know gives zeros.
 

@@ -1,4 +1,4 @@
-"""How a model is trained: the configuration alone, without the numerics that carry it out."""
+"""Configuration of training, apart from the numerics so that definitions load quickly."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ OPTIMIZERS = ("adam", "adamw", "nadam", "rmsprop", "sgd")
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a model is trained.
+    """Configuration of the network and its training.
 
     ``hidden_layers`` are units per hidden layer, ``optimizer`` is one of `OPTIMIZERS`, ``folds``
     the number of stratified cross-validation folds. Equal ``seed``, data and configuration give

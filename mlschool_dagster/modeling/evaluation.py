@@ -142,7 +142,7 @@ def calibrate(confidence: npt.NDArray[Any], right: npt.NDArray[np.bool_]) -> Cal
 def reference_frame(
     result: TrainingResult, frame: "pd.DataFrame", spec: DataSpec
 ) -> "pd.DataFrame":
-    """What the model was trained on and what it said of rows that it had not seen.
+    """The reference of a version: its training rows with out-of-fold predictions.
 
     Columns: the spec's inputs, its target, the out-of-fold ``prediction`` and ``confidence``, and
     one `probability_column` per class. The index counts rows from 0.

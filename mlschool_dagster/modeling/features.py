@@ -1,4 +1,4 @@
-"""What the network sees of a table: the transformer that the spec states."""
+"""Features: the scikit-learn transformer, derived from the spec, from a table to numbers."""
 
 from typing import TYPE_CHECKING
 

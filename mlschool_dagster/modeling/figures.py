@@ -11,7 +11,7 @@ COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#B
 """Paul Tol's bright qualitative scheme, distinguishable with colour-vision deficiency."""
 
 LONGEST_LABEL = 40
-"""Most letters of a name or a value in a picture: whoever chose it was not bound to be brief."""
+"""Most letters of a name or a value in a picture; longer ones are cut."""
 
 
 def new_figure(width: float = 6.4, height: float = 3.6) -> "Figure":

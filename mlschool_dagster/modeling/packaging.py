@@ -1,4 +1,4 @@
-"""What MLflow keeps of a training: its record in a run, and the model to register.
+"""Logging to MLflow: a training's parameters, metrics and artifacts, and the model to register.
 
 Everything goes into the active run, which the caller opens and ends.
 """
@@ -37,8 +37,8 @@ COMMIT_TAG = "git_commit"
 EXAMPLE_ROWS = 3
 
 SERVING_PACKAGES = ("mlflow", "numpy", "orjson", "pandas")
-"""What ``serving_model.py`` and the modules that a version carries need; pinned in each version to
-what it was trained with."""
+"""Requirements of ``serving_model.py`` and of the modules that a version carries; pinned in each
+version to what it was trained with."""
 
 
 def log_training(

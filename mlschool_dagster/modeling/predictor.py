@@ -135,7 +135,7 @@ ACTIVATIONS: Mapping[str, Callable[[Singles], Any]] = {
     "softmax": _softmax,
     "tanh": _tanh,
 }
-"""What a layer does to its sums, of shape (units, rows)."""
+"""Activation functions of a layer's sums, of shape (units, rows)."""
 
 
 def _add_up(terms: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -192,7 +192,7 @@ class Predictor:
         ]
 
     def features(self, rows: Sequence[Mapping[str, Any]]) -> Doubles:
-        """What the network sees of `rows`, shape (features, rows).
+        """The features of `rows`, shape (features, rows).
 
         Null (None or NaN) is imputed; a category that training did not know gives zeros.
 

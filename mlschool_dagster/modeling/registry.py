@@ -35,7 +35,7 @@ RUN_TAG = "dagster_run_id"
 """Tag of a version: the Dagster run that registered it."""
 
 REMOTE = ("http:", "https:", "databricks")
-"""How the URI of a registry begins that is a server, perhaps on another machine."""
+"""Prefixes of the URI of a registry that is a server, perhaps on another machine."""
 
 ORIGIN_FILE = "origin.json"
 """Written into a fetched version folder: the fields of its `RegisteredVersion`, without tags."""
@@ -206,7 +206,7 @@ class Registry:
         return folder
 
     def reference(self, version: str) -> "pd.DataFrame":
-        """What the version was trained on, with out-of-fold predictions; see `reference_frame`.
+        """The reference of the version; see `reference_frame`.
 
         Raises:
             UserError: there is no such version.

@@ -104,7 +104,7 @@ class Curves:
 
 @dataclass(frozen=True, eq=False)
 class TrainingResult:
-    """What training gave, aligned with the rows of the frame it was given.
+    """The result of a training, aligned with the rows of its data.
 
     Attributes:
         config: how it was trained.

@@ -1,4 +1,4 @@
-"""What a model is trained on: the base data, and captures whose truth has become known since.
+"""Training data of the next version: the base data, and captures that have been labelled since.
 
 Where hardly two rows of the base data have equal inputs, inputs tell an individual: rows with equal
 inputs are one row, and the newest ground truth counts, over the base data's too. A share of the
@@ -47,7 +47,7 @@ MAXIMUM_CONTRADICTED = 0.3
 
 
 class TruthStatus(StrEnum):
-    """What the labels say of the base data's truth."""
+    """Whether the labels confirm the base data's truth."""
 
     HOLDS = "holds"
     CHANGED = "changed"
@@ -110,7 +110,7 @@ def judge_sources(labelled: "pd.DataFrame", noise: float = 0.0) -> list[SourceVe
 
 
 def trusted_rows(labelled: "pd.DataFrame", sources: Sequence[SourceVerdict]) -> "pd.Series[bool]":
-    """Which rows of `labelled` come from a source that is believed."""
+    """Which rows of `labelled` come from a trusted source."""
     trust = {source.name: source.trusted for source in sources}
     together = trust.get(SMALL_SOURCES, True)
     return labelled["source"].map(lambda name: trust.get(name, together)).astype(bool)
@@ -290,7 +290,7 @@ def input_keys(frame: "pd.DataFrame", spec: DataSpec) -> "pd.Series[str]":
 
 
 def truth_noise(base: "pd.DataFrame", keys: "pd.Series[str]", spec: DataSpec) -> float:
-    """How often two rows of `base` with equal inputs (`keys`) differ in their truth, about.
+    """Estimate how often two rows of `base` with equal inputs (`keys`) differ in their truth.
 
     For a row whose inputs no other has, the nearest one stands in: the error of the nearest
     neighbour tends to just that share (Cover and Hart 1967), and is larger where rows are sparse.

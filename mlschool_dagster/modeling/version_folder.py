@@ -39,11 +39,11 @@ SAMPLES_FILE = "samples.json"
 
 CODE_FOLDER = "code"
 CODE = ("mlschool_dagster.modeling.compiled", "mlschool_dagster.serving.validation")
-"""What the pyfunc judges rows and predicts with: the same modules as the endpoint's."""
+"""The modules with which the pyfunc validates rows and predicts: the endpoint's own."""
 
 NEEDED = (SPEC_FILE, ARRAYS_FILE, REFERENCE_FILE)
 FILES = (*NEEDED, NETWORK_FILE, CALIBRATION_FILE, SAMPLES_FILE)
-"""What is fetched of a version folder; earlier releases' lack some that are not `NEEDED`."""
+"""The files that are fetched of a version folder; those that are not `NEEDED` may be missing."""
 
 
 def write_version(

@@ -1,6 +1,6 @@
 """One MLflow run for one asset, on top of dagster-mlflow's tracking object.
 
-dagster-mlflow keeps one MLflow run per Dagster run, found again by each process and ended by a
+dagster-mlflow keeps one MLflow run per Dagster run, looked up by each process and ended by a
 hook. That leaves failed trainings FINISHED under the multiprocess executor, ends the run when the
 topologically last step succeeds, and lets the next Dagster run in the same process log into a run
 that was never ended. Kept from it: experiment and client set-up, tags, chunked parameters and the

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from mlschool_dagster.modeling.registry import Registry
     from mlschool_dagster.resources.asset_run import AssetRun
 
-PATIENCE_SECONDS = 3.0
-"""How long a tracking server may take to say that it is there."""
+HEALTH_TIMEOUT_SECONDS = 3.0
+"""Time-out of the health check of a tracking server."""
 
 VIEW = "workflowType=machine_learning"
 """MLflow's UI opens in its mode for generative AI, which shows no models, unless it is asked."""
@@ -62,7 +62,7 @@ class MlflowTracking(dg.ConfigurableResource):  # type: ignore[type-arg]
             yield run
 
     def origin(self, run_id: str, asset: str) -> str:
-        """Which Dagster run made something of `asset`, as Markdown with links where they are known.
+        """Origin of something that a Dagster run made of `asset`, as Markdown, with links if known.
 
         MLflow shows it in the notes of a run and in the description of a version.
         """
@@ -152,7 +152,7 @@ class MlflowTracking(dg.ConfigurableResource):  # type: ignore[type-arg]
                 "GET",
                 params={"max_results": 1},
                 max_retries=0,
-                timeout=PATIENCE_SECONDS,
+                timeout=HEALTH_TIMEOUT_SECONDS,
                 raise_on_status=False,
             )
         except (MlflowException, RequestException, OSError) as error:

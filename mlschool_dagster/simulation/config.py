@@ -1,4 +1,4 @@
-"""What a simulation can be asked for, without the numerics that carry it out."""
+"""Configuration of a simulation, apart from the numerics so that definitions load quickly."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from mlschool_dagster.errors import UserError
 
 
 class Drift(StrEnum):
-    """What is different from the data that the rows are drawn from.
+    """Kinds of drift: how the rows differ from the data that they are drawn from.
 
     ``SHIFT``: 1 to 3 standard deviations, uniformly drawn, are added to each value of a numeric
     column. ``COVARIATE``: rows with large values of a numeric column are drawn more often.
@@ -41,7 +41,7 @@ def following(classes: Sequence[str]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class TrafficConfig:
-    """How many rows are sent, in what batches, and what is different about them.
+    """Number of rows, size of a request, and drift of simulated traffic.
 
     ``column``, ``share`` (of rows affected) and ``strength`` belong to ``drift``; None leaves the
     choice to it. The strength is that of `Drift.SHIFT`: how many standard deviations are added.

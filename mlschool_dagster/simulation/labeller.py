@@ -30,7 +30,7 @@ class LabelledStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LabelSummary:
-    """What the labels rest on.
+    """Counts of the labels by their origin.
 
     ``from_log`` and ``from_predictions`` count captures by where their truth was taken from;
     ``guessed`` counts those of both that were given a random class instead.

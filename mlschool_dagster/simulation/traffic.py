@@ -1,4 +1,4 @@
-"""Clients: rows of a data set, sent to an endpoint, with or without drift."""
+"""Simulated traffic: rows of a data set, sent to an endpoint, with or without drift."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,11 +17,11 @@ Row = Mapping[str, InputValue]
 Progress = Callable[[str], None]
 
 PROGRESS_REPORTS = 10
-"""How often progress is told over a whole simulation, at most."""
+"""Most progress reports of one simulation."""
 
 
 class Answer(Protocol):
-    """What a client keeps of a prediction."""
+    """The part of a prediction that the simulation uses."""
 
     @property
     def event_id(self) -> str:
@@ -38,7 +38,7 @@ Invoke = Callable[[Sequence[Row]], Sequence[Answer]]
 
 @dataclass(frozen=True, slots=True)
 class TrafficSummary:
-    """What became of the rows.
+    """Counts of the rows by outcome.
 
     ``correct`` counts accepted rows whose prediction is the truth; ``refusals`` tallies the faults
     that the endpoint named, most frequent first; ``drift`` says in words what was done to the rows.
@@ -58,20 +58,20 @@ def simulate(
     invoke: Invoke,
     config: TrafficConfig,
     progress: Progress,
-    remember: Callable[[Mapping[str, str]], None],
+    log_truth: Callable[[Mapping[str, str]], None],
 ) -> TrafficSummary:
     """Sends rows drawn with replacement from `frame` (the spec's inputs and target).
 
-    The truth of each accepted row goes to `remember`, by event id. A batch that the endpoint
+    The truth of each accepted row goes to `log_truth`, by event id. A batch that the endpoint
     refuses counts as refused with all its rows, and is not sent again: with a batch size of 1 only
     the rows at fault are refused.
 
     Raises:
-        UserError: the drift cannot be made with this data, or the endpoint is away.
+        UserError: the drift cannot be made with this data, or the endpoint cannot be reached.
     """
     world = drifted(frame, spec, config)
     rows, truths = _rows(world, spec), world.truth.tolist()
-    accepted = correct = told = 0
+    accepted = correct = reported = 0
     refusals: Counter[str] = Counter()
     for start in range(0, len(rows), config.batch_size):
         batch = slice(start, start + config.batch_size)
@@ -81,12 +81,12 @@ def simulate(
             refusals.update(_reasons(refusal))
         else:
             judged = list(zip(answers, truths[batch], strict=True))
-            remember({answer.event_id: truth for answer, truth in judged})
+            log_truth({answer.event_id: truth for answer, truth in judged})
             accepted += len(judged)
             correct += sum(answer.prediction == truth for answer, truth in judged)
         sent = min(batch.stop, len(rows))
-        if sent * PROGRESS_REPORTS // len(rows) > told or sent == len(rows):
-            told = sent * PROGRESS_REPORTS // len(rows)
+        if sent * PROGRESS_REPORTS // len(rows) > reported or sent == len(rows):
+            reported = sent * PROGRESS_REPORTS // len(rows)
             progress(f"{sent} of {len(rows)} rows sent, {sent - accepted} refused")
     return TrafficSummary(
         sent=len(rows),

@@ -25,7 +25,7 @@ def build_raw_data(spec: DataSpec, default_uri: str) -> dg.AssetsDefinition:
     key = raw_data_key(spec)
 
     class RawDataConfig(PlainConfig):
-        """Where the data is read from."""
+        """Source of the raw data."""
 
         uri: str = Field(
             default=default_uri,

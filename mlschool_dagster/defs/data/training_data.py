@@ -33,7 +33,7 @@ LABELLED = "labelled"
 
 
 class TrainingDataConfig(PlainConfig):
-    """What a model is trained on besides the base data."""
+    """Configuration of the captures that are added to the base data."""
 
     captures: str = Field(
         default=NO_CAPTURES,
@@ -119,19 +119,19 @@ def build_training_data(spec: DataSpec) -> dg.AssetsDefinition:
             origin, base_digest = metadata_of(context, source, "source", "digest")
             base = read_dataset(files, source.to_user_string(), base_digest)
             labelled, windows = _labelled_captures(config, captures, spec)
-            found = training_data(
+            result = training_data(
                 base,
                 labelled,
                 spec,
                 config.held_out_share,
                 accept_new_truth=config.accept_new_truth,
             )
-            yield (truth := _truth_check(found))
-            broken = violations(found.training, spec, recurring=found.recurring)
+            yield (truth := _truth_check(result))
+            broken = violations(result.training, spec, recurring=result.recurring)
             yield dg.AssetCheckResult(
                 check_name="training_contract",
                 passed=not broken,
-                description=" ".join(broken) or f"{len(found.training)} rows keep the contract.",
+                description=" ".join(broken) or f"{len(result.training)} rows keep the contract.",
             )
             if not truth.passed:
                 raise UserError(str(truth.description))
@@ -140,22 +140,22 @@ def build_training_data(spec: DataSpec) -> dg.AssetsDefinition:
                     f"With the labelled captures the training data breaks the data contract: "
                     f"{' '.join(broken)} Mend what sends or labels them, or the data spec."
                 )
-            digest, place = write_dataset(files, NAME, found.training)
-            held_out_digest, _ = write_dataset(files, HELD_OUT, found.held_out)
+            digest, place = write_dataset(files, NAME, result.training)
+            held_out_digest, _ = write_dataset(files, HELD_OUT, result.held_out)
             context.log.info(
-                f"{found.base_rows} rows of the base data, {found.captured_rows} captures; "
-                f"{len(found.held_out)} captures put aside"
+                f"{result.base_rows} rows of the base data, {result.captured_rows} captures; "
+                f"{len(result.held_out)} captures put aside"
             )
             yield dg.MaterializeResult(
                 data_version=dg.DataVersion(digest),
                 metadata={
-                    **_summary(found, windows, spec),
+                    **_summary(result, windows, spec),
                     "digest": digest,
                     "source": origin,
                     "base_digest": base_digest,
                     "held_out_digest": held_out_digest,
-                    "new_truth": found.truth == "changed",
-                    "lineage": dg.MetadataValue.json(_lineage(found, windows, held_out_digest)),
+                    "new_truth": result.truth == "changed",
+                    "lineage": dg.MetadataValue.json(_lineage(result, windows, held_out_digest)),
                     "path": dg.MetadataValue.path(place.uri),
                 },
             )
@@ -177,12 +177,12 @@ def _labelled_captures(
     if config.captures == LABELLED:
         with captures.open() as store:
             for window in store.newest_windows():
-                room = config.maximum_captures - sum(read.labelled for read in windows)
-                if len(windows) == config.windows or room <= 0:
+                remaining = config.maximum_captures - sum(read.labelled for read in windows)
+                if len(windows) == config.windows or remaining <= 0:
                     break
                 # The tokens are read first: what lands in between is used, but not claimed.
                 tokens = store.captures_token(window), store.labels_token(window)
-                frame = _of_window(store, window, room, spec)
+                frame = _of_window(store, window, remaining, spec)
                 if len(frame):
                     frames.append(frame)
                     windows.append(LabelledWindow(window.key, len(frame), *tokens))
@@ -213,13 +213,13 @@ def _joined(
     return joined.rename(columns={"label": spec.target.name}).assign(window=window)
 
 
-def _truth_check(found: "TrainingData") -> dg.AssetCheckResult:
+def _truth_check(result: "TrainingData") -> dg.AssetCheckResult:
     from mlschool_dagster.modeling.training_data import TruthStatus
 
-    witnesses = [source.name for source in found.sources if source.trusted and source.contradicts]
-    distrusted = [source.name for source in found.sources if not source.trusted]
-    aside = f" Labels of {', '.join(distrusted)} are left out: not believed." if distrusted else ""
-    told = {
+    witnesses = [source.name for source in result.sources if source.trusted and source.contradicts]
+    distrusted = [source.name for source in result.sources if not source.trusted]
+    aside = f" Labels of {', '.join(distrusted)} are left out: not trusted." if distrusted else ""
+    descriptions = {
         TruthStatus.HOLDS: "No trusted source of labels contradicts the base data beyond mistakes.",
         TruthStatus.CHANGED: f"The truth has changed, say {', '.join(witnesses)}: neither the "
         "base data nor labels from before are trained on.",
@@ -229,34 +229,34 @@ def _truth_check(found: "TrainingData") -> dg.AssetCheckResult:
     }
     return dg.AssetCheckResult(
         check_name="ground_truth",
-        passed=found.truth is not TruthStatus.DOUBTFUL,
-        description=told[found.truth] + aside,
-        metadata={"sources": table(asdict(source) for source in found.sources)},
+        passed=result.truth is not TruthStatus.DOUBTFUL,
+        description=descriptions[result.truth] + aside,
+        metadata={"sources": table(asdict(source) for source in result.sources)},
     )
 
 
 def _summary(
-    found: "TrainingData", windows: Sequence[LabelledWindow], spec: DataSpec
+    result: "TrainingData", windows: Sequence[LabelledWindow], spec: DataSpec
 ) -> dict[str, Any]:
-    training = found.training
+    training = result.training
     return {
         "dagster/row_count": len(training),
-        "base_rows": float(found.base_rows),
-        "captured_rows": float(found.captured_rows),
-        "held_out_rows": float(len(found.held_out)),
-        "replaced_base_rows": float(found.replaced),
-        "repeated_captures": float(found.repeated),
-        "inputs_recur": found.recurring,
-        "breaches": float(found.breaches),
-        "distrusted": float(found.distrusted),
-        "outdated": float(found.outdated),
+        "base_rows": float(result.base_rows),
+        "captured_rows": float(result.captured_rows),
+        "held_out_rows": float(len(result.held_out)),
+        "replaced_base_rows": float(result.replaced),
+        "repeated_captures": float(result.repeated),
+        "inputs_recur": result.recurring,
+        "breaches": float(result.breaches),
+        "distrusted": float(result.distrusted),
+        "outdated": float(result.outdated),
         "windows": table(map(asdict, windows)),
-        "sources": table(asdict(source) for source in found.sources),
+        "sources": table(asdict(source) for source in result.sources),
         "classes": table(
             {
                 "class": label,
                 "rows": int((training[spec.target.name] == label).sum()),
-                "held_out": int((found.held_out[spec.target.name] == label).sum()),
+                "held_out": int((result.held_out[spec.target.name] == label).sum()),
             }
             for label in spec.target.classes
         ),
@@ -265,16 +265,16 @@ def _summary(
 
 
 def _lineage(
-    found: "TrainingData", windows: Sequence[LabelledWindow], held_out_digest: str
+    result: "TrainingData", windows: Sequence[LabelledWindow], held_out_digest: str
 ) -> dict[str, str]:
-    """Where the rows come from, as tags of the MLflow run and of the version."""
+    """The origin of the rows, as tags of the MLflow run and of the version."""
     if not windows:
         return {"training_captures": "none"}
-    believed = [source.name for source in found.sources if source.trusted]
+    trusted = [source.name for source in result.sources if source.trusted]
     return {
-        "training_captures": f"{found.captured_rows} labelled captures beside {found.base_rows} "
+        "training_captures": f"{result.captured_rows} labelled captures beside {result.base_rows} "
         "rows of the base data",
         "training_windows": f"{windows[-1].window} to {windows[0].window} ({len(windows)} windows)",
-        "label_sources": ", ".join(believed),
-        "held_out": f"{len(found.held_out)} labelled captures, sha256 {held_out_digest}",
+        "label_sources": ", ".join(trusted),
+        "held_out": f"{len(result.held_out)} labelled captures, sha256 {held_out_digest}",
     }

@@ -18,7 +18,7 @@ GROUP = "serving"
 
 
 def build_batch_predictions(spec: DataSpec, default_input: str) -> dg.AssetsDefinition:
-    """The asset ``batch_predictions``: files of rows, read from `default_input` if not told."""
+    """The asset ``batch_predictions``: read from `default_input` unless configured."""
 
     class BatchConfig(PlainConfig):
         """What is predicted on, by which version, and where the predictions go."""

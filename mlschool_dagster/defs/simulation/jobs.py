@@ -16,7 +16,7 @@ _TRAFFIC = TrafficConfig()
 
 
 class TrafficSettings(PlainConfig):
-    """What the simulated traffic consists of."""
+    """Configuration of the simulated traffic."""
 
     samples: int = Field(default=_TRAFFIC.samples, description="Rows sent in all.")
     drift: Drift = Field(
@@ -50,7 +50,7 @@ class TrafficSettings(PlainConfig):
 
 
 class LabelingSettings(PlainConfig):
-    """How good the simulated labels are."""
+    """Configuration of the simulated labellers."""
 
     quality: float = Field(
         default=0.8,

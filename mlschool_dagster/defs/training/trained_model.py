@@ -41,7 +41,7 @@ _DEFAULTS = TrainingConfig()
 
 
 class TrainingSettings(PlainConfig):
-    """How the network is built and trained, and how good it must be."""
+    """Configuration of the network, its training, and the accuracy gate."""
 
     hidden_layers: list[int] = Field(
         default=list(_DEFAULTS.hidden_layers), description="Units of each hidden layer, in order."
