@@ -1,6 +1,6 @@
-"""What a request costs: the endpoint beside a bare echo, and beside ``mlflow models serve``.
+"""What a request costs: the endpoint beside a bare echo, and beside other model servers.
 
-All four servers run in one process each on this machine, one under load at a time, in turns, so
+All servers run in one process each on this machine, one under load at a time, in turns, so
 that whatever else the machine does disturbs them alike:
 
 - echo: a Starlette application that returns its body, on the endpoint's server settings: the limit.
@@ -8,6 +8,9 @@ that whatever else the machine does disturbs them alike:
 - registered: the platform's registered version under ``mlflow models serve``.
 - peer: the ordinary pyfunc of the same network under ``mlflow models serve``: scikit-learn's
   transform, ``keras.predict``, and one row appended to SQLite by pandas for each request.
+- fastapi, litserve, bentoml: the endpoint's own arithmetic behind FastAPI, LitServe, BentoML, rows
+  checked by pydantic, nothing captured; each in an environment of its own, made once in the user's
+  cache folder.
 
 Load comes from wrk, which must be installed. Reported are medians over the rounds; ratios are what
 counts.
@@ -26,7 +29,17 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from load import Load, body_of
-from servers import Served, echo, endpoint, mlflow_models, peer_model, trained_platform
+from servers import (
+    Served,
+    bentoml,
+    echo,
+    endpoint,
+    fastapi,
+    litserve,
+    mlflow_models,
+    peer_model,
+    trained_platform,
+)
 
 RESULTS = Path(__file__).parents[1] / "results" / "serving.json"
 ROUNDS = 3
@@ -37,6 +50,9 @@ GOALS: dict[str, tuple[Callable[[float, float], bool], float]] = {
     "throughput / echo": (float.__ge__, 1 / 3),
     "throughput / peer": (float.__ge__, 40),
     "throughput / registered": (float.__ge__, 10),
+    "throughput / fastapi": (float.__ge__, 1),
+    "throughput / litserve": (float.__ge__, 1),
+    "throughput / bentoml": (float.__ge__, 1),
     "CPU ms, 1 row": (float.__lt__, 0.5),
     "CPU ms, 100 rows": (float.__lt__, 3),
     "p99 ms at half load": (float.__lt__, 25),
@@ -58,6 +74,10 @@ def main() -> None:
                 mlflow_models("models:/penguins@challenger", Path(folder), home)
             ),
             "peer": stack.enter_context(mlflow_models(peer_uri, Path(folder), home)),
+            **{
+                server.__name__: stack.enter_context(server(Path(folder), home))
+                for server in (fastapi, litserve, bentoml)
+            },
         }
         rounds: dict[str, list[Load]] = {name: [] for name in servers}
         for _ in range(ROUNDS):
@@ -73,7 +93,8 @@ def main() -> None:
         figures = {
             **{
                 f"throughput / {other}": rate / results[other]["requests/s"]
-                for other in ("echo", "peer", "registered")
+                for other in results
+                if other != "endpoint"
             },
             "CPU ms, 1 row": results["endpoint"]["CPU ms/request"],
             "CPU ms, 100 rows": _median(hundred, "cpu_ms"),

@@ -5,8 +5,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import venv
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from load import Load, apply_load, body_of, cpu_seconds
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
+PEERS = HERE / "peers"
+ENVIRONMENTS = Path(
+    os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mlschool_dagster", "benchmarks"
+)
 PATIENCE_SECONDS = 120.0
 
 
@@ -110,11 +115,65 @@ def mlflow_models(model: str, folder: Path, home: Path) -> Iterator[Served]:
         yield served
 
 
+def fastapi(folder: Path, home: Path) -> AbstractContextManager[Served]:
+    """FastAPI with pydantic's validation, in one process."""
+    return _in_environment("fastapi", ["fastapi", "uvicorn"], folder, home)
+
+
+def litserve(folder: Path, home: Path) -> AbstractContextManager[Served]:
+    """LitServe with one worker."""
+    return _in_environment("litserve", ["litserve"], folder, home)
+
+
+def bentoml(folder: Path, home: Path) -> AbstractContextManager[Served]:
+    """BentoML with one worker."""
+    return _in_environment("bentoml", ["bentoml"], folder, home)
+
+
 @contextmanager
-def _served(command: list[str], port: int, log: Path, home: Path) -> Iterator[Served]:
+def _in_environment(name: str, packages: list[str], folder: Path, home: Path) -> Iterator[Served]:
+    """A peer that answers by the arithmetic of the version registered in `home`.
+
+    Its packages are in an environment of its own below `ENVIRONMENTS`, which is made once.
+    """
+    from mlschool_dagster.modeling.registry import Registry
+    from mlschool_dagster.modeling.version_folder import CODE, copy_modules
+
+    version = Registry(f"sqlite:///{home}/mlflow.db", "penguins").fetch(
+        "challenger", folder / "versions"
+    )
+    copy_modules(CODE, version / "code_of_version")
+    environment = ENVIRONMENTS / name
+    if not (environment / "complete").exists():
+        venv.create(environment, clear=True, with_pip=True)
+        install = [str(environment / "bin/python"), "-m", "pip", "install", "--quiet"]
+        _run([*install, "numpy", "orjson", "pydantic", "pyyaml", *packages], home)
+        (environment / "complete").touch()
+    port = _free_port()
+    command = (
+        [
+            *(str(environment / "bin/bentoml"), "serve", "bentoml_server:Penguins"),
+            *("--working-dir", str(PEERS), "--port", str(port), "--host", "127.0.0.1"),
+        ]
+        if name == "bentoml"
+        else [str(environment / "bin/python"), str(PEERS / f"{name}_server.py"), str(port)]
+    )
+    more = {"PEER_MODEL": str(version), "BENTOML_DO_NOT_TRACK": "True"}
+    with _served(command, port, folder / f"{name}.log", home, more) as served:
+        yield served
+
+
+@contextmanager
+def _served(
+    command: list[str], port: int, log: Path, home: Path, more: Mapping[str, str] | None = None
+) -> Iterator[Served]:
     with log.open("wb") as output:
         started = subprocess.Popen(
-            command, stdout=output, stderr=output, env=_environment(home), cwd=ROOT
+            command,
+            stdout=output,
+            stderr=output,
+            env={**_environment(home), **(more or {})},
+            cwd=ROOT,
         )
     process = psutil.Process(started.pid)
     try:
