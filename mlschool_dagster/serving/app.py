@@ -2,7 +2,7 @@
 
 ``POST /invocations`` answers ``{"predictions": [...], "model_version": "3"}`` after every captured
 row is durable. ``GET /ping`` and ``/ready`` are 200 once a version serves, ``/live`` as soon as
-the process answers. ``/version`` names the version, ``/health`` tells the worker's whole state,
+the process answers. ``/version`` names the version, ``/health`` shows the worker's whole state,
 ``/metrics`` speaks to Prometheus, ``/docs`` and ``/openapi.json`` describe all of that.
 """
 

@@ -49,7 +49,7 @@ MISSHAPEN = "the row: must have one cell per column"
 
 @dataclass(frozen=True, slots=True)
 class BatchSummary:
-    """What came of a batch: counts of rows by class, and of rejected ones by reason.
+    """Result of a batch: counts of rows by class, and of rejected ones by reason.
 
     A row that is rejected for several reasons counts under each of them. ``carried`` names the
     columns that the model does not know and that stand beside the predictions.
@@ -87,7 +87,7 @@ def score(
     model: CompiledModel,
     version: str,
     chunk_rows: int = CHUNK_ROWS,
-    progress: Callable[[str], None] = lambda told: None,
+    progress: Callable[[str], None] = lambda message: None,
 ) -> BatchSummary:
     """Predict on every row of `source`, the URI of a CSV or Parquet file or of a folder of them.
 
@@ -141,7 +141,7 @@ def _score(
                 with np.errstate(all="ignore"):
                     probabilities = model.probabilities([chunk.rows[at] for at in valid])
                 classes.update(written.predict(chunk, valid, probabilities))
-                reasons.update(reason for found in faulty.values() for reason in found)
+                reasons.update(reason for issues in faulty.values() for reason in issues)
                 rows += len(chunk.rows)
                 rejected += len(faulty)
                 progress(f"{rows:,} rows done, {rejected:,} of them rejected ({chunk.file})")
@@ -160,21 +160,21 @@ def _score(
 
 def _judge(rows: Sequence[Any], rules: Mapping[str, Rule]) -> dict[int, list[str]]:
     """What is wrong with which of `rows`, by position."""
-    found: defaultdict[int, list[str]] = defaultdict(list)
+    issues: defaultdict[int, list[str]] = defaultdict(list)
     whole = []
     for at, row in enumerate(rows):
         if type(row) is dict:
             whole.append(at)
         else:
-            found[at].append(MISSHAPEN)
+            issues[at].append(MISSHAPEN)
     for name, rule in rules.items():
         values = [rows[at][name] for at in whole]
         # Nearly every column is valid, which costs little to see as a whole.
         if values and not rule.fits(values):
             for at, value in zip(whole, values, strict=True):
                 if (issue := rule.issue(value)) is not None:
-                    found[at].append(f"{name}: {issue.message}")
-    return found
+                    issues[at].append(f"{name}: {issue.message}")
+    return issues
 
 
 @contextmanager
@@ -239,10 +239,10 @@ class Outputs:
                     else pa.nulls(len(valid), field.type)
                 )
             except pa.ArrowException as error:
-                told = str(error).partition("\n")[0].rstrip(".")
+                reason = str(error).partition("\n")[0].rstrip(".")
                 raise UserError(
                     f"Column {field.name} of {chunk.file} has values that are no {field.type}, as "
-                    f"which all files together have it ({told}); write one type, or predict on "
+                    f"which all files together have it ({reason}); write one type, or predict on "
                     "the files one by one."
                 ) from None
         table = pa.table(columns, schema)

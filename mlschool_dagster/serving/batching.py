@@ -1,4 +1,4 @@
-"""Micro-batches: requests at hand are predicted together and captured in one transaction.
+"""Batches with group commit: waiting requests are predicted and captured in one transaction.
 
 While one batch is made durable, requests gather for the next: the busier the server, the more of
 them share one pass through the model and one synchronisation of the disk.

@@ -1,8 +1,8 @@
-"""A capture store that may be unavailable: what it cannot keep now goes to a write-ahead log.
+"""A capture store that may be unavailable: captures then go to a write-ahead log on local disk.
 
-The write-ahead log is replayed in order once the store is back, each capture exactly once: event
-ids make it harmless to append one again, so that a replay may be cut off anywhere, and a thread
-that hangs in the store may do there what it likes once it is let go.
+The log is replayed in order once the store is back, each capture exactly once: event ids make it
+harmless to append a capture again. So a replay may be cut off anywhere, and a thread that hangs in
+the store may finish there after another one has taken over.
 """
 
 import logging
@@ -88,7 +88,7 @@ class BufferedStore:
         self._wal: WriteAheadLog | None = None
         self._answers = AnswerCache(folder.with_name(ANSWERS_FOLDER))
         self._waiting = str(folder / WAITING_FILE)
-        self._away = False
+        self._is_unavailable = False
         self._has_waited = False
         self._inside: set[int] = set()
         self._awake = threading.Event()
@@ -155,17 +155,17 @@ class BufferedStore:
 
     def leave(self, reason: str) -> None:
         """Use the write-ahead log until the store has proved to be back; safe for threads."""
-        if not self._away:
+        if not self._is_unavailable:
             log.warning(
                 "the store is unavailable; captures go to the write-ahead log",
                 extra={"reason": reason},
             )
-        self._away = True
+        self._is_unavailable = True
         self._awake.set()
 
     def count_refusals(self, window: Window, counts: Mapping[str, int]) -> None:
         """See `CaptureStore.count_refusals`; nothing goes to the write-ahead log."""
-        if self._store is None or self._away:
+        if self._store is None or self._is_unavailable:
             raise StoreUnavailableError("The capture store is unavailable; captures go to the wal.")
         self._store.count_refusals(window, counts)
 
@@ -187,18 +187,18 @@ class BufferedStore:
         if self._is_waiting:
             # Another worker may have been the first to notice.
             self._has_waited = True
-            if not self._away:
+            if not self._is_unavailable:
                 self.leave("captures of another worker wait for it")
         elif self._has_waited and not self._inside:
             self._is_back()
-        return not self._away
+        return not self._is_unavailable
 
     @property
     def _is_waiting(self) -> bool:
         return os.path.exists(self._waiting)  # noqa: PTH110 - on the path of each request
 
     def _is_back(self) -> None:
-        self._away = self._has_waited = False
+        self._is_unavailable = self._has_waited = False
         self._answers.rest()
 
     def _open_wal(self) -> WriteAheadLog:
@@ -234,7 +234,7 @@ class BufferedStore:
         while not self._ending.is_set():
             self._awake.clear()
             try:
-                if self._away or self._is_waiting:
+                if self._is_unavailable or self._is_waiting:
                     is_done = self._return()
                 else:
                     self._reached().append([])
@@ -340,7 +340,7 @@ class BufferedStore:
 
 
 def _is_as_answered(captures: Sequence[Capture], outcome: Appended) -> bool:
-    """Whether the store keeps of `captures` what clients were told."""
+    """Whether the store keeps `captures` as clients were answered."""
     return not outcome.conflicts and all(
         same_answer(capture, outcome.duplicates.get(capture.event_id, capture))
         for capture in captures

@@ -116,7 +116,7 @@ class CategoricalRule:
         try:
             return self._valid.issuperset(values)
         except TypeError:
-            # A list or an object, which cannot be looked up.
+            # A list or an object, which is not hashable.
             return False
 
     def issue(self, value: Any) -> ValidationIssue | None:

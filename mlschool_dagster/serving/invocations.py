@@ -299,9 +299,9 @@ def _media_type(headers: Mapping[bytes, bytes]) -> str:
 def _is_partial(query: bytes) -> bool:
     if not query:
         return False
-    wanted = dict(parse_qsl(query.decode("latin-1"))).get("on_error", "refuse")
-    if wanted not in ("refuse", "partial"):
+    choice = dict(parse_qsl(query.decode("latin-1"))).get("on_error", "refuse")
+    if choice not in ("refuse", "partial"):
         raise InvalidRequestError(
             400, "The parameter on_error must be refuse or partial.", reasons=["on_error"]
         )
-    return wanted == "partial"
+    return choice == "partial"

@@ -53,7 +53,7 @@ def configure_logging() -> None:
 
 
 class Bounded(logging.Filter):
-    """Lets `per_second` records pass in any second, errors aside; the next tells what was left out.
+    """Lets `per_second` records pass in any second, errors aside, and counts the others.
 
     A record that passes after others were ``suppressed`` carries their number under that name.
     """

@@ -1,7 +1,7 @@
-"""What Prometheus reads off the server: every name, its meaning, and how workers add up.
+"""Metrics for Prometheus: every name, its meaning, and how the workers' counts are combined.
 
-Each worker keeps what it has counted in a file of its own, replaced as a whole twice a second, so
-that any of them tells of all of them, and what a worker counted outlives it. A file that cannot be
+Each worker keeps its counts in a file of its own, replaced as a whole twice a second, so that any
+worker can answer for all of them, and what a worker counted outlives it. A file that cannot be
 written is behind, and one that cannot be read is left out: neither stops a worker.
 """
 
@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 class Metrics(Collector):
     """The metrics of one process of the endpoint `name`; make one per process, after any fork.
 
-    With `folder` it shares them with the other processes that do; without, it tells of itself
+    With `folder` it shares them with the other processes that do; without, it counts for itself
     alone. A process that is killed loses what it counted in the last `FLUSH_SECONDS`. Safe for
     threads.
 
@@ -147,7 +147,7 @@ class Metrics(Collector):
             self._latency.add((version, role), (seconds,))
 
     def answer(self, status: int) -> None:
-        """Count a request that was refused before anybody looked at what it asks."""
+        """Count a request that was refused before its path was routed."""
         with self._lock:
             self._requests.add((str(status), "", ""))
 

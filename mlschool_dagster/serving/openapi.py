@@ -464,7 +464,7 @@ def _header(name: bytes, description: str, schema: Schema) -> Schema:
 
 
 def _answer(spec: DataSpec) -> Schema:
-    """What an answer to one row looks like; the shares are made up."""
+    """An example of an answer to one row; its numbers are made up."""
     classes = spec.target.classes
     others = [0.02] * (len(classes) - 1)
     shares = [round(1 - sum(others), 2), *others]

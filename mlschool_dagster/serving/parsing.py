@@ -204,8 +204,9 @@ def table_of_csv(body: bytes, spec: DataSpec) -> Table:
     if not header:
         raise InvalidRequestError(400, "The body is empty; send CSV with a header row.")
     if not set(spec.input_names) & set(header):
-        wanted, found = ", ".join(spec.input_names), ", ".join(map(shown, header[:_SHOWN_NAMES]))
-        raise _no_table(f"the first line must name the columns ({wanted}), and is {found}")
+        expected = ", ".join(spec.input_names)
+        given = ", ".join(map(shown, header[:_SHOWN_NAMES]))
+        raise _no_table(f"the first line must name the columns ({expected}), and is {given}")
     width = len(header)
     read, other = cell_readers(spec), text_reader()
     # A file of training data holds the truth as well, which is none of the model's business.

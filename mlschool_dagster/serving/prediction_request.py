@@ -18,7 +18,7 @@ from mlschool_dagster.serving.validation import Accepted
 class PredictionRequest:
     """One request that passed validation.
 
-    ``event_ids`` has one id for each valid row; ``is_captured`` tells whether the request belongs
+    ``event_ids`` has one id for each valid row; ``is_captured`` says whether the request belongs
     to the sample that is kept, ``is_named`` whether its caller chose the ids. Once predicted,
     ``captures`` holds the answers and ``shadow_captures`` what the shadow says of the same rows.
     """

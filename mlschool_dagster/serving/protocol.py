@@ -1,7 +1,7 @@
-"""HTTP/1.1 on the wire: nothing is parsed after a refusal, and a connection costs a bounded amount.
+"""HTTP/1.1 on uvicorn's protocol, with limits: what a connection may cost, and how slow it may be.
 
-Without limits a handful of clients that send a byte now and then could hold every connection that
-the server has.
+Without them a handful of clients that send a byte now and then could hold every connection of the
+server. Nothing is parsed after a refusal.
 """
 
 import asyncio
@@ -56,7 +56,8 @@ class Limits:
     must take its answer within ``answer_seconds``. What a client goes on sending after a refusal is
     discarded, up to ``discarded_bytes`` within ``body_seconds``, so that it gets to read the
     answer. A connection may be silent for ``preconnect_seconds`` before its first request and for
-    ``keep_alive_seconds`` between two. All is looked at once every ``sweep_seconds``.
+    ``keep_alive_seconds`` between two. A sweep over all connections checks the times every
+    ``sweep_seconds``.
 
     A worker has ``connections``; another one takes the place of the one that has been idle longest,
     or is answered 503. ``pipelined`` requests may wait behind the one that is being answered.

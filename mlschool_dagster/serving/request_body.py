@@ -39,7 +39,7 @@ class MemoryBudget:
         """Let `holder` have `size` bytes instead of those that it holds now.
 
         Raises:
-            TooBusyError: it would hold more than now, and there is no room for that.
+            TooBusyError: it would hold more than now, and the budget is spent.
         """
         held = self._held + size - holder.held
         if held > MAX_HELD and size > holder.held:
@@ -65,7 +65,7 @@ async def read_body(
 
     Raises:
         InvalidRequestError: it is too large (413) or is cut off (400).
-        TooBusyError: there is no room for it now.
+        TooBusyError: the budget is spent.
     """
     pieces: list[bytes] = []
     size = 0

@@ -1,4 +1,4 @@
-"""Answers as JSON, sent with as little ceremony as HTTP allows."""
+"""Send responses in pieces, and the names and headers that several modules share."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -43,5 +43,5 @@ async def send_body(send: Send, body: bytes, status: int, headers: Headers) -> N
 
 
 def error_body(message: str, faults: Sequence[Mapping[str, Any]] = ()) -> bytes:
-    """What every refusal and failure looks like: a sentence, and the faults where there are any."""
+    """The JSON body of every refusal and failure: a sentence, and the faults if there are any."""
     return orjson.dumps({"error": message, "faults": faults})

@@ -1,4 +1,4 @@
-"""From a request's body to rows that the model may see, or to the reasons why not.
+"""Validate a request's body: to rows that the model may see, or to the reasons why not.
 
 Every rule about a column comes from the data spec. A request is taken as a whole or refused as a
 whole, unless its caller asks for the valid rows alone. A nullable column that a row does not have
@@ -36,7 +36,7 @@ from mlschool_dagster.serving.validation_errors import (
 __all__ = ["Accepted", "Fault", "InvalidRequestError", "Row", "Validator", "value_readers"]
 
 FEW_ROWS = 4
-"""Up to so many rows are looked at one by one sooner than column by column."""
+"""Up to so many rows are checked one by one faster than column by column."""
 
 Row = dict[str, InputValue]
 
@@ -47,7 +47,7 @@ class Accepted:
 
     ``rows`` are in the order of the request, ``positions`` are their places among the ``total``
     rows of it. ``faults`` tell what is wrong with each row left out: everything for the first ones,
-    one fault a row once `MAX_FAULTS` are told. ``reasons`` names what to count them under.
+    one fault a row once there are `MAX_FAULTS`. ``reasons`` names what to count them under.
     """
 
     rows: list[Row]
@@ -118,23 +118,23 @@ class Validator:
         return all(fits(column) for fits, column in zip(self._fits, columns, strict=True))
 
     def _sort_out(self, table: Table, partial: bool) -> Accepted:
-        """What `table` holds of valid rows, looked at one by one to say what is wrong."""
+        """What `table` holds of valid rows, checked one by one to say what is wrong."""
         valid: list[Row] = []
         positions: list[int] = []
         faults: list[Fault] = []
         reasons: dict[str, None] = {}
         for position, given in enumerate(table.rows):
             row = self._completed(given)
-            found = self._issues(row, row, table.misshapen)
-            if found and type(row) is dict:
+            issues = self._issues(row, row, table.misshapen)
+            if issues and type(row) is dict:
                 values = self._read(row)
-                found = self._issues(row, values, table.misshapen)
-                row = row if found else values
-            if not found:
+                issues = self._issues(row, values, table.misshapen)
+                row = row if issues else values
+            if not issues:
                 valid.append(row)
                 positions.append(position)
                 continue
-            for fault, reason in found[: max(1, MAX_FAULTS - len(faults))]:
+            for fault, reason in issues[: max(1, MAX_FAULTS - len(faults))]:
                 faults.append({"row": position, **fault})
                 reasons[reason] = None
             if not partial and len(faults) >= MAX_FAULTS:
@@ -163,26 +163,26 @@ class Validator:
         """
         if type(row) is not dict:
             return [({"reason": misshapen.about(row)}, misshapen.reason)]
-        found: list[tuple[Fault, str]] = []
+        issues: list[tuple[Fault, str]] = []
         missing = None
         for name, rule in self._rules.items():
             if name in row:
                 issue = rule.issue(values[name])
                 if issue is not None:
                     fault = {"column": name, "reason": issue.about(values[name])}
-                    found.append((fault, issue.reason))
+                    issues.append((fault, issue.reason))
                 continue
             missing = missing or name
             if name not in self._nullable:
-                found.append(({"column": name, "reason": "is missing"}, f"{name}: is missing"))
+                issues.append(({"column": name, "reason": "is missing"}, f"{name}: is missing"))
         if missing is not None:
             reason = f"is no known column, while {missing} is missing"
             unknown = islice((name for name in row if name not in self._known), MAX_FAULTS)
-            found += (
+            issues += (
                 ({"column": _printable(name), "reason": reason}, "unknown column")
                 for name in unknown
             )
-        return found[:MAX_FAULTS]
+        return issues[:MAX_FAULTS]
 
 
 def value_readers(spec: DataSpec) -> dict[str, Callable[[Any], Any]]:

@@ -1,4 +1,4 @@
-"""Why a request is refused: what its caller is told, and under what it is counted."""
+"""Why a request is refused: the message for its caller, and the reason it is counted under."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -16,15 +16,15 @@ _BY_STATUS = {400: "malformed", 408: "too slow", 413: "too large", 415: "media t
 class ValidationIssue(NamedTuple):
     """What is wrong in one place: `message` to the caller, `reason` under a name.
 
-    A caller may be told of its own values. What is counted is shown to others, so its names are
-    few and hold nothing that a request can choose.
+    A message may quote the caller's own values. Reasons are shown to others, so they are few and
+    hold nothing that a request can choose.
     """
 
     message: str
     reason: str
 
     def about(self, value: Any) -> str:
-        """What to tell of `value`: ``must be a number, not 'heavy'``."""
+        """The message about `value`: ``must be a number, not 'heavy'``."""
         return self.message if value is None else f"{self.message}, not {shown(value)}"
 
 
@@ -46,7 +46,7 @@ class InvalidRequestError(Exception):
     """A request that is refused, with the HTTP status to answer it.
 
     The first `MAX_FAULTS` of ``faults`` are kept. ``reasons`` names what to count it under, the
-    first reason found first; there is always one.
+    the first one first; there is always one.
     """
 
     def __init__(

@@ -61,7 +61,7 @@ class WriteAheadLogFullError(Exception):
 
 @dataclass(slots=True, eq=False)
 class _Seen:
-    """A file of lines, of which the first ``size`` bytes have been looked through."""
+    """A file of lines, of which the first ``size`` bytes have been read."""
 
     path: Path
     size: int = 0
@@ -239,7 +239,7 @@ class WriteAheadLog:
         """Keep all of `captures` or none, by the rule of `CaptureStore.append`; durable on return.
 
         What the log holds counts as known, and what `answers` remember: their captures are
-        made durable here too, because nobody can look whether the store has them.
+        made durable here too, because nobody can ask whether the store has them.
 
         Raises:
             WriteAheadLogFullError: the limit is reached.
@@ -278,7 +278,7 @@ class WriteAheadLog:
                         self._damaged.add(path)
                     captures += batch or ()
                     # A line without its end was being written when its owner died, and nobody was
-                    # told that it is kept; or it still is being written.
+                    # answered that it is kept; or it still is being written.
                     offset += len(line) if line.endswith(b"\n") else 0
                     if len(captures) >= most:
                         break
