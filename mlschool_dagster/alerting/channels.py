@@ -181,7 +181,7 @@ def _paragraph(one: Notification) -> str:
 
 
 def _type(notifications: Sequence[Notification]) -> str:
-    """The type that Apprise is told: that of the gravest notification."""
+    """Apprise's type of the message: that of the gravest notification."""
     level = max(map(_level, notifications))
     return {logging.INFO: "success", logging.WARNING: "warning"}.get(level, "failure")
 

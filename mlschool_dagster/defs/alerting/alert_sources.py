@@ -1,7 +1,7 @@
-"""What is wrong or well again, as Dagster and the promotion ledger know it.
+"""Sources of alerts: what Dagster and the promotion ledger know, as signals.
 
-Each thing that may be in trouble has a name of its own: a check, the work of a job (of a window, if
-it has windows: each must be done), a sensor or schedule, a rollout of a promotion.
+Each subject of an incident has a name of its own: an asset check, the work of a job (one per window
+where the job has windows), a sensor or schedule, a rollout.
 """
 
 import re
@@ -35,14 +35,14 @@ ENDINGS = (
 )
 _FINISHED_TICKS = [TickStatus.SUCCESS, TickStatus.SKIPPED, TickStatus.FAILURE]
 _DECLARED = "This run has been marked as failed from outside"
-"""How Dagster tells of a run that it has given up without a word."""
+"""Message of a run that Dagster itself declared failed."""
 _AD_HOC = "__ASSET_JOB"
-"""What Dagster calls the job of assets that somebody selects by hand."""
+"""Dagster's name for the job of assets that somebody selects by hand."""
 
 _PARTICULAR = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|0x[0-9a-f]+|\d+")
-"""What differs between the sentences of two failures of one cause: runs, windows, numbers."""
+"""What differs between the messages of two failures of one cause: runs, windows, numbers."""
 
-_MISHAPS = {
+_FAILURES = {
     Step.REJECTED: False,
     Step.CANARY_FAILED: True,
     Step.SOAK_FAILED: True,
@@ -74,7 +74,7 @@ def endings_after(instance: dg.DagsterInstance, number: int, limit: int) -> list
 def of_run(
     instance: dg.DagsterInstance, ending: dg.EventLogRecord, link: RunLink
 ) -> Iterator[Signal]:
-    """How a run that has ended found its checks, and how it fared itself."""
+    """The signals of a run that has ended: of its asset checks, and of its own outcome."""
     run = instance.get_run_by_id(ending.run_id)
     if run is None:
         # It was deleted since.
@@ -89,7 +89,7 @@ def of_run(
 def of_instigators(
     instance: dg.DagsterInstance, names: Iterable[str], dagster_url: str
 ) -> Iterable[Signal]:
-    """How the newest ticks of the sensors and schedules `names` fared.
+    """The signals of the newest ticks of the sensors and schedules `names`.
 
     The others that Dagster remembers are of another place, or are no more.
     """
@@ -107,19 +107,19 @@ def of_instigators(
 
 
 def of_promotion(entry: Entry) -> Signal:
-    """What a step of a promotion means to those who watch."""
+    """The signal of an entry of the promotion ledger."""
     subject = f"version {entry.version}" if entry.version else "a challenger"
-    told = f"Promotion of {subject} (rollout {entry.rollout}): {entry.step.value}, {entry.reason}"
+    reason = f"Promotion of {subject} (rollout {entry.rollout}): {entry.step.value}, {entry.reason}"
     if entry.step is Step.APPROVAL_AWAITED:
         condition = Condition.FIRING
     else:
-        condition = Condition.EVENT if entry.step in _MISHAPS else Condition.OK
+        condition = Condition.EVENT if entry.step in _FAILURES else Condition.OK
     return Signal(
         key=f"promotion {entry.rollout}",
         order=entry.number,
         condition=condition,
-        text=f"{told.rstrip('.')}; see the asset promotion_ledger.",
-        severe=_MISHAPS.get(entry.step, False),
+        text=f"{reason.rstrip('.')}; see the asset promotion_ledger.",
+        severe=_FAILURES.get(entry.step, False),
     )
 
 
@@ -129,13 +129,13 @@ def _of_check(run: dg.DagsterRun, entry: dg.EventLogEntry, order: float, link: R
     window = _window(run)
     subject = f"Check {check.check_name} on {check.asset_key.to_user_string()}"
     of_window = f" of {window}" if window else ""
-    told = check.description or "see its metadata"
+    reason = check.description or "see its metadata"
     outcome = "passes again" if check.passed else "did not pass"
     return Signal(
         key=subject,
         order=order,
         condition=_condition(check),
-        text=f"{subject}{of_window} {outcome} in run {run.run_id}: {told}",
+        text=f"{subject}{of_window} {outcome} in run {run.run_id}: {reason}",
         severe=check.severity == dg.AssetCheckSeverity.ERROR,
         link=link(run.run_id),
         window=window,
@@ -154,9 +154,9 @@ def _of_work(
     key, cause = _work(run), ""
     match ending.get_dagster_event().event_type:
         case dg.DagsterEventType.RUN_FAILURE:
-            told = _cause(instance, ending)
-            condition, text = Condition.FIRING, f"{key} failed in run {run.run_id}: {told}"
-            cause = f"{run.job_name}: {_PARTICULAR.sub('#', told)}"
+            reason = _cause(instance, ending)
+            condition, text = Condition.FIRING, f"{key} failed in run {run.run_id}: {reason}"
+            cause = f"{run.job_name}: {_PARTICULAR.sub('#', reason)}"
         case dg.DagsterEventType.RUN_SUCCESS if _is_made_up_for(instance, run):
             condition, text = Condition.OK, f"{key} succeeds again, in run {run.run_id}."
         case _:
@@ -167,7 +167,7 @@ def _of_work(
 
 
 def _work(run: dg.DagsterRun) -> str:
-    """What the work of the run is called."""
+    """The name of the run's work: its job, and its window if it has one."""
     subject = run.job_name
     if subject == _AD_HOC:
         chosen = sorted(key.to_user_string() for key in run.asset_selection or ())
@@ -221,12 +221,12 @@ def _cause(instance: dg.DagsterInstance, failure: dg.EventLogEntry) -> str:
     own = data.error if isinstance(data, JobFailureData) else None
     error = own or (step.step_failure_data.error if step else None)
     if error is None and (event.message or "").startswith(_DECLARED):
-        # It never began: what kept it from that is told before its failure.
-        error = _mishap(instance, failure.run_id)
-    return _told(error) if error else str(event.message)
+        # It never began: an engine event before its failure has the cause.
+        error = _engine_error(instance, failure.run_id)
+    return _message(error) if error else str(event.message)
 
 
-def _mishap(instance: dg.DagsterInstance, run_id: str) -> SerializableErrorInfo | None:
+def _engine_error(instance: dg.DagsterInstance, run_id: str) -> SerializableErrorInfo | None:
     """The last error that Dagster itself had with the run."""
     events = instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
     found = [event.get_dagster_event().event_specific_data for event in events]
@@ -240,7 +240,7 @@ def _of_tick(state: InstigatorState, tick: InstigatorTick, dagster_url: str) -> 
     failed = state.is_running and tick.status is TickStatus.FAILURE
     # A tick that is tried again keeps its time; to be turned off is later than the last tick.
     order = (tick.end_timestamp or tick.timestamp) + (0.0 if state.is_running else 1e-3)
-    cause = _told(tick.error) if tick.error else "see its ticks"
+    cause = _message(tick.error) if tick.error else "see its ticks"
     if failed:
         text = f"{subject} fails: {cause}"
     else:
@@ -256,8 +256,8 @@ def _of_tick(state: InstigatorState, tick: InstigatorTick, dagster_url: str) -> 
     )
 
 
-def _told(error: SerializableErrorInfo) -> str:
-    """What the error says that Dagster has wrapped; of our own kind, the sentence alone."""
+def _message(error: SerializableErrorInfo) -> str:
+    """The message of the error that Dagster has wrapped; of a `UserError`, its sentence alone."""
     while error.cause is not None and str(error.cls_name).endswith("ExecutionError"):
         error = error.cause
     name, _, sentence = error.message.strip().partition(": ")
