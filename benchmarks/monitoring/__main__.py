@@ -1,10 +1,10 @@
 """What monitoring costs, and that it does not depend on how long the history is.
 
-- window: one window of 10^6 labelled rows: freezing it, all statistics, and the reports with their
-  pages, beside the statistics of Evidently's three presets on the same frozen rows. Both report on
-  a window of 200 rows first, so that imports can be told apart.
+- window: one window of 10^6 labelled rows: its snapshots, all statistics, and the reports with
+  their pages, beside the statistics of Evidently's three presets on the same snapshots. Both report
+  on a window of 200 rows first, so that imports are known apart.
 - history: four new windows of 1,000 rows on top of 10^4 to 10^7 captures: the sensor's ticks,
-  freezing, all reports, and the check of coverage. The first window pays for imports and is not
+  snapshots, all reports, and the check of coverage. The first window pays for imports and is not
   counted; of the others the cheapest of each counts. The history is small rows, in at least
   100 hours, because coverage is looked at for the newest 48 however many there are.
 - job: ``dagster job execute`` of monitoring_job on 200 rows, the whole process.

@@ -39,7 +39,7 @@ from mlschool_dagster.settings import Settings
 
 SETTINGS = Settings.from_environment()
 SPEC = load_spec(SETTINGS.spec)
-FROZEN = (CAPTURED_TRAFFIC, LABELS)
+SNAPSHOTS = (CAPTURED_TRAFFIC, LABELS)
 COVERED = 48
 """Windows that the check of coverage looks at."""
 NEW_ROWS = 1000
@@ -114,20 +114,20 @@ def fill(window: str, rows: str) -> dict[str, Any]:
 
 
 def statistics(small: str, large: str) -> dict[str, Any]:
-    """Freeze a small window and report on it, which imports everything, and then a large one."""
+    """Write snapshots of a small window and report on it, which imports all, then a large one."""
     run = Run()
-    reports = [name for name in MONITORED if name not in FROZEN]
+    reports = [name for name in MONITORED if name not in SNAPSHOTS]
     run.job("monitoring_job", Window.from_key(small))
     imports = time.process_time()
-    freezing = _cpu(lambda: run.job("monitoring_job", Window.from_key(large), FROZEN))
-    after_freezing = peak_mb()
+    snapshots = _cpu(lambda: run.job("monitoring_job", Window.from_key(large), SNAPSHOTS))
+    after_snapshots = peak_mb()
     counting = _cpu(lambda: run.statistics(Window.from_key(large)))
     after_counting = peak_mb()
     reporting = _cpu(lambda: run.job("monitoring_job", Window.from_key(large), reports))
     return {
         "first small window": imports,
-        "freezing": freezing,
-        "peak MB after freezing": after_freezing,
+        "snapshots": snapshots,
+        "peak MB after snapshots": after_snapshots,
         "statistics": counting,
         "peak MB after statistics": after_counting,
         "reports": reporting,
@@ -136,7 +136,7 @@ def statistics(small: str, large: str) -> dict[str, Any]:
 
 
 def evidently(small: str, large: str) -> dict[str, Any]:
-    """Evidently's three presets on the same frozen rows, the small window first."""
+    """Evidently's three presets on the same snapshots, the small window first."""
     from evidently import DataDefinition, Dataset, MulticlassClassification, Report
     from evidently.presets import ClassificationPreset, DataDriftPreset, DataSummaryPreset
 
@@ -174,7 +174,7 @@ def evidently(small: str, large: str) -> dict[str, Any]:
 
 
 def history() -> dict[str, Any]:
-    """New windows on top of what the store holds: ticks, freezing, reports, and the coverage."""
+    """New windows on top of what the store holds: ticks, snapshots, reports, and the coverage."""
     run, store = Run(), open_store(SETTINGS.capture_store)
     known = store.newest_windows(COVERED)
     for window in known:
@@ -207,7 +207,7 @@ def history() -> dict[str, Any]:
         seconds.append(
             {
                 "sensor tick": _cpu(lambda: tick(1)),
-                "freezing": _cpu(lambda w=window: run.job("monitoring_job", w, FROZEN)),
+                "snapshots": _cpu(lambda w=window: run.job("monitoring_job", w, SNAPSHOTS)),
                 "reports": _cpu(lambda w=window: run.job("monitoring_job", w)),
                 "settling tick": _cpu(lambda: tick(0)),
                 "coverage check": _cpu(run.coverage),

@@ -82,7 +82,7 @@ NEW_CAPTURES = Stream(
 NEW_LABELS = Stream(
     name="labels",
     token_name=LABELS_TOKEN,
-    # Labels may land before the captures' own run: the traffic is frozen along with them.
+    # Labels may land before the captures' own run: the traffic's snapshot is written too.
     selection=(CAPTURED_TRAFFIC, LABELS, PERFORMANCE_REPORT),
     reports=(PERFORMANCE_REPORT,),
 )

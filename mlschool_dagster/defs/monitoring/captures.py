@@ -72,14 +72,14 @@ def build_live_traffic(spec: DataSpec) -> dg.AssetSpec:
 def build_captured_traffic(
     spec: DataSpec, windows: dg.PartitionsDefinition[str]
 ) -> dg.AssetsDefinition:
-    """The asset ``captured_traffic``: a window's requests and predictions, frozen."""
+    """The asset ``captured_traffic``: the snapshot of a window's requests and predictions."""
 
     @windowed_asset(
         CAPTURED_TRAFFIC,
         windows,
         deps=[ENDPOINT, LIVE_TRAFFIC, CAPTURE_IMPORT],
         kinds={"parquet", "pandas"},
-        description="Requests and predictions of one hour, frozen as Parquet as they are in the "
+        description="Snapshot (Parquet) of one hour's requests and predictions as they are in the "
         "capture store now, with the counts of what was refused.",
     )
     def traffic(
@@ -190,14 +190,14 @@ def build_labels(spec: DataSpec, windows: dg.PartitionsDefinition[str]) -> dg.As
 def _known_labels(window: Window, strange: dict[str, int], labels: int) -> dg.AssetCheckResult:
     from mlschool_dagster.monitoring.performance import unknown_labels_summary
 
-    told = f"All {labels} labels of {window.key} are classes."
+    sentence = f"All {labels} labels of {window.key} are classes."
     if strange:
-        told = f"Labels of {window.key}: {unknown_labels_summary(strange)}"
+        sentence = f"Labels of {window.key}: {unknown_labels_summary(strange)}"
     return dg.AssetCheckResult(
         check_name=KNOWN_LABELS,
         passed=not strange,
         severity=dg.AssetCheckSeverity.WARN,
-        description=told,
+        description=sentence,
         metadata={"unknown_labels": float(sum(strange.values())), **undecided(not labels)},
     )
 
@@ -229,15 +229,15 @@ def coverage(context: dg.AssetCheckExecutionContext, captures: Captures) -> dg.A
                 )
     overdue = [str(entry["window"]) for entry in uncovered if not entry["on_its_way"]]
     coming = [str(entry["window"]) for entry in uncovered if entry["on_its_way"]]
-    told = f"Every capture of {len(windows)} windows is in every report."
+    sentence = f"Every capture of {len(windows)} windows is in every report."
     if overdue:
-        told = f"Captures of {', '.join(overdue)} are not in every report."
+        sentence = f"Captures of {', '.join(overdue)} are not in every report."
     elif coming:
-        told = f"Captures of {', '.join(coming)} are on their way into the reports."
+        sentence = f"Captures of {', '.join(coming)} are on their way into the reports."
     return dg.AssetCheckResult(
         passed=not overdue,
         severity=dg.AssetCheckSeverity.WARN,
-        description=told,
+        description=sentence,
         metadata={
             "uncovered": table(uncovered),
             **undecided(bool(coming) and not overdue),

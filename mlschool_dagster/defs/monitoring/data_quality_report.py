@@ -54,7 +54,7 @@ def build_data_quality_report(
         description="Missing values, new categories, ranges and duplicates of one hour's captures, "
         "beside the training data; and what was refused in that hour, by reason.",
     )
-    def report(
+    def assess_quality(
         context: dg.AssetExecutionContext,
         config: ReportConfig,
         captures: Captures,
@@ -70,55 +70,55 @@ def build_data_quality_report(
         with plain_errors():
             seen = monitored_window(chosen_window(context, captures), spec, files, mlflow)
             chunks = seen.table.chunks(columns_read(spec))
-            found = quality(chunks, seen.reference, spec, seen.refusals)
+            report = quality(chunks, seen.reference, spec, seen.refusals)
             results = [
                 dg.AssetCheckResult(
                     check_name="data_quality",
-                    passed=not found.findings,
+                    passed=not report.findings,
                     severity=dg.AssetCheckSeverity.WARN,
-                    description=of_window(seen.window, found.summary),
+                    description=of_window(seen.window, report.summary),
                     metadata={
-                        "findings": float(len(found.findings)),
-                        **undecided(not found.findings and not found.n_current),
+                        "findings": float(len(report.findings)),
+                        **undecided(not report.findings and not report.n_current),
                     },
                 )
             ]
             with history.metrics() as metrics:
-                recorded = [*quality_metrics(seen.window, found, spec)]
+                recorded = [*quality_metrics(seen.window, report, spec)]
                 if recorded:
                     recorded += check_metrics(seen.window, outcomes(results))
                 metrics.record(seen.window, NAME, recorded)
-            context.log.info(of_window(seen.window, found.summary))
+            context.log.info(of_window(seen.window, report.summary))
             place = files.new_in_window(seen.window, f"{NAME}.html")
             drawn = seen.table.sample(config.samples)
 
             def write(path: Path) -> str:
                 return write_quality_page(
-                    drawn, seen.reference, spec, seen.subject, found, path, config.samples
+                    drawn, seen.reference, spec, seen.subject, report, path, config.samples
                 )
 
             return dg.MaterializeResult(
                 metadata={
                     **page(files, place, write),
                     **seen.metadata(),
-                    "findings": float(len(found.findings)),
-                    "missing_share": _share_missing(found.rows()),
+                    "findings": float(len(report.findings)),
+                    "missing_share": _share_missing(report.rows()),
                     "missing_values": picture(
-                        lambda: missing_shares(found), "missing share per column"
+                        lambda: missing_shares(report), "missing share per column"
                     ),
-                    "duplicate_rows": float(found.duplicate_rows),
-                    "columns": table(found.rows()),
-                    "refused": float(found.refused),
-                    "refused_share": found.refused_share or 0.0,
+                    "duplicate_rows": float(report.duplicate_rows),
+                    "columns": table(report.rows()),
+                    "refused": float(report.refused),
+                    "refused_share": report.refused_share or 0.0,
                     "refusals": table(
                         {"reason": reason, "refused": count}
-                        for reason, count in found.refusals.items()
+                        for reason, count in report.refusals.items()
                     ),
                 },
                 check_results=results,
             )
 
-    return report
+    return assess_quality
 
 
 def _share_missing(columns: Sequence[Mapping[str, Any]]) -> float:

@@ -98,7 +98,7 @@ def build_drift_report(
         "version that served, corrected for the number of tests and with an effect floor; and the "
         "evidence for drift gathered over the windows so far.",
     )
-    def report(
+    def assess_drift(
         context: dg.AssetExecutionContext,
         config: DriftSettings,
         captures: Captures,
@@ -125,16 +125,16 @@ def build_drift_report(
             summary = baseline.summary(
                 seen.table.chunks([*spec.input_names, PREDICTION, CONFIDENCE])
             )
-            found = drift_from(baseline, summary, settings)
+            report = drift_from(baseline, summary, settings)
             e_values = CompositeNull(baseline, settings).e_values(summary)
             with history.metrics() as metrics:
                 earlier = earlier_e_values(metrics, seen.window, version)
                 gathered = evidence([*earlier.values(), e_values], settings.alpha)
                 results = [
-                    _no_drift(seen.window, found),
+                    _no_drift(seen.window, report),
                     _no_confirmed_drift(seen.window, gathered),
                 ]
-                recorded = [*drift_metrics(seen.window, version, found, e_values, gathered)]
+                recorded = [*drift_metrics(seen.window, version, report, e_values, gathered)]
                 if recorded:
                     recorded += check_metrics(seen.window, outcomes(results))
                 metrics.record(seen.window, NAME, recorded)
@@ -143,23 +143,23 @@ def build_drift_report(
 
             def write(path: Path) -> str:
                 return write_drift_page(
-                    drawn, seen.reference, spec, seen.subject, found, path, config.samples
+                    drawn, seen.reference, spec, seen.subject, report, path, config.samples
                 )
 
-            context.log.info(of_window(seen.window, f"{found.summary} {gathered.summary}"))
+            context.log.info(of_window(seen.window, f"{report.summary} {gathered.summary}"))
             return dg.MaterializeResult(
                 metadata={
                     **page(files, place, write),
                     **seen.metadata(),
-                    "verdict": str(found.verdict),
-                    "drifted_columns": dg.MetadataValue.json(found.drifted_columns),
-                    "drifted": float(len(found.drifted_columns)),
+                    "verdict": str(report.verdict),
+                    "drifted_columns": dg.MetadataValue.json(report.drifted_columns),
+                    "drifted": float(len(report.drifted_columns)),
                     "distributions": picture(
-                        lambda: distributions(drawn, seen.reference, spec, found),
+                        lambda: distributions(drawn, seen.reference, spec, report),
                         "window beside reference, per column",
                     ),
-                    **_scores(found),
-                    "tests": table(found.rows()),
+                    **_scores(report),
+                    "tests": table(report.rows()),
                     "drift_by_segment": table(
                         segment.row()
                         for segment in drift_by_segment(
@@ -176,30 +176,30 @@ def build_drift_report(
                 check_results=results,
             )
 
-    return report
+    return assess_drift
 
 
-def _scores(found: "DriftReport") -> dict[str, float]:
+def _scores(report: "DriftReport") -> dict[str, float]:
     """The effect of each column's distribution, or mean where that is compared."""
     scores: dict[str, float] = {}
-    for test in found.tests:
+    for test in report.tests:
         if test.column and test.effect is not None and test.aspect in ("distribution", "mean"):
             scores[f"drift_score_{test.column}"] = test.effect
     return scores
 
 
-def _no_drift(window: Window, found: "DriftReport") -> dg.AssetCheckResult:
+def _no_drift(window: Window, report: "DriftReport") -> dg.AssetCheckResult:
     from mlschool_dagster.monitoring.drift import DriftVerdict
 
     return dg.AssetCheckResult(
         check_name=NO_DRIFT,
-        passed=found.verdict is DriftVerdict.STABLE,
+        passed=report.verdict is DriftVerdict.STABLE,
         severity=dg.AssetCheckSeverity.WARN,
-        description=of_window(window, found.summary),
+        description=of_window(window, report.summary),
         metadata={
-            "drifted": float(len(found.drifted_columns)),
-            **_scores(found),
-            **undecided(found.verdict is DriftVerdict.NOT_ENOUGH_DATA),
+            "drifted": float(len(report.drifted_columns)),
+            **_scores(report),
+            **undecided(report.verdict is DriftVerdict.NOT_ENOUGH_DATA),
         },
     )
 

@@ -79,7 +79,7 @@ def build_performance_report(
         "labels arrive and measured as far as they have, each with its interval; by version, role "
         "and segment, with the worst segment named; and error shares by protected group.",
     )
-    def report(
+    def assess_performance(
         context: dg.AssetExecutionContext,
         config: PerformanceSettings,
         captures: Captures,
@@ -99,7 +99,7 @@ def build_performance_report(
         with plain_errors():
             seen = monitored_window(chosen_window(context, captures), spec, files, mlflow)
             labels = window_snapshot(files, seen.window, LABELS_FILE)
-            found = performance(
+            report = performance(
                 seen.table.chunks(columns_read(spec)),
                 labels.chunks(LABELS_READ),
                 spec,
@@ -111,45 +111,47 @@ def build_performance_report(
 
             def write(path: Path) -> str:
                 return write_performance_page(
-                    seen.reference, spec, seen.subject, found, path, config.samples
+                    seen.reference, spec, seen.subject, report, path, config.samples
                 )
 
-            results = list(_results(seen.window, found))
+            results = list(_results(seen.window, report))
             with history.metrics() as metrics:
                 right = seen.reference[spec.target.name] == seen.reference[PREDICTION]
-                numbers = performance_metrics(seen.window, found, (int(right.sum()), len(right)))
+                numbers = performance_metrics(seen.window, report, (int(right.sum()), len(right)))
                 recorded = [*numbers]
                 if recorded:
                     recorded += check_metrics(seen.window, outcomes(results))
                 metrics.record(seen.window, NAME, recorded)
-            context.log.info(of_window(seen.window, found.summary))
+            context.log.info(of_window(seen.window, report.summary))
             return dg.MaterializeResult(
                 metadata={
                     **page(files, place, write),
                     **seen.metadata(),
                     LABELS_TOKEN: labels.facts[TOKEN],
-                    "labelled": found.overall.labelled,
-                    "label_coverage": found.overall.coverage,
-                    "verdict": str(found.verdict),
-                    "estimated_verdict": str(found.estimated_verdict),
-                    **_accuracies(found),
-                    "uncalibrated_versions": ", ".join(found.uncalibrated) or "none",
-                    "worst_segment": found.worst.segment if found.worst else "none to compare",
-                    "accuracy": picture(lambda: accuracy(found), "estimated and measured accuracy"),
+                    "labelled": report.overall.labelled,
+                    "label_coverage": report.overall.coverage,
+                    "verdict": str(report.verdict),
+                    "estimated_verdict": str(report.estimated_verdict),
+                    **_accuracies(report),
+                    "uncalibrated_versions": ", ".join(report.uncalibrated) or "none",
+                    "worst_segment": report.worst.segment if report.worst else "none to compare",
+                    "accuracy": picture(
+                        lambda: accuracy(report), "estimated and measured accuracy"
+                    ),
                     "confusion_matrix": picture(
-                        lambda: confusion_matrix(np.array(found.confusion), spec, "Labelled rows"),
+                        lambda: confusion_matrix(np.array(report.confusion), spec, "Labelled rows"),
                         "labelled rows by true and predicted class",
                     ),
-                    "accuracy_by_version": table(found.rows()),
-                    "accuracy_by_segment": table(found.segment_rows()),
+                    "accuracy_by_version": table(report.rows()),
+                    "accuracy_by_segment": table(report.segment_rows()),
                     "errors_by_protected_group": table(
-                        row for column in found.fairness for row in column.rows()
+                        row for column in report.fairness for row in column.rows()
                     ),
                 },
                 check_results=results,
             )
 
-    return report
+    return assess_performance
 
 
 def _checks(spec: DataSpec) -> dict[str, str]:
@@ -185,39 +187,39 @@ def _calibrations(
     }
 
 
-def _accuracies(found: "PerformanceReport") -> dict[str, float]:
+def _accuracies(report: "PerformanceReport") -> dict[str, float]:
     """The accuracies with their intervals, as far as they are known."""
     values: dict[str, float] = {}
-    if found.overall.estimate is not None:
-        estimate = found.overall.estimate
+    if report.overall.estimate is not None:
+        estimate = report.overall.estimate
         values |= {
             "estimated_accuracy": estimate.accuracy,
             "estimated_low": estimate.low,
             "estimated_high": estimate.high,
         }
-    if found.overall.measured is not None:
-        values["measured_accuracy"] = found.overall.measured
+    if report.overall.measured is not None:
+        values["measured_accuracy"] = report.overall.measured
     return values
 
 
-def _results(window: Window, found: "PerformanceReport") -> Iterator[dg.AssetCheckResult]:
+def _results(window: Window, report: "PerformanceReport") -> Iterator[dg.AssetCheckResult]:
     from mlschool_dagster.monitoring.fairness import FairnessVerdict
     from mlschool_dagster.monitoring.performance import PerformanceVerdict
 
     degraded, unknown = PerformanceVerdict.DEGRADED, PerformanceVerdict.NOT_ENOUGH_DATA
     yield dg.AssetCheckResult(
         check_name="accuracy",
-        passed=found.verdict is not degraded,
-        description=of_window(window, found.summary),
-        metadata={**_accuracies(found), **undecided(found.verdict is unknown)},
+        passed=report.verdict is not degraded,
+        description=of_window(window, report.summary),
+        metadata={**_accuracies(report), **undecided(report.verdict is unknown)},
     )
     yield _warning(
         "estimated_accuracy",
-        found.estimated_verdict is not degraded,
-        of_window(window, found.estimate_summary),
-        is_undecided=found.estimated_verdict is unknown,
+        report.estimated_verdict is not degraded,
+        of_window(window, report.estimate_summary),
+        is_undecided=report.estimated_verdict is unknown,
     )
-    worst = found.worst
+    worst = report.worst
     yield _warning(
         "segments",
         worst is None or not worst.is_worse,
@@ -227,13 +229,13 @@ def _results(window: Window, found: "PerformanceReport") -> Iterator[dg.AssetChe
         ),
         is_undecided=worst is None,
     )
-    if found.fairness:
-        verdicts = {column.verdict for column in found.fairness}
+    if report.fairness:
+        verdicts = {column.verdict for column in report.fairness}
         is_fair = FairnessVerdict.UNEQUAL not in verdicts
         yield _warning(
             "fairness",
             is_fair,
-            of_window(window, " ".join(column.summary for column in found.fairness)),
+            of_window(window, " ".join(column.summary for column in report.fairness)),
             is_undecided=is_fair and FairnessVerdict.NOT_ENOUGH_DATA in verdicts,
         )
 

@@ -1,4 +1,4 @@
-"""What the assets of one hourly window share: its partition, its frozen files and its reference."""
+"""What the assets of one hourly window share: its partition, its snapshots and its reference."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -97,7 +97,7 @@ def window_snapshot(files: PlatformFiles, window: Window, name: str) -> "Parquet
     """The window's file `name`.
 
     Raises:
-        UserError: the window has not been frozen.
+        UserError: there is no snapshot of the window.
     """
     from mlschool_dagster.monitoring.snapshot import ParquetSnapshot
 
@@ -131,7 +131,7 @@ def covered_token(
 
 @dataclass(frozen=True, slots=True)
 class MonitoredWindow:
-    """A window's frozen traffic beside the reference of the version that served it last."""
+    """The snapshot of a window's traffic beside the reference of the version that served last."""
 
     window: Window
     table: "ParquetSnapshot"
@@ -178,13 +178,13 @@ def version_folder(
 def monitored_window(
     window: Window, spec: DataSpec, files: PlatformFiles, mlflow: MlflowTracking
 ) -> MonitoredWindow:
-    """The frozen `window` with its reference.
+    """The snapshot of `window` with its reference.
 
     The reference is that of the version of the window's newest capture; an empty window is compared
     with the champion.
 
     Raises:
-        UserError: the window is not frozen, or its version is not registered.
+        UserError: there is no snapshot, or its version is not registered.
     """
     import pandas as pd
 
