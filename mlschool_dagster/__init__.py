@@ -1,13 +1,13 @@
 """The whole life of a machine learning model as Dagster assets.
 
-The rooms of this package, and the one direction in which they may depend on each other::
+Dependencies between its packages point one way::
 
-    definitions -> automation -> assets -> resources
-        -> {deployment, serving, monitoring, simulation} -> {capture, modeling}
+    definitions -> defs -> resources
+        -> {deployment, promotion, alerting, simulation, monitoring, serving}
+        -> {capture, modeling} -> dataset
 
-``local`` starts the platform's processes on one machine; it stands outside the package's graph.
-``errors``, ``atomic`` and ``settings`` belong to no room; all may import the first
-three.
+``local`` starts the platform's processes on one machine; it stands outside this graph. Modules
+beside the packages (``errors``, ``atomic``, ``storage``, ...) are for all of them.
 """
 
 import os
