@@ -1,4 +1,4 @@
-"""Endpoints on this machine to test, and helpers to look at them."""
+"""Endpoints on this machine to test, and helpers to inspect them."""
 
 import json
 from collections.abc import Mapping

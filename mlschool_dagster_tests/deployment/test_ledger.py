@@ -26,7 +26,7 @@ from mlschool_dagster.deployment.plan import Plan
 START = datetime(2026, 11, 20, 23, tzinfo=UTC)
 VERSIONS = ["1", "2", "3"]
 Step = Plan | None | tuple[Event, Plan | None]
-Told = list[tuple[str, str, str | None, str | None]]
+Actions = list[tuple[str, str, str | None, str | None]]
 
 
 def plan(
@@ -55,14 +55,14 @@ def history(*steps: Step) -> list[Entry]:
     return entries
 
 
-def told(*steps: Step) -> Told:
+def actions_of(*steps: Step) -> Actions:
     return [
         (change.action.value, change.role.value, change.before, change.after)
         for change in changes(history(*steps))
     ]
 
 
-CASES: dict[str, tuple[list[Step], Told]] = {
+CASES: dict[str, tuple[list[Step], Actions]] = {
     "a first version is wanted and deployed": (
         [(Event.WANTED, plan("1")), plan("1")],
         [("deployed", "primary", None, "1")],
@@ -132,7 +132,7 @@ CASES: dict[str, tuple[list[Step], Told]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_each_change_has_its_name(case: str) -> None:
     steps, expected = CASES[case]
-    assert told(*steps) == expected
+    assert actions_of(*steps) == expected
 
 
 def test_a_change_says_who_wanted_it_when_and_why() -> None:

@@ -76,7 +76,7 @@ def test_a_server_that_was_killed_is_started_anew(endpoint: LocalEndpoint, tmp_p
 def test_a_pid_that_another_program_has_now_is_left_alone(
     endpoint: LocalEndpoint, tmp_path: Path
 ) -> None:
-    # Started well after the server: the system tells start times in hundredths of a second.
+    # Started well after the server: the system counts start times in hundredths of a second.
     pid = deploy(endpoint, tmp_path, "1")
     with subprocess.Popen(["sleep", "60"]) as other:
         try:

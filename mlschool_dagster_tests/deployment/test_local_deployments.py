@@ -171,12 +171,12 @@ def test_it_presents_its_token_and_tells_it_to_nobody(tmp_path: Path) -> None:
         assert endpoint.invoke([ROW])[0].model_version == "1"
         with pytest.raises(UserError):
             another(endpoint, token=None).invoke([ROW])
-        told = [path.read_text() for path in tmp_path.glob("*.json*")]
+        written = [path.read_text() for path in tmp_path.glob("*.json*")]
         processes = [psutil.Process(pid), *psutil.Process(pid).children()]
-        told += [" ".join(process.cmdline()) for process in processes]
+        written += [" ".join(process.cmdline()) for process in processes]
         assert not any(
             "open-sesame-0123456789-abcdefghij" in text
-            for text in (*told, endpoint.log.read_text())
+            for text in (*written, endpoint.log.read_text())
         )
     finally:
         endpoint.stop()

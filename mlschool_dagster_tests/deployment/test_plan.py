@@ -60,8 +60,10 @@ def test_a_digest_is_the_same_in_every_process() -> None:
         "from mlschool_dagster.deployment.plan import Plan; "
         "print(Plan(primary='1', canary='2', canary_share=1).digest)"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == Plan(primary="1", canary="2", canary_share=1.0).digest
+    finished = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert finished.stdout.strip() == Plan(primary="1", canary="2", canary_share=1.0).digest
 
 
 @pytest.mark.parametrize("role", ["canary", "shadow"])

@@ -34,7 +34,7 @@ def serve(recorded: RecordedEndpoint, home: Path, version: str) -> None:
     recorded.deploy(plan, version_files(home, version), by=f"run {version}", reason="because")
 
 
-def told(recorded: RecordedEndpoint) -> list[tuple[str, str | None, str]]:
+def events_of(recorded: RecordedEndpoint) -> list[tuple[str, str | None, str]]:
     return [
         (entry.event.value, entry.plan.primary if entry.plan else None, entry.by)
         for entry in recorded.ledger.entries()
@@ -44,7 +44,7 @@ def told(recorded: RecordedEndpoint) -> list[tuple[str, str | None, str]]:
 def test_a_deployment_is_wanted_and_then_serves(recorded: RecordedEndpoint, tmp_path: Path) -> None:
     serve(recorded, tmp_path, "1")
     serve(recorded, tmp_path, "2")
-    assert told(recorded) == [
+    assert events_of(recorded) == [
         ("wanted", "1", "run 1"),
         ("serving", "1", "run 1"),
         ("wanted", "2", "run 2"),
@@ -60,7 +60,7 @@ def test_a_plan_that_does_not_fit_is_not_even_wanted(
     plan = Plan(primary="1", shadow="2", shadow_share=0.5)
     with pytest.raises(UserError, match="shadow share"):
         recorded.deploy(plan, version_files(tmp_path, "1", "2"), by="", reason="")
-    assert told(recorded) == []
+    assert events_of(recorded) == []
 
 
 @pytest.mark.parametrize("served", [True, False])
@@ -115,15 +115,15 @@ recorded.deploy(Plan(primary="2"), version_files(home, "2"), by="dead run", reas
 """
     died = subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
     assert died.returncode == -signal.SIGKILL
-    assert told(recorded)[-1] == ("wanted", "2", "dead run")
+    assert events_of(recorded)[-1] == ("wanted", "2", "dead run")
     has_served = moment == "ledger.append"
     assert recorded.endpoint.invoke([ROW])[0].model_version == ("2" if has_served else "1")
     assert recorded.observe()[1] == ""
     assert serving_plan(recorded.ledger.entries()) == recorded.endpoint.status().serving
     if has_served:
-        assert told(recorded)[-1] == ("serving", "2", "dead run")
+        assert events_of(recorded)[-1] == ("serving", "2", "dead run")
     serve(recorded, tmp_path, "2")
-    assert told(recorded)[-2:] == [("wanted", "2", "run 2"), ("serving", "2", "run 2")]
+    assert events_of(recorded)[-2:] == [("wanted", "2", "run 2"), ("serving", "2", "run 2")]
 
 
 def test_what_somebody_else_deployed_is_observed_once(
@@ -134,9 +134,9 @@ def test_what_somebody_else_deployed_is_observed_once(
     status, difference = recorded.observe()
     assert status.serving == TWO
     assert difference.startswith("The endpoint serves version 2, where the deployment ledger has")
-    assert told(recorded)[-1] == ("observed", "2", "")
+    assert events_of(recorded)[-1] == ("observed", "2", "")
     assert recorded.observe()[1] == ""
-    assert len(told(recorded)) == 3
+    assert len(events_of(recorded)) == 3
 
 
 def test_an_endpoint_that_does_not_answer_is_no_change(
@@ -147,7 +147,7 @@ def test_an_endpoint_that_does_not_answer_is_no_change(
     endpoint.stop()
     status, difference = recorded.observe()
     assert (status.serving, status.wanted, difference) == (None, ONE, "")
-    assert len(told(recorded)) == 2
+    assert len(events_of(recorded)) == 2
 
 
 def test_an_endpoint_that_somebody_removed_is_observed(
@@ -156,7 +156,7 @@ def test_an_endpoint_that_somebody_removed_is_observed(
     serve(recorded, tmp_path, "1")
     endpoint.teardown()
     assert "serves nothing, where" in recorded.observe()[1]
-    assert told(recorded)[-1] == ("observed", None, "")
+    assert events_of(recorded)[-1] == ("observed", None, "")
 
 
 def test_a_teardown_is_recorded_and_can_be_repeated(
@@ -165,5 +165,5 @@ def test_a_teardown_is_recorded_and_can_be_repeated(
     serve(recorded, tmp_path, "1")
     for _ in range(2):
         recorded.teardown(by="run 2", reason="too dear")
-    assert told(recorded)[2:] == [("removed", None, "run 2")]
+    assert events_of(recorded)[2:] == [("removed", None, "run 2")]
     assert recorded.observe()[1] == ""

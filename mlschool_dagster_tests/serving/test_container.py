@@ -173,7 +173,7 @@ def test_it_needs_no_privileges(tmp_path: Path, model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["--model", "{empty}"], "{empty} has no version folder"),
         (["--model", "{empty}/nowhere"], "{empty}/nowhere has no version folder"),
@@ -182,7 +182,7 @@ def test_it_needs_no_privileges(tmp_path: Path, model: Path) -> None:
     ],
 )
 def test_a_folder_without_one_version_is_named(
-    tmp_path: Path, arguments: list[str], told: str
+    tmp_path: Path, arguments: list[str], expected: str
 ) -> None:
     places = {"empty": tmp_path / "empty", "several": tmp_path / "several"}
     places["empty"].mkdir()
@@ -197,7 +197,7 @@ def test_a_folder_without_one_version_is_named(
         timeout=PATIENCE,
     )
     assert finished.returncode != 0
-    assert told.format(**places) in finished.stdout + finished.stderr
+    assert expected.format(**places) in finished.stdout + finished.stderr
     assert "Traceback" not in finished.stdout + finished.stderr
 
 
@@ -211,14 +211,14 @@ def commanded(tmp_path: Path) -> Any:
 
     def command(*arguments: str, **changes: str) -> dict[str, str]:
         path = f"{shown.parent}:/usr/bin:/bin"
-        told = subprocess.run(
+        printed = subprocess.run(
             [str(SERVE), *arguments],
             env={"PATH": path, **changes},
             capture_output=True,
             text=True,
             check=True,
         ).stdout.split("\n")[2:-1]
-        return dict(zip(told[::2], told[1::2], strict=True))
+        return dict(zip(printed[::2], printed[1::2], strict=True))
 
     return command
 
