@@ -92,7 +92,7 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class PreflightFinding:
     """Something that a deployment lacks, and the command (or setting) that mends it."""
 
     problem: str
@@ -190,5 +190,5 @@ class Endpoint(ABC):
         """
 
     @abstractmethod
-    def preflight(self) -> list[Finding]:
+    def preflight(self) -> list[PreflightFinding]:
         """What a deployment would fail on, as far as that can be known beforehand."""

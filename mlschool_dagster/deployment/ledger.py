@@ -35,7 +35,7 @@ DEPLOYMENTS = Table(
 )
 
 
-class Event(StrEnum):
+class DeploymentEvent(StrEnum):
     """What an entry of the ledger records.
 
     Wanted: a deployment of the plan began. Serving: the endpoint serves the plan, as was wanted.
@@ -53,14 +53,14 @@ class Event(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class DeploymentEntry:
     """One event at ``at`` (UTC), by whom (a run's id, or empty) and why.
 
     ``plan`` is what was wanted, or, for all other events, what serves from then on; None: nothing.
     ``number`` counts the ledger's entries from 1, and is given by the ledger.
     """
 
-    event: Event
+    event: DeploymentEvent
     plan: Plan | None
     by: str = ""
     reason: str = ""
@@ -75,7 +75,7 @@ class DeploymentLedger:
         self._database = database
         self._endpoint = endpoint
 
-    def append(self, entry: Entry) -> Entry:
+    def append(self, entry: DeploymentEntry) -> DeploymentEntry:
         """Keep `entry` as the newest and return it with its number; durable on return.
 
         Its time is moved up to that of the entry before it, if a clock went back.
@@ -91,7 +91,7 @@ class DeploymentLedger:
             connection.execute(insert(DEPLOYMENTS).values(_row(kept, self._endpoint)))
         return kept
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[DeploymentEntry]:
         """Every entry about the endpoint, in order.
 
         Raises:
@@ -116,7 +116,7 @@ def open_ledger(uri: str, endpoint: str) -> DeploymentLedger:
     return DeploymentLedger(Database(uri, _TABLES), endpoint)
 
 
-def _row(entry: Entry, endpoint: str) -> dict[str, Any]:
+def _row(entry: DeploymentEntry, endpoint: str) -> dict[str, Any]:
     plan = entry.plan
     return {
         "number": entry.number,
@@ -129,9 +129,9 @@ def _row(entry: Entry, endpoint: str) -> dict[str, Any]:
     }
 
 
-def _entry(row: RowMapping) -> Entry:
-    return Entry(
-        event=Event(row["event"]),
+def _entry(row: RowMapping) -> DeploymentEntry:
+    return DeploymentEntry(
+        event=DeploymentEvent(row["event"]),
         plan=None if row["plan"] is None else Plan.from_dict(json.loads(row["plan"])),
         by=row["by"],
         reason=row["reason"],
@@ -140,18 +140,18 @@ def _entry(row: RowMapping) -> Entry:
     )
 
 
-def served_entries(entries: Sequence[Entry]) -> list[Entry]:
+def served_entries(entries: Sequence[DeploymentEntry]) -> list[DeploymentEntry]:
     """Those of `entries` that say what serves from then on."""
-    return [entry for entry in entries if entry.event is not Event.WANTED]
+    return [entry for entry in entries if entry.event is not DeploymentEvent.WANTED]
 
 
-def serving_plan(entries: Sequence[Entry]) -> Plan | None:
+def serving_plan(entries: Sequence[DeploymentEntry]) -> Plan | None:
     """What serves by the ledger; None if nothing does."""
     served = served_entries(entries)
     return served[-1].plan if served else None
 
 
-def previous_primary(entries: Sequence[Entry]) -> str | None:
+def previous_primary(entries: Sequence[DeploymentEntry]) -> str | None:
     """The primary that served before the present one; None if there was no other."""
     primaries = [entry.plan.primary for entry in served_entries(entries) if entry.plan is not None]
     earlier = [version for version in primaries if version != primaries[-1]]
@@ -178,7 +178,7 @@ class Action(StrEnum):
 
 _SERVED_ROLES = (Role.PRIMARY, Role.CANARY, Role.SHADOW)
 _TAKEN_ON = {Role.CANARY: Action.CANARY, Role.SHADOW: Action.SHADOW}
-_FAILURES = {Event.TAKEN_BACK: Action.TAKEN_BACK, Event.FAILED: Action.FAILED}
+_FAILURES = {DeploymentEvent.TAKEN_BACK: Action.TAKEN_BACK, DeploymentEvent.FAILED: Action.FAILED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +213,7 @@ class Term:
         return (self.until or now) - self.since
 
 
-def changes(entries: Sequence[Entry]) -> list[Change]:
+def changes(entries: Sequence[DeploymentEntry]) -> list[Change]:
     """What changed with each of the `served_entries`, in order; each yields at least one change."""
     primaries: list[str] = []
     made: list[Change] = []
@@ -226,7 +226,7 @@ def changes(entries: Sequence[Entry]) -> list[Change]:
     return made
 
 
-def terms(entries: Sequence[Entry]) -> list[Term]:
+def terms(entries: Sequence[DeploymentEntry]) -> list[Term]:
     """Which version was the primary when, in order; times without one are left out.
 
     Entries in a row with the same primary are one term.
@@ -245,7 +245,9 @@ def terms(entries: Sequence[Entry]) -> list[Term]:
     ]
 
 
-def _changes(before: Plan | None, entry: Entry, primaries: Sequence[str]) -> Iterator[Change]:
+def _changes(
+    before: Plan | None, entry: DeploymentEntry, primaries: Sequence[str]
+) -> Iterator[Change]:
     made = [*_of_roles(before, entry, primaries), *_of_sampling(before, entry)]
     version = _primary(entry.plan)
     if entry.event in _FAILURES:
@@ -255,7 +257,9 @@ def _changes(before: Plan | None, entry: Entry, primaries: Sequence[str]) -> Ite
     yield from made
 
 
-def _of_roles(before: Plan | None, entry: Entry, primaries: Sequence[str]) -> Iterator[Change]:
+def _of_roles(
+    before: Plan | None, entry: DeploymentEntry, primaries: Sequence[str]
+) -> Iterator[Change]:
     had, has = _roles(before), _roles(entry.plan)
     for role in _SERVED_ROLES:
         (old, share_before), (new, share) = had[role], has[role]
@@ -275,7 +279,7 @@ def _as_primary(old: str | None, new: str, primaries: Sequence[str]) -> Action:
     return Action.ROLLED_BACK if primaries.index(new) < primaries.index(old) else Action.DEPLOYED
 
 
-def _of_sampling(before: Plan | None, entry: Entry) -> Iterator[Change]:
+def _of_sampling(before: Plan | None, entry: DeploymentEntry) -> Iterator[Change]:
     if entry.plan is None:
         return
     share = entry.plan.sampling_share
@@ -296,7 +300,7 @@ def _roles(plan: Plan | None) -> dict[Role, tuple[str | None, float | None]]:
 
 
 def _change(
-    entry: Entry,
+    entry: DeploymentEntry,
     action: Action,
     role: Role,
     before: str | None,

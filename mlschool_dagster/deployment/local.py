@@ -34,9 +34,9 @@ from mlschool_dagster.deployment.client import EndpointClient
 from mlschool_dagster.deployment.endpoint import (
     Endpoint,
     EndpointStatus,
-    Finding,
     Invoke,
     Prediction,
+    PreflightFinding,
     Progress,
     State,
     Verify,
@@ -215,19 +215,21 @@ class LocalEndpoint(Endpoint):
             progress(f"Stopping the server at {self._url}.")
             self.stop()
 
-    def preflight(self) -> list[Finding]:
+    def preflight(self) -> list[PreflightFinding]:
         """See `Endpoint.preflight`."""
         return [*self._unwritable(), *self._unreachable(), *self._uncaptured()]
 
-    def _unwritable(self) -> Iterator[Finding]:
+    def _unwritable(self) -> Iterator[PreflightFinding]:
         existing = next(path for path in (self._home, *self._home.parents) if path.exists())
         if not os.access(existing, os.W_OK | os.X_OK):
             problem = f"The folder {existing} for the state of the endpoint cannot be written."
-            yield Finding(problem, f'sudo chown -R "$(id -u)" {existing}, or MLSCHOOL_HOME=...')
+            yield PreflightFinding(
+                problem, f'sudo chown -R "$(id -u)" {existing}, or MLSCHOOL_HOME=...'
+            )
 
-    def _unreachable(self) -> Iterator[Finding]:
+    def _unreachable(self) -> Iterator[PreflightFinding]:
         if not self._is_ours and not self._answers():
-            yield Finding(
+            yield PreflightFinding(
                 f"Nothing answers at {self._url}.",
                 f"python -m mlschool_dagster.serving --home {self._home} --name {self.name}, or "
                 "MLSCHOOL_ENDPOINT_URL=...",
@@ -236,9 +238,9 @@ class LocalEndpoint(Endpoint):
             try:
                 require_free_port(self.config.host, self.config.port)
             except UserError as error:
-                yield Finding(str(error), "MLSCHOOL_ENDPOINT_PORT=...")
+                yield PreflightFinding(str(error), "MLSCHOOL_ENDPOINT_PORT=...")
 
-    def _uncaptured(self) -> Iterator[Finding]:
+    def _uncaptured(self) -> Iterator[PreflightFinding]:
         path = self.config.store_uri.partition("sqlite:///")[2]
         if path and not Path(path).exists():
             # It will be made.
@@ -248,7 +250,7 @@ class LocalEndpoint(Endpoint):
                 # No captures at all show whether it can be written.
                 store.append([])
         except UserError as error:
-            yield Finding(str(error), "MLSCHOOL_CAPTURE_STORE=...")
+            yield PreflightFinding(str(error), "MLSCHOOL_CAPTURE_STORE=...")
 
     def stop(self) -> None:
         """End the server, which finishes what it has begun; a server of others runs on.

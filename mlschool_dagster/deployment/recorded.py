@@ -20,7 +20,12 @@ from mlschool_dagster.deployment.endpoint import (
     accept,
     ignore,
 )
-from mlschool_dagster.deployment.ledger import DeploymentLedger, Entry, Event, serving_plan
+from mlschool_dagster.deployment.ledger import (
+    DeploymentEntry,
+    DeploymentEvent,
+    DeploymentLedger,
+    serving_plan,
+)
 from mlschool_dagster.deployment.plan import Plan
 from mlschool_dagster.errors import UserError
 
@@ -49,13 +54,15 @@ class RecordedEndpoint:
         """
         self.endpoint.capabilities.require(plan)
         self.observe()
-        wanted = self.ledger.append(Entry(Event.WANTED, plan, by, reason))
+        wanted = self.ledger.append(DeploymentEntry(DeploymentEvent.WANTED, plan, by, reason))
         try:
             status = self.endpoint.deploy(plan, files, verify=verify, progress=progress)
         except BaseException as error:
             self._record_failure(by, error)
             raise
-        self.ledger.append(Entry(Event.SERVING, plan, by, reason, _began(status, wanted.at)))
+        self.ledger.append(
+            DeploymentEntry(DeploymentEvent.SERVING, plan, by, reason, _began(status, wanted.at))
+        )
         return status
 
     def teardown(self, *, by: str, reason: str, progress: Progress = ignore) -> None:
@@ -66,7 +73,7 @@ class RecordedEndpoint:
         """
         self.endpoint.teardown(progress)
         if serving_plan(self.ledger.entries()) is not None:
-            self.ledger.append(Entry(Event.REMOVED, None, by, reason))
+            self.ledger.append(DeploymentEntry(DeploymentEvent.REMOVED, None, by, reason))
 
     def observe(self) -> tuple[EndpointStatus, str]:
         """The status, and in a sentence how it differs from the ledger, empty if it does not.
@@ -86,16 +93,18 @@ class RecordedEndpoint:
         if status.is_changing or is_unknown or serving == recorded:
             return status, ""
         last = entries[-1] if entries else None
-        if last is not None and last.event is Event.WANTED and last.plan == serving:
+        if last is not None and last.event is DeploymentEvent.WANTED and last.plan == serving:
             at = _began(status, last.at)
-            self.ledger.append(Entry(Event.SERVING, serving, last.by, last.reason, at))
+            self.ledger.append(
+                DeploymentEntry(DeploymentEvent.SERVING, serving, last.by, last.reason, at)
+            )
             return status, ""
         difference = (
             f"The endpoint serves {_words(serving)}, where the deployment ledger has "
             f"{_words(recorded)}: "
             "somebody changed it without the platform."
         )
-        self.ledger.append(Entry(Event.OBSERVED, serving, "", difference))
+        self.ledger.append(DeploymentEntry(DeploymentEvent.OBSERVED, serving, "", difference))
         return status, difference
 
     def _record_failure(self, by: str, error: BaseException) -> None:
@@ -106,8 +115,8 @@ class RecordedEndpoint:
         except UserError:
             # The service cannot be reached: the next observation completes the ledger.
             return
-        event = Event.FAILED if serving is None else Event.TAKEN_BACK
-        self.ledger.append(Entry(event, serving, by, f"{event.capitalize()}: {words}"))
+        event = DeploymentEvent.FAILED if serving is None else DeploymentEvent.TAKEN_BACK
+        self.ledger.append(DeploymentEntry(event, serving, by, f"{event.capitalize()}: {words}"))
 
 
 def _began(status: EndpointStatus, wanted_at: datetime) -> datetime:

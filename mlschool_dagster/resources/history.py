@@ -8,7 +8,7 @@ import dagster as dg
 from pydantic import Field
 
 if TYPE_CHECKING:
-    from mlschool_dagster.deployment.ledger import DeploymentLedger, Entry
+    from mlschool_dagster.deployment.ledger import DeploymentEntry, DeploymentLedger
     from mlschool_dagster.monitoring.metrics_history import MetricsHistory
     from mlschool_dagster.promotion.ledger import PromotionLedger
 
@@ -69,7 +69,7 @@ class History(dg.ConfigurableResource):  # type: ignore[type-arg]
         with closing(open_ledger(self.uri, endpoint)) as ledger:
             yield ledger
 
-    def deployment_entries(self, endpoint: str) -> "list[Entry]":
+    def deployment_entries(self, endpoint: str) -> "list[DeploymentEntry]":
         """Every entry of the deployment ledger about the endpoint of that name, in order.
 
         Raises:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from mlschool_dagster.capture.records import Role
 from mlschool_dagster.deployment.ledger import (
     Action,
+    DeploymentEntry,
+    DeploymentEvent,
     DeploymentLedger,
-    Entry,
-    Event,
     changes,
     open_ledger,
     previous_primary,
@@ -25,7 +25,7 @@ from mlschool_dagster.deployment.plan import Plan
 
 START = datetime(2026, 11, 20, 23, tzinfo=UTC)
 VERSIONS = ["1", "2", "3"]
-Step = Plan | None | tuple[Event, Plan | None]
+Step = Plan | None | tuple[DeploymentEvent, Plan | None]
 Actions = list[tuple[str, str, str | None, str | None]]
 
 
@@ -42,16 +42,19 @@ def plan(
     )
 
 
-def history(*steps: Step) -> list[Entry]:
+def history(*steps: Step) -> list[DeploymentEntry]:
     """One entry an hour: a plan serves, or what the step says."""
     entries = []
     for hour, step in enumerate(steps):
         if isinstance(step, tuple):
             event, served = step
         else:
-            event, served = (Event.REMOVED if step is None else Event.SERVING), step
+            event, served = (
+                (DeploymentEvent.REMOVED if step is None else DeploymentEvent.SERVING),
+                step,
+            )
         at = START + timedelta(hours=hour)
-        entries.append(Entry(event, served, f"run-{hour}", "because", at, hour + 1))
+        entries.append(DeploymentEntry(event, served, f"run-{hour}", "because", at, hour + 1))
     return entries
 
 
@@ -64,15 +67,15 @@ def actions_of(*steps: Step) -> Actions:
 
 CASES: dict[str, tuple[list[Step], Actions]] = {
     "a first version is wanted and deployed": (
-        [(Event.WANTED, plan("1")), plan("1")],
+        [(DeploymentEvent.WANTED, plan("1")), plan("1")],
         [("deployed", "primary", None, "1")],
     ),
     "a version that fails is taken back": (
-        [plan("1"), (Event.WANTED, plan("2")), (Event.TAKEN_BACK, plan("1"))],
+        [plan("1"), (DeploymentEvent.WANTED, plan("2")), (DeploymentEvent.TAKEN_BACK, plan("1"))],
         [("deployed", "primary", None, "1"), ("taken back", "primary", "1", "1")],
     ),
     "a first version that fails leaves none": (
-        [(Event.WANTED, plan("1")), (Event.FAILED, None)],
+        [(DeploymentEvent.WANTED, plan("1")), (DeploymentEvent.FAILED, None)],
         [("failed", "primary", None, None)],
     ),
     "a canary that becomes the primary is not withdrawn": (
@@ -123,7 +126,7 @@ CASES: dict[str, tuple[list[Step], Actions]] = {
         [("deployed", "primary", None, "1"), ("withdrawn", "primary", "1", None)],
     ),
     "somebody else changes it": (
-        [plan("1"), (Event.OBSERVED, plan("2"))],
+        [plan("1"), (DeploymentEvent.OBSERVED, plan("2"))],
         [("deployed", "primary", None, "1"), ("deployed", "primary", "1", "2")],
     ),
 }
@@ -148,7 +151,10 @@ def test_a_share_that_changes_is_a_change() -> None:
         *(Action.CANARY, Role.CANARY),
         *("2", 0.5),
     )
-    sampled = [*steps, Entry(Event.SERVING, Plan(primary="1", sampling_share=0.2), at=START)]
+    sampled = [
+        *steps,
+        DeploymentEntry(DeploymentEvent.SERVING, Plan(primary="1", sampling_share=0.2), at=START),
+    ]
     assert changes(sampled)[-1].share == 0.2
 
 
@@ -189,16 +195,18 @@ plans = st.builds(
     shadow=st.sampled_from([*VERSIONS, None]),
     share=st.sampled_from([0.1, 0.5]),
 )
-events = st.sampled_from([Event.WANTED, Event.TAKEN_BACK, Event.OBSERVED])
+events = st.sampled_from(
+    [DeploymentEvent.WANTED, DeploymentEvent.TAKEN_BACK, DeploymentEvent.OBSERVED]
+)
 histories = st.lists(
-    st.one_of(plans, st.none(), st.tuples(events, plans), st.just((Event.FAILED, None))),
+    st.one_of(plans, st.none(), st.tuples(events, plans), st.just((DeploymentEvent.FAILED, None))),
     max_size=12,
 ).map(lambda steps: history(*steps))
 
 
 @given(histories, st.integers(-1, 13 * 60))
 def test_which_version_served_when_can_always_be_answered(
-    entries: list[Entry], minutes: int
+    entries: list[DeploymentEntry], minutes: int
 ) -> None:
     instant = START + timedelta(minutes=minutes)
     serving = {
@@ -211,7 +219,7 @@ def test_which_version_served_when_can_always_be_answered(
 
 
 @given(histories)
-def test_replaying_the_changes_ends_in_what_serves(entries: list[Entry]) -> None:
+def test_replaying_the_changes_ends_in_what_serves(entries: list[DeploymentEntry]) -> None:
     found = changes(entries)
     primary: str | None = None
     for change in found:
@@ -221,7 +229,7 @@ def test_replaying_the_changes_ends_in_what_serves(entries: list[Entry]) -> None
     last = serving_plan(entries)
     assert primary == (None if last is None else last.primary)
     assert {change.at for change in found} == {
-        entry.at for entry in entries if entry.event is not Event.WANTED
+        entry.at for entry in entries if entry.event is not DeploymentEvent.WANTED
     }
 
 
@@ -233,7 +241,7 @@ def ledger(uri: str) -> Iterator[DeploymentLedger]:
 
 @given(entries=histories)
 def test_what_was_appended_is_read(
-    tmp_path_factory: pytest.TempPathFactory, entries: list[Entry]
+    tmp_path_factory: pytest.TempPathFactory, entries: list[DeploymentEntry]
 ) -> None:
     uri = f"sqlite:///{tmp_path_factory.mktemp('history')}/history.db"
     with closing(open_ledger(uri, "penguins")) as kept:
@@ -243,10 +251,10 @@ def test_what_was_appended_is_read(
 
 
 def test_each_endpoint_has_its_own_entries(ledger: DeploymentLedger, uri: str) -> None:
-    ledger.append(Entry(Event.SERVING, plan("1")))
+    ledger.append(DeploymentEntry(DeploymentEvent.SERVING, plan("1")))
     with closing(open_ledger(uri, "birds")) as other:
         assert other.entries() == []
-        other.append(Entry(Event.SERVING, plan("2")))
+        other.append(DeploymentEntry(DeploymentEvent.SERVING, plan("2")))
     assert [entry.plan for entry in ledger.entries()] == [plan("1")]
 
 
@@ -255,7 +263,7 @@ def test_entries_of_writers_at_once_are_all_kept_in_one_order(
 ) -> None:
     def write(writer: int) -> list[int]:
         with closing(open_ledger(uri, "penguins")) as own:
-            entry = Entry(Event.WANTED, plan("1"), by=str(writer))
+            entry = DeploymentEntry(DeploymentEvent.WANTED, plan("1"), by=str(writer))
             return [own.append(entry).number for _ in range(10)]
 
     with ThreadPoolExecutor(4) as threads:
@@ -267,6 +275,8 @@ def test_entries_of_writers_at_once_are_all_kept_in_one_order(
 
 
 def test_entries_stay_in_order_when_a_clock_goes_back(ledger: DeploymentLedger) -> None:
-    ledger.append(Entry(Event.WANTED, plan("1"), at=START))
-    ledger.append(Entry(Event.SERVING, plan("1"), at=START - timedelta(hours=1)))
+    ledger.append(DeploymentEntry(DeploymentEvent.WANTED, plan("1"), at=START))
+    ledger.append(
+        DeploymentEntry(DeploymentEvent.SERVING, plan("1"), at=START - timedelta(hours=1))
+    )
     assert [entry.at for entry in ledger.entries()] == [START, START]

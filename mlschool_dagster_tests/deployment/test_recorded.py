@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlschool_dagster.deployment.endpoint import Invoke
-from mlschool_dagster.deployment.ledger import Event, open_ledger, serving_plan
+from mlschool_dagster.deployment.ledger import DeploymentEvent, open_ledger, serving_plan
 from mlschool_dagster.deployment.local import LocalEndpoint
 from mlschool_dagster.deployment.plan import Plan
 from mlschool_dagster.deployment.recorded import RecordedEndpoint
@@ -78,7 +78,7 @@ def test_a_deployment_that_fails_is_recorded_with_its_cause(
             TWO, version_files(tmp_path, "2"), by="run 2", reason="because", verify=verify
         )
     last = recorded.ledger.entries()[-1]
-    assert last.event is (Event.TAKEN_BACK if served else Event.FAILED)
+    assert last.event is (DeploymentEvent.TAKEN_BACK if served else DeploymentEvent.FAILED)
     assert last.plan == (ONE if served else None)
     assert last.reason == f"{last.event.value.capitalize()}: It is wrong."
     assert recorded.observe()[1] == ""

@@ -26,7 +26,7 @@ from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.history import History
 
 if TYPE_CHECKING:
-    from mlschool_dagster.deployment.ledger import Entry as Deployment
+    from mlschool_dagster.deployment.ledger import DeploymentEntry
     from mlschool_dagster.monitoring.dashboard.data import DashboardData, Event
     from mlschool_dagster.promotion.rollout import Entry
 
@@ -110,7 +110,7 @@ def build_dashboard(spec: DataSpec) -> dg.AssetsDefinition:
 
 
 def _data(
-    spec: DataSpec, config: DashboardConfig, history: History, deployed: "Sequence[Deployment]"
+    spec: DataSpec, config: DashboardConfig, history: History, deployed: "Sequence[DeploymentEntry]"
 ) -> "DashboardData":
     from mlschool_dagster.deployment.ledger import terms
     from mlschool_dagster.monitoring.dashboard.data import NAMES, DashboardData, ServingPeriod
@@ -128,7 +128,7 @@ def _data(
     )
 
 
-def _deployments(deployed: "Sequence[Deployment]") -> "Iterator[Event]":
+def _deployments(deployed: "Sequence[DeploymentEntry]") -> "Iterator[Event]":
     from mlschool_dagster.deployment.ledger import changes
     from mlschool_dagster.monitoring.dashboard.data import Event
 

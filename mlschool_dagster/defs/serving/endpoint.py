@@ -18,7 +18,7 @@ from mlschool_dagster.resources.tracking import MlflowTracking
 
 if TYPE_CHECKING:
     from mlschool_dagster.deployment.endpoint import Invoke, VersionFiles
-    from mlschool_dagster.deployment.ledger import Entry
+    from mlschool_dagster.deployment.ledger import DeploymentEntry
     from mlschool_dagster.deployment.plan import Capabilities, Plan
     from mlschool_dagster.modeling.registry import Registry
 
@@ -225,7 +225,7 @@ def _version_files(version: str, registry: "Registry", files: PlatformFiles) -> 
 def _plan(
     config: DeploymentConfig,
     registry: "Registry",
-    entries: "Sequence[Entry]",
+    entries: "Sequence[DeploymentEntry]",
     capabilities: "Capabilities",
 ) -> "Plan":
     from mlschool_dagster.deployment.ledger import serving_plan
@@ -243,7 +243,7 @@ def _plan(
     )
 
 
-def _number(name: str, registry: "Registry", entries: "Sequence[Entry]") -> str:
+def _number(name: str, registry: "Registry", entries: "Sequence[DeploymentEntry]") -> str:
     """The version that `name` stands for; the first challenger needs no champion to beat."""
     from mlschool_dagster.deployment.ledger import previous_primary
 

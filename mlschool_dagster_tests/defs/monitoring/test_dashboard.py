@@ -46,8 +46,8 @@ def test_the_page_shows_metrics_deployments_and_promotions(platform: Platform) -
     history.close()
     at = START
     deployed = deployments.open_ledger(platform.settings.history, "penguins")
-    plan, event = Plan(primary="7"), deployments.Event.SERVING
-    deployed.append(deployments.Entry(event, plan, "deadbeefcafe", "<the best>", at))
+    plan, event = Plan(primary="7"), deployments.DeploymentEvent.SERVING
+    deployed.append(deployments.DeploymentEntry(event, plan, "deadbeefcafe", "<the best>", at))
     deployed.close()
     ledger = open_ledger(platform.settings.history)
     ledger.append(Entry("e1", at, Step.REQUESTED, "8", "somebody", "drift & decay", {}))

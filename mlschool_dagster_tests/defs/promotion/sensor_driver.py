@@ -107,7 +107,9 @@ def serves(
     plan = Plan(primary=primary, canary=canary or None, canary_share=0.1 if canary else 0.0)
     at = utc_now() - timedelta(hours=hours_ago)
     kept = deployments.open_ledger(platform.settings.history, "penguins")
-    kept.append(deployments.Entry(deployments.Event.SERVING, plan, by, "a reason", at))
+    kept.append(
+        deployments.DeploymentEntry(deployments.DeploymentEvent.SERVING, plan, by, "a reason", at)
+    )
     kept.close()
 
 

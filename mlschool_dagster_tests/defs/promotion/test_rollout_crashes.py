@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from mlschool_dagster.defs.promotion.actions import ACTION_TAG, EVIDENCE_ACTION
-from mlschool_dagster.deployment.ledger import Event, open_ledger
+from mlschool_dagster.deployment.ledger import DeploymentEvent, open_ledger
 from mlschool_dagster.local.platform import local_endpoint
 from mlschool_dagster.promotion.decisions import RolloutAction
 from mlschool_dagster.promotion.rollout import Step
@@ -59,7 +59,7 @@ def daemons(trained_platform: Platform, tmp_path: Path) -> Iterator[Daemons]:
 def deployed(platform: Platform) -> list[tuple[str, str | None]]:
     """The primaries and canaries that the endpoint was to serve, one after another."""
     with closing(open_ledger(platform.settings.history, "penguins")) as ledger:
-        wanted = [entry.plan for entry in ledger.entries() if entry.event is Event.WANTED]
+        wanted = [entry.plan for entry in ledger.entries() if entry.event is DeploymentEvent.WANTED]
     return [(plan.primary, plan.canary) for plan in wanted if plan is not None]
 
 
