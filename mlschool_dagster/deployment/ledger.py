@@ -323,7 +323,7 @@ def _primary(plan: Plan | None) -> str | None:
     return None if plan is None else plan.primary
 
 
-def primary_at(entries: Sequence[Entry], at: datetime) -> str | None:
+def primary_at(entries: Sequence[DeploymentEntry], at: datetime) -> str | None:
     """The version that served as primary at a time, by the ledger; None if nothing did."""
     served = [entry for entry in served_entries(entries) if entry.at <= at]
     return served[-1].plan.primary if served and served[-1].plan else None
