@@ -11,7 +11,7 @@ import pytest
 from mlschool_dagster.capture.records import Label
 from mlschool_dagster.capture.sources import Refusal
 from mlschool_dagster.clock import utc_now
-from mlschool_dagster.deployment.ledger import Entry, Event, open_ledger
+from mlschool_dagster.deployment.ledger import DeploymentEntry, DeploymentEvent, open_ledger
 from mlschool_dagster.deployment.plan import Plan
 from mlschool_dagster_tests.capture.places import JsonLinesPlace, line
 from mlschool_dagster_tests.capture.samples import capture
@@ -107,8 +107,8 @@ def test_the_ledger_knows_the_version_of_captures_that_name_none(
     (fault,) = metadata(result, "capture_import")["unreadable"].records
     assert "model_version" in fault.data["reason"]
     ledger = open_ledger(importing.settings.history, SPEC.name)
-    ledger.append(Entry(Event.SERVING, Plan(primary="7"), at=WINDOW.start))
-    ledger.append(Entry(Event.SERVING, Plan(primary="8"), at=WINDOW.end))
+    ledger.append(DeploymentEntry(DeploymentEvent.SERVING, Plan(primary="7"), at=WINDOW.start))
+    ledger.append(DeploymentEntry(DeploymentEvent.SERVING, Plan(primary="8"), at=WINDOW.end))
     ledger.close()
     place.put("again.jsonl", unnamed + b"\n")
     assert importing.run("capture_import_job").success
