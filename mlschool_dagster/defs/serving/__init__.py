@@ -15,7 +15,6 @@ from mlschool_dagster.defs.serving.endpoint import (
 from mlschool_dagster.defs.serving.endpoint_health import (
     endpoint_health,
     endpoint_health_schedule,
-    health_checks,
     health_job,
 )
 
@@ -29,7 +28,6 @@ def build_definitions(spec: DataSpec, uri: str) -> dg.Definitions:
             endpoint_health,
             build_batch_predictions(spec, uri),
         ],
-        asset_checks=[health_checks],
         jobs=[preflight_job, deployment_job, rollback_job, teardown_job, health_job, batch_job],
         schedules=[endpoint_health_schedule],
     )

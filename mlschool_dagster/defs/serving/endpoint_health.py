@@ -50,19 +50,6 @@ class HealthConfig(PlainConfig):
     )
 
 
-endpoint_health = dg.AssetSpec(
-    ENDPOINT_HEALTH,
-    deps=[ENDPOINT],
-    group_name=GROUP,
-    kinds={"prometheus", "http"},
-    owners=OWNERS,
-    code_version="1",
-    description="Whether the endpoint is up, which versions it serves, and what its metrics say of "
-    "the time since the last observation: requests, errors, latency (seconds), memory (bytes), "
-    "what waits to be captured. Observed by health_job.",
-)
-
-
 _CHECKS = {
     "up": "The endpoint that was deployed answers.",
     "as_deployed": "The endpoint serves what the deployment ledger says.",
@@ -71,19 +58,32 @@ _CHECKS = {
 }
 
 
-@dg.multi_asset_check(
+@dg.multi_observable_source_asset(  # type: ignore[untyped-decorator]
     name=ENDPOINT_HEALTH.to_user_string(),
     specs=[
+        dg.AssetSpec(
+            ENDPOINT_HEALTH,
+            deps=[ENDPOINT],
+            group_name=GROUP,
+            kinds={"prometheus", "http"},
+            owners=OWNERS,
+            code_version="1",
+            description="Whether the endpoint is up, which versions it serves, and what its "
+            "metrics say of the time since the last observation: requests, errors, latency "
+            "(seconds), memory (bytes), what waits to be captured. Observed by health_job.",
+        )
+    ],
+    check_specs=[
         dg.AssetCheckSpec(name, asset=ENDPOINT_HEALTH, description=description)
         for name, description in _CHECKS.items()
     ],
 )
-def health_checks(
-    context: dg.AssetCheckExecutionContext,
+def endpoint_health(
+    context: dg.AssetExecutionContext,
     config: HealthConfig,
     endpoint: EndpointResource,
     history: History,
-) -> Iterator[dg.AssetObservation | dg.AssetCheckResult]:
+) -> Iterator[dg.ObserveResult | dg.AssetCheckResult]:
     """Observe the endpoint since the last observation, and check what was observed."""
     from mlschool_dagster.deployment.activity import Activity
     from mlschool_dagster.deployment.ledger import serving_plan
@@ -103,12 +103,12 @@ def health_checks(
         context.log.warning("the endpoint does not answer")
         kept = {} if before is None else {UNTIL: before.isoformat()}
         shown = {"up": 0.0, "state": status.state.value, **kept}
-        yield dg.AssetObservation(ENDPOINT_HEALTH, metadata=shown)
+        yield dg.ObserveResult(asset_key=ENDPOINT_HEALTH, metadata=shown)
         yield from _down(recorded is not None, status)
         return
     context.log.info(f"{recent.requests:g} requests since the last observation")
-    yield dg.AssetObservation(
-        ENDPOINT_HEALTH,
+    yield dg.ObserveResult(
+        asset_key=ENDPOINT_HEALTH,
         metadata={
             "up": 1.0,
             "state": status.state.value,
@@ -203,7 +203,7 @@ def _result(
 
 health_job = dg.define_asset_job(
     "health_job",
-    dg.AssetSelection.checks_for_assets(ENDPOINT_HEALTH),
+    dg.AssetSelection.assets(ENDPOINT_HEALTH),
     description="Observe the endpoint's state, and what it did since the last observation.",
     tags={"stage": "serving", "dagster/max_runtime": 120},
 )
