@@ -125,7 +125,7 @@ def _local(settings: Settings, spec: DataSpec) -> dict[str, dg.ConfigurableResou
             port=settings.endpoint_port,
             capture_store=_secret("MLSCHOOL_CAPTURE_STORE", settings.capture_store),
             workers=settings.endpoint_workers,
-            spill_bytes=settings.spill_bytes,
+            spill_megabytes=settings.spill_megabytes,
             hosts=list(settings.hosts),
             connections=settings.endpoint_connections,
             keep_alive_seconds=settings.endpoint_keep_alive,

@@ -1,18 +1,28 @@
-"""Where everything lives: one setting per location, by default all below one ignored folder.
+"""The platform's settings: every environment variable, with its type, default and meaning.
 
-Belongs here: names, meaning and defaults of the environment variables. Does not belong here:
-secrets as text (what may hold one reaches Dagster as an `EnvVar`) and anything that a run
-configures.
+Belongs here: each variable once. The fields of resources, ``.env.example`` and the table in
+README.md are made from these declarations. Does not belong here: what a run configures, and
+secrets as text (what may hold one reaches Dagster as an `EnvVar`).
 """
 
 import os
 import re
-from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import orjson
+from annotated_types import Ge, Le
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
 
 from mlschool_dagster.atomic import replacing
 from mlschool_dagster.credentials import Secret
@@ -23,14 +33,10 @@ from mlschool_dagster.storage import checked_uri, is_remote
 ROOT = Path(__file__).resolve().parents[1]
 """The repository's root."""
 
-DEPLOYMENTS = ("local",)
-
-ENDPOINT_TOKEN = "MLSCHOOL_ENDPOINT_TOKEN"  # noqa: S105 - names the variable that holds it
-
-ALERTS = "MLSCHOOL_ALERTS"
-
 PREFIXES = ("MLSCHOOL_", "MLFLOW_", "DAGSTER_")
 """Of the variables that set something of the platform or of what it is made of."""
+ENDPOINT_TOKEN = "MLSCHOOL_ENDPOINT_TOKEN"  # noqa: S105 - names the variable that holds it
+ALERTS = "MLSCHOOL_ALERTS"
 REST_SECONDS = "MLSCHOOL_REST_SECONDS"
 
 MODEL_FILE = "model"
@@ -39,68 +45,275 @@ MODEL_FILE = "model"
 PLATFORM_RECORD = "platform.json"
 """File of the state folder in which a running platform says where it is."""
 
-MAX_WORKERS = 64
-MAX_REMINDER = 24 * 365
-"""Hours."""
-MAX_SPILL = 1024**2
-"""Megabytes."""
-MAX_CONNECTIONS = 65536
-MAX_SILENCE = 24 * 3600
+_IDLE_SECONDS = 620
+"""Longer than load balancers keep idle connections, so that none is closed under a request: AWS's
+keeps them for 60 seconds, nginx for 60, Azure's for 240, Google's for 600."""
+_MAX_SILENCE = 24 * 3600
 """Seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """The platform's locations on this machine; build one with `Settings.from_environment`."""
+# A validator's sentence goes on after the name of its variable.
 
-    deployment: str
-    home: Path
-    dagster_home: Path
-    """Folder of Dagster's instance."""
-    spec: Path
-    data: str
-    tracking_uri: str = field(repr=False)
-    capture_store: str = field(repr=False)
-    capture_source: str = field(repr=False)
-    """Folder or URI where others leave captures (docs/captures.md), empty if there is none."""
-    label_source: str = field(repr=False)
-    """The same for labels that are not left beside the captures."""
-    capture_import_seconds: int
-    """Between two looks for what can be imported, and so between two imports."""
-    history: str = field(repr=False)
-    """Database of what monitoring found and of what was done about it."""
-    files: str
-    """Folder or URI (s3://, abfs://) of everything that runs leave for others outside databases."""
-    endpoint_host: str
-    endpoint_port: int
-    endpoint_workers: int
-    endpoint_connections: int
-    """Connections of each of its processes."""
-    endpoint_keep_alive: int
-    """Seconds for which a connection may be silent between two requests."""
-    endpoint_preconnect: int
-    """Seconds for which a connection may be silent before its first request."""
-    endpoint_url: str = field(repr=False)
-    """Address of an endpoint that something else starts and keeps, empty if there is none."""
-    endpoint_token: Secret
-    """What a client must present to the endpoint, empty if nothing."""
-    spill_bytes: int
-    """How much the endpoint keeps in its own folder while the capture store is unavailable."""
-    files_url: str
-    """Address under which `files` is served, empty if it is not."""
-    hosts: tuple[str, ...]
-    """Names, besides those of loopback, by which browsers reach the pages that are served."""
-    dagster_url: str
-    """Address of Dagster's UI for links in alerts, empty if it is not known."""
-    alerts: Secret
-    """Apprise URLs of the services that are notified of alerts, with blanks between them."""
-    alert_reminder_hours: int
-    rest_seconds: int
-    """Between two monitoring runs of a window that is not over."""
-    promotion: str
-    """Values of the promotion policy, ``name=value``, with commas between them."""
-    approvals: str
-    """Which steps of a promotion wait for a human, by name, separated by commas."""
+
+def _user_path(text: object) -> Path:
+    try:
+        return Path(str(text)).expanduser()
+    except RuntimeError:
+        raise ValueError(f"is {text!r}, and there is no such user; write the path out.") from None
+
+
+def _folder(path: Path) -> Path:
+    folder = path.resolve()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"is {folder}, which is no folder; name one.")
+    return folder
+
+
+def _state_folder(home: Path) -> Path:
+    """The state folder, which `clean` removes: so never one that holds anything else."""
+    if home in (Path.home().resolve(), ROOT, *ROOT.parents):
+        raise ValueError(
+            f"is {home}, which holds more than the platform's state; name a folder of its own."
+        )
+    if found := [sign for sign in "?%" if sign in str(home)]:
+        raise ValueError(
+            f"is {home}, and {found[0]!r} means something else in the address of a SQLite file; "
+            "name another folder."
+        )
+    return home
+
+
+def _address(*schemes: str) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        try:
+            parts = urlsplit(text)
+            good = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            good = False
+        if text and not good:
+            # It may hold a password, or be one.
+            raise ValueError(f"is no address; write it as {schemes[0]}://host:port.")
+        return text
+
+    return check
+
+
+def _parts(text: object) -> tuple[str, ...]:
+    return tuple(filter(None, (part.strip() for part in str(text).split(","))))
+
+
+def _hosts(names: tuple[str, ...]) -> tuple[str, ...]:
+    hosts = tuple(name.lower() for name in names)
+    for host in hosts:
+        if not re.fullmatch(r"[a-z0-9.-]+|[0-9a-f:]*:[0-9a-f:.]*", host):
+            raise ValueError(
+                f"has {host!r}; use names like ml.example.org, without scheme "
+                "and port, with commas between them."
+            )
+    return hosts
+
+
+def _services(text: str) -> str:
+    for number, url in enumerate(text.split(), 1):
+        # It may hold a password, or be one.
+        if not re.match(r"[a-z][a-z0-9+.-]*://.", url):
+            raise ValueError(
+                f"has no scheme in URL {number}; write it as Apprise does, like json://host/path, "
+                "with blanks between several."
+            )
+    return text
+
+
+UserPath = Annotated[Path, BeforeValidator(_user_path)]
+
+
+def _files(text: str) -> str:
+    uri = checked_uri(text, "MLSCHOOL_FILES")
+    return uri if is_remote(uri) else str(_folder(_user_path(uri)))
+
+
+Folder = Annotated[UserPath, AfterValidator(_folder)]
+StateFolder = Annotated[Folder, AfterValidator(_state_folder)]
+Strings = Annotated[tuple[str, ...], BeforeValidator(_parts)]
+HttpUrl = Annotated[str, AfterValidator(_address("http", "https"))]
+Hidden = Annotated[Secret, BeforeValidator(Secret)]
+
+
+def _variable(name: str, default: Any, description: str, **constraints: Any) -> Any:
+    """Declare the setting that the environment variable `name` holds.
+
+    ``{home}`` in a default stands for the state folder.
+    """
+    return Field(default, validation_alias=name, description=description, **constraints)
+
+
+class Settings(BaseModel):
+    """The settings of this process; build them with `Settings.from_environment`."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True, validate_default=True)
+
+    deployment: Literal["local"] = _variable(
+        "DAGSTER_DEPLOYMENT", "local", "where the platform runs, which picks its resources"
+    )
+    home: StateFolder = _variable(
+        "MLSCHOOL_HOME",
+        ROOT / ".mlschool",
+        "the state folder: Dagster's instance, MLflow's database, captures, reports, logs",
+    )
+    dagster_home: Folder = _variable(
+        "DAGSTER_HOME",
+        "{home}/dagster",
+        "folder of Dagster's instance; unset: `./dagster.yaml` counts, which keeps it there",
+    )
+    spec: UserPath = _variable(
+        "MLSCHOOL_SPEC",
+        ROOT / "data" / "penguins.yaml",
+        "the data spec: columns, ranges, categories, target ([docs/data.md](docs/data.md))",
+    )
+    data: str = _variable(
+        "MLSCHOOL_DATA",
+        str(ROOT / "data" / "penguins.csv"),
+        "a CSV or Parquet file, or a folder of them ([how cells are read](docs/data.md))",
+    )
+    tracking_uri: str = _variable(
+        "MLFLOW_TRACKING_URI",
+        "sqlite:///{home}/mlflow.db",
+        "MLflow's tracking and registry: a SQLite file, or the address of a server, whose password is shown nowhere",  # noqa: E501
+        repr=False,
+    )
+    capture_store: str = _variable(
+        "MLSCHOOL_CAPTURE_STORE",
+        "sqlite:///{home}/captures.db",
+        "captures and labels: `sqlite:///path`, or `postgresql://…` (install the extra `postgres`)",
+        repr=False,
+    )
+    capture_source: str = _variable(
+        "MLSCHOOL_CAPTURE_SOURCE",
+        "",
+        "folder, or URI that fsspec knows (`s3://…`), where others leave captures as JSON lines ([format](docs/captures.md)); unset: nothing is imported",  # noqa: E501
+        repr=False,
+    )
+    label_source: str = _variable(
+        "MLSCHOOL_LABEL_SOURCE",
+        "",
+        "the same for labels, where they are not left beside the captures",
+        repr=False,
+    )
+    capture_import_seconds: int = _variable(
+        "MLSCHOOL_CAPTURE_IMPORT_SECONDS",
+        30,
+        "seconds between two looks for what can be imported, and so between two imports",
+        ge=1,
+        le=24 * 3600,
+    )
+    history: str = _variable(
+        "MLSCHOOL_HISTORY",
+        "sqlite:///{home}/history.db",
+        "what monitoring measured, deployments, promotions and alerts: `sqlite:///path`, or `postgresql://…`",
+        repr=False,
+    )
+    rest_seconds: int = _variable(
+        REST_SECONDS,
+        180,
+        "seconds between two monitoring runs of a window that is not over",
+        ge=1,
+        le=3600,
+    )
+    approvals: str = _variable(
+        "MLSCHOOL_APPROVALS",
+        "",
+        "steps of a promotion that wait for a human (`approval_job`): any of `retraining,canary,promotion`",  # noqa: E501
+    )
+    promotion: str = _variable(
+        "MLSCHOOL_PROMOTION",
+        "",
+        "the promotion policy where it differs from its defaults: `canary_share=0.2,minimum_rows=500`; `mlschool_dagster/promotion/config.py` has every field",  # noqa: E501
+    )
+    clock: str = _variable(
+        "MLSCHOOL_CLOCK",
+        "",
+        "for simulations only: a file with the seconds by which the clock is ahead",
+    )
+    files: Annotated[str, AfterValidator(_files)] = _variable(
+        "MLSCHOOL_FILES",
+        "{home}/files",
+        "folder or URI (`s3://`, `abfs://`) of what runs leave for each other: data, versions, snapshots, reports",  # noqa: E501
+    )
+    files_url: str = _variable(
+        "MLSCHOOL_FILES_URL", "", "address under which that folder is served, for links in the UI"
+    )
+    dagster_url: HttpUrl = _variable(
+        "MLSCHOOL_DAGSTER_URL",
+        "",
+        "address of Dagster's UI, for links in alerts; `make dev` knows its own",
+    )
+    hosts: Annotated[Strings, AfterValidator(_hosts)] = _variable(
+        "MLSCHOOL_HOSTS",
+        "",
+        "names, besides localhost, by which browsers reach the pages that the platform serves and clients the endpoint: for a proxy in front; requests for other names are refused",  # noqa: E501
+    )
+    alerts: Annotated[Hidden, BeforeValidator(_services)] = _variable(
+        ALERTS,
+        "",
+        "services that are notified of alerts, besides the log: [Apprise URLs](https://appriseit.com/services/) with blanks between them, like `slack://a/b/c jsons://host/path mailtos://user:password@host?from=a@example.org&to=b@example.org`",  # noqa: E501
+    )
+    alert_reminder_hours: int = _variable(
+        "MLSCHOOL_ALERT_REMINDER_HOURS",
+        24,
+        "hours after which an incident that goes on is notified again; later reminders wait twice as long each",  # noqa: E501
+        ge=1,
+        le=24 * 365,
+    )
+    endpoint_host: str = _variable(
+        "MLSCHOOL_ENDPOINT_HOST",
+        "127.0.0.1",
+        "address on which the endpoint listens; anything but loopback exposes it to the network",
+    )
+    endpoint_port: int = _variable(
+        "MLSCHOOL_ENDPOINT_PORT", 8080, "port on which the endpoint listens", ge=1, le=65535
+    )
+    endpoint_workers: int = _variable(
+        "MLSCHOOL_ENDPOINT_WORKERS", 1, "processes of the endpoint that answer", ge=1, le=64
+    )
+    endpoint_connections: int = _variable(
+        "MLSCHOOL_ENDPOINT_CONNECTIONS",
+        512,
+        "connections of each of these processes; beyond them, a new one replaces the one that has been idle longest",  # noqa: E501
+        ge=1,
+        le=65536,
+    )
+    endpoint_keep_alive: int = _variable(
+        "MLSCHOOL_ENDPOINT_KEEP_ALIVE",
+        _IDLE_SECONDS,
+        "seconds for which a connection may be silent between two requests: longer than a load balancer in front keeps idle ones",  # noqa: E501
+        ge=1,
+        le=_MAX_SILENCE,
+    )
+    endpoint_preconnect: int = _variable(
+        "MLSCHOOL_ENDPOINT_PRECONNECT",
+        _IDLE_SECONDS,
+        "seconds for which a connection may be silent before its first request",
+        ge=1,
+        le=_MAX_SILENCE,
+    )
+    endpoint_token: Hidden = _variable(
+        ENDPOINT_TOKEN,
+        "",
+        "what clients must present (`Authorization: Bearer …`), at least 16 characters; needed beyond loopback",  # noqa: E501
+    )
+    endpoint_url: str = _variable(
+        "MLSCHOOL_ENDPOINT_URL",
+        "",
+        "address of a server that something else (Docker Compose) starts and keeps, and that follows the same state folder; unset: materializing `endpoint` starts one",  # noqa: E501
+        repr=False,
+    )
+    spill_megabytes: int = _variable(
+        "MLSCHOOL_SPILL_MEGABYTES",
+        256,
+        "megabytes of captures that the endpoint keeps in its own folder while the capture store is unavailable",  # noqa: E501
+        ge=1,
+        le=1024**2,
+    )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
@@ -109,57 +322,22 @@ class Settings:
         Raises:
             UserError: a variable has a value that cannot be used.
         """
-        environment = {name: value for name, value in environment.items() if value.strip()}
-        home = _state_folder(environment)
-        environment |= running_environment(home)
-        deployment = environment.get("DAGSTER_DEPLOYMENT", "local")
-        if deployment not in DEPLOYMENTS:
-            raise UserError(
-                f"DAGSTER_DEPLOYMENT is {deployment!r}; use one of: {', '.join(DEPLOYMENTS)}."
+        given = {name: value for name, value in environment.items() if value.strip()}
+        try:
+            home = TypeAdapter(StateFolder).validate_python(
+                given.get("MLSCHOOL_HOME", cls.model_fields["home"].default)
             )
-        return cls(
-            deployment=deployment,
-            home=home,
-            dagster_home=_folder(environment, "DAGSTER_HOME", home / "dagster"),
-            spec=_path(environment, "MLSCHOOL_SPEC", ROOT / "data" / "penguins.yaml"),
-            data=environment.get("MLSCHOOL_DATA", str(ROOT / "data" / "penguins.csv")),
-            tracking_uri=environment.get("MLFLOW_TRACKING_URI", f"sqlite:///{home}/mlflow.db"),
-            capture_store=environment.get(
-                "MLSCHOOL_CAPTURE_STORE", f"sqlite:///{home}/captures.db"
-            ),
-            capture_source=environment.get("MLSCHOOL_CAPTURE_SOURCE", ""),
-            label_source=environment.get("MLSCHOOL_LABEL_SOURCE", ""),
-            capture_import_seconds=_number(
-                environment, "MLSCHOOL_CAPTURE_IMPORT_SECONDS", 30, 24 * 3600
-            ),
-            history=environment.get("MLSCHOOL_HISTORY", f"sqlite:///{home}/history.db"),
-            files=_files(environment, home / "files"),
-            endpoint_host=environment.get("MLSCHOOL_ENDPOINT_HOST", "127.0.0.1"),
-            endpoint_port=_number(environment, "MLSCHOOL_ENDPOINT_PORT", 8080, 65535),
-            endpoint_workers=_number(environment, "MLSCHOOL_ENDPOINT_WORKERS", 1, MAX_WORKERS),
-            endpoint_connections=_number(
-                environment, "MLSCHOOL_ENDPOINT_CONNECTIONS", 512, MAX_CONNECTIONS
-            ),
-            endpoint_keep_alive=_number(
-                environment, "MLSCHOOL_ENDPOINT_KEEP_ALIVE", 620, MAX_SILENCE
-            ),
-            endpoint_preconnect=_number(
-                environment, "MLSCHOOL_ENDPOINT_PRECONNECT", 620, MAX_SILENCE
-            ),
-            endpoint_url=environment.get("MLSCHOOL_ENDPOINT_URL", ""),
-            endpoint_token=Secret(environment.get(ENDPOINT_TOKEN, "")),
-            spill_bytes=_number(environment, "MLSCHOOL_SPILL_MEGABYTES", 256, MAX_SPILL) * 1024**2,
-            files_url=environment.get("MLSCHOOL_FILES_URL", ""),
-            hosts=_hosts(environment),
-            dagster_url=_address(environment, "MLSCHOOL_DAGSTER_URL", ("http", "https")),
-            alerts=_alerts(environment),
-            promotion=environment.get("MLSCHOOL_PROMOTION", ""),
-            approvals=environment.get("MLSCHOOL_APPROVALS", ""),
-            rest_seconds=_number(environment, REST_SECONDS, 180, 3600),
-            alert_reminder_hours=_number(
-                environment, "MLSCHOOL_ALERT_REMINDER_HOURS", 24, MAX_REMINDER
-            ),
-        )
+        except ValidationError as error:
+            raise UserError(_sentence(error, "MLSCHOOL_HOME")) from None
+        defaults = {
+            variable(name): field.default.replace("{home}", str(home))
+            for name, field in cls.model_fields.items()
+            if isinstance(field.default, str)
+        }
+        try:
+            return cls.model_validate(defaults | given | running_environment(home))
+        except ValidationError as error:
+            raise UserError(_sentence(error)) from None
 
     def make_home(self) -> bool:
         """Create the state folder, for this user alone; whether it is the platform's to remove.
@@ -192,27 +370,59 @@ class Settings:
                 temporary.write_text(model, encoding="utf-8")
 
 
+def variable(name: str) -> str:
+    """The environment variable that holds the setting `name`."""
+    alias = Settings.model_fields[name].validation_alias
+    assert isinstance(alias, str)  # noqa: S101 - each is declared with its variable
+    return alias
+
+
+def checked(name: str, text: str) -> Any:
+    """The value of the setting `name` that `text` stands for.
+
+    Raises:
+        UserError: it has a value that cannot be used.
+    """
+    field = Settings.model_fields[name]
+    declared: Any = Annotated[field.annotation, None, *field.metadata]
+    try:
+        return TypeAdapter(declared).validate_python(text)
+    except ValidationError as error:
+        raise UserError(_sentence(error, variable(name))) from None
+
+
+def setting(name: str, default: Any = None) -> Any:
+    """Declare the field of a resource that takes the setting `name`.
+
+    It has the setting's bounds and description, and its default if it needs none of its own type;
+    none where that depends on the state folder.
+    """
+    field = Settings.model_fields[name]
+    if default is None:
+        default = ... if "{home}" in str(field.default) else field.default
+    declared = Field(default, description=field.description)
+    declared.metadata = [limit for limit in field.metadata if isinstance(limit, Ge | Le)]
+    return declared
+
+
+def _sentence(error: ValidationError, variable: str = "") -> str:
+    """What is wrong with the first bad variable, and what to do."""
+    first = error.errors(include_url=False)[0]
+    name = variable or "".join(str(part) for part in first["loc"][:1])
+    if first["type"] == "value_error":
+        return f"{name} {first['ctx']['error']}".strip()
+    if first["type"] == "literal_error":
+        return f"{name} is {first['input']!r}; use one of: {first['ctx']['expected']}."
+    (field,) = (f for f in Settings.model_fields.values() if f.validation_alias == name)
+    bounds = {type(limit): limit for limit in field.metadata}
+    return f"{name} is {first['input']!r}; use a number from {bounds[Ge].ge} to {bounds[Le].le}."
+
+
 def unset_empty(environment: MutableMapping[str, str] = os.environ) -> None:
     """Remove the platform's variables that are empty: whatever else reads them sees them unset."""
     for name in [name for name in environment if name.startswith(PREFIXES)]:
         if not environment[name].strip():
             del environment[name]
-
-
-def _state_folder(environment: Mapping[str, str]) -> Path:
-    """The state folder, which `clean` removes: so never one that holds anything else."""
-    home = _folder(environment, "MLSCHOOL_HOME", ROOT / ".mlschool")
-    if home in (Path.home().resolve(), ROOT, *ROOT.parents):
-        raise UserError(
-            f"MLSCHOOL_HOME is {environment['MLSCHOOL_HOME']!r}, that is {home}, which holds more "
-            "than the platform's state; name a folder of its own."
-        )
-    if found := [sign for sign in "?%" if sign in str(home)]:
-        raise UserError(
-            f"The state folder {home} has {found[0]!r} in its path, which means something else in "
-            "the address of a SQLite file; let MLSCHOOL_HOME name another folder."
-        )
-    return home
 
 
 _STATE = re.compile(
@@ -232,34 +442,6 @@ def _is_state_folder(folder: Path) -> bool:
     )
 
 
-def _folder(environment: Mapping[str, str], variable: str, default: Path) -> Path:
-    folder = _path(environment, variable, default).resolve()
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{variable} is {folder}, which is no folder; name one.")
-    return folder
-
-
-def _files(environment: Mapping[str, str], default: Path) -> str:
-    uri = environment.get("MLSCHOOL_FILES", str(default))
-    if "://" in uri:
-        uri = checked_uri(uri, "MLSCHOOL_FILES")
-    return (
-        uri if is_remote(uri) else str(_folder({"MLSCHOOL_FILES": uri}, "MLSCHOOL_FILES", default))
-    )
-
-
-def _path(environment: Mapping[str, str], variable: str, default: Path) -> Path:
-    text = environment.get(variable)
-    if text is None:
-        return default
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        raise UserError(
-            f"{variable} is {text!r}, and there is no such user; write the path out."
-        ) from None
-
-
 def running_environment(home: Path) -> dict[str, str]:
     """The variables that lead to the platform that runs on the state folder `home`.
 
@@ -274,50 +456,3 @@ def running_environment(home: Path) -> dict[str, str]:
     from mlschool_dagster.identity import Identity
 
     return dict(environment) if Identity(**owner).find() else {}
-
-
-def _number(environment: Mapping[str, str], variable: str, default: int, maximum: int) -> int:
-    text = environment.get(variable, str(default))
-    if not (text.isascii() and text.isdigit()) or not 0 < int(text) <= maximum:
-        raise UserError(f"{variable} is {text!r}; use a number from 1 to {maximum}.")
-    return int(text)
-
-
-def _address(environment: Mapping[str, str], variable: str, schemes: tuple[str, ...]) -> str:
-    address = environment.get(variable, "")
-    if address and not _is_address(address, schemes):
-        # It may hold a password, or be one.
-        raise UserError(f"{variable} is no address; write it as {schemes[0]}://host:port.")
-    return address
-
-
-def _is_address(text: str, schemes: tuple[str, ...]) -> bool:
-    try:
-        parts = urlsplit(text)
-        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-
-
-def _hosts(environment: Mapping[str, str]) -> tuple[str, ...]:
-    text = environment.get("MLSCHOOL_HOSTS", "")
-    hosts = tuple(filter(None, (part.strip().lower() for part in text.split(","))))
-    for host in hosts:
-        if not re.fullmatch(r"[a-z0-9.-]+|[0-9a-f:]*:[0-9a-f:.]*", host):
-            raise UserError(
-                f"MLSCHOOL_HOSTS has {host!r}; use names like ml.example.org, without scheme and "
-                "port, with commas between them."
-            )
-    return hosts
-
-
-def _alerts(environment: Mapping[str, str]) -> Secret:
-    text = environment.get(ALERTS, "")
-    for number, url in enumerate(text.split(), 1):
-        # It may hold a password, or be one.
-        if not re.match(r"[a-z][a-z0-9+.-]*://.", url):
-            raise UserError(
-                f"{ALERTS} has no scheme in URL {number}; write it as Apprise does, like "
-                "json://host/path, with blanks between several."
-            )
-    return Secret(text)

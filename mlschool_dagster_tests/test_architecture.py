@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "dataset": set(),
     "capture": {"dataset"},
     "modeling": {"dataset"},
-    "serving": BELOW,
+    "serving": BELOW | {"settings"},
     "monitoring": BELOW,
     "promotion": BELOW | {"monitoring"},
     "alerting": set(),

@@ -181,7 +181,7 @@ def local_endpoint(settings: Settings) -> LocalEndpoint:
             host=settings.endpoint_host,
             port=settings.endpoint_port,
             workers=settings.endpoint_workers,
-            spill_bytes=settings.spill_bytes,
+            spill_bytes=settings.spill_megabytes * 1024**2,
             hosts=settings.hosts,
             connections=settings.endpoint_connections,
             keep_alive_seconds=settings.endpoint_keep_alive,

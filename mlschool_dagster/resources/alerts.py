@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
+from mlschool_dagster.settings import setting
+
 if TYPE_CHECKING:
     from mlschool_dagster.alerting.channels import Channel
     from mlschool_dagster.alerting.outbox import AlertOutbox
@@ -16,26 +18,13 @@ if TYPE_CHECKING:
 class Alerts(dg.ConfigurableResource):  # type: ignore[type-arg]
     """The alert channels, always the log, and the outbox that feeds them."""
 
-    uri: str = Field(
-        description="Database of the outbox: sqlite:///path or postgresql://user:password@host/db."
-    )
+    uri: str = setting("history")
     model: str = Field(
         default="", description="Model to which the database belongs; empty: whichever."
     )
-    services: str = Field(
-        default="",
-        description="Apprise URLs of the services to notify, with blanks between them: "
-        "https://appriseit.com/services/.",
-    )
-    reminder_hours: int = Field(
-        default=24,
-        ge=1,
-        description="Hours after which an open incident is notified again; each later reminder "
-        "waits twice as long.",
-    )
-    dagster_url: str = Field(
-        default="", description="Address of Dagster's UI, for links to runs; empty: no links."
-    )
+    services: str = setting("alerts")
+    reminder_hours: int = setting("alert_reminder_hours")
+    dagster_url: str = setting("dagster_url")
 
     def channels(self, log: logging.Logger) -> "list[Channel]":
         """`log`, and every configured service.

@@ -8,6 +8,7 @@ import dagster as dg
 from pydantic import Field
 
 from mlschool_dagster.capture.store import CaptureStore, open_store
+from mlschool_dagster.settings import setting
 
 if TYPE_CHECKING:
     from mlschool_dagster.capture.sources import CaptureSource, VersionLookup
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
 class Captures(dg.ConfigurableResource):  # type: ignore[type-arg]
     """Captured traffic and its labels."""
 
-    uri: str = Field(
-        description="Where captures and labels are kept: sqlite:///path or postgresql://..."
-    )
+    uri: str = setting("capture_store")
 
     @contextmanager
     def open(self) -> Iterator[CaptureStore]:
@@ -34,10 +33,8 @@ class Captures(dg.ConfigurableResource):  # type: ignore[type-arg]
 class CaptureSources(dg.ConfigurableResource):  # type: ignore[type-arg]
     """Where others leave captures and labels, in the platform's own format."""
 
-    uri: str = Field(default="", description="Folder or URI of captures; empty: there is none.")
-    labels_uri: str = Field(
-        default="", description="Folder or URI of labels that are elsewhere; empty: there is none."
-    )
+    uri: str = setting("capture_source")
+    labels_uri: str = setting("label_source")
     endpoint: str = Field(default="", description="Endpoint of captures that do not name theirs.")
 
     @property

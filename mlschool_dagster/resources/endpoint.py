@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
+from mlschool_dagster.settings import setting
+
 if TYPE_CHECKING:
     from mlschool_dagster.deployment.endpoint import Endpoint
     from mlschool_dagster.serving.server_config import ServerConfig
@@ -26,32 +28,17 @@ class LocalEndpointResource(EndpointResource):
     """An inference server on this machine."""
 
     home: str = Field(description="Folder for the state and the log of the server.")
-    host: str = Field(description="Address on which the server listens.")
-    port: int = Field(description="Port on which the server listens.")
-    capture_store: str = Field(description="Capture store in which the server keeps its answers.")
-    workers: int = Field(default=1, description="Processes of the server that answer.")
-    spill_bytes: int = Field(
-        default=256 * 1024**2,
-        description="Bytes of captures that the server keeps while the store is unavailable.",
-    )
-    hosts: list[str] = Field(
-        default=[],
-        description="Names by which requests may call the server, beside its address and those of "
-        "this machine.",
-    )
-    connections: int = Field(default=512, description="Connections of each of its processes.")
-    keep_alive_seconds: int = Field(
-        default=620, description="How long a connection may be silent between two requests."
-    )
-    preconnect_seconds: int = Field(
-        default=620, description="How long a connection may be silent before its first request."
-    )
-    token: str = Field(default="", description="What clients must present; empty: nothing.")
-    url: str = Field(
-        default="",
-        description="Address of a server that something else starts and keeps, which follows the "
-        "same folder; empty: the platform starts its own.",
-    )
+    host: str = setting("endpoint_host")
+    port: int = setting("endpoint_port")
+    capture_store: str = setting("capture_store")
+    workers: int = setting("endpoint_workers")
+    spill_megabytes: int = setting("spill_megabytes")
+    hosts: list[str] = setting("hosts", [])
+    connections: int = setting("endpoint_connections")
+    keep_alive_seconds: int = setting("endpoint_keep_alive")
+    preconnect_seconds: int = setting("endpoint_preconnect")
+    token: str = setting("endpoint_token")
+    url: str = setting("endpoint_url")
 
     def connect(self) -> "Endpoint":
         """See `EndpointResource.connect`."""
@@ -69,7 +56,7 @@ class LocalEndpointResource(EndpointResource):
             host=self.host,
             port=self.port,
             workers=self.workers,
-            spill_bytes=self.spill_bytes,
+            spill_bytes=self.spill_megabytes * 1024**2,
             hosts=tuple(self.hosts),
             connections=self.connections,
             keep_alive_seconds=self.keep_alive_seconds,

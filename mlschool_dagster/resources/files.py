@@ -9,6 +9,7 @@ import dagster as dg
 from pydantic import Field
 
 from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.settings import setting
 from mlschool_dagster.storage import Location, content_digests, is_remote, location, publish
 
 FIRST_WINDOW = "first_window"
@@ -19,12 +20,10 @@ DIGITS = 16
 class PlatformFiles(dg.ConfigurableResource):  # type: ignore[type-arg]
     """Names of all files that one run leaves for another, below one root; and where caches are."""
 
-    root: str = Field(description="Folder or URI (s3://, abfs://) below which all files are.")
+    root: str = setting("files")
     version_cache: str = Field(description="Folder into which registered versions are fetched.")
     cache: str = Field(description="Folder of copies of remote files.")
-    url: str = Field(
-        default="", description="Address under which the root is served; empty: it is not."
-    )
+    url: str = setting("files_url")
     compilation_cache: str = Field(description="Folder of JAX's persistent compilation cache.")
 
     @cached_property

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
+from mlschool_dagster.settings import setting
+
 if TYPE_CHECKING:
     from mlschool_dagster.deployment.ledger import DeploymentEntry, DeploymentLedger
     from mlschool_dagster.monitoring.metrics_history import MetricsHistory
@@ -16,9 +18,7 @@ if TYPE_CHECKING:
 class History(dg.ConfigurableResource):  # type: ignore[type-arg]
     """The history of metrics, and the promotion ledger."""
 
-    uri: str = Field(
-        description="Database that keeps it: sqlite:///path or postgresql://user:password@host/db."
-    )
+    uri: str = setting("history")
 
     model: str = Field(
         default="", description="Model to which the database belongs; empty: whichever."

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from mlschool_dagster.credentials import public_uri
 from mlschool_dagster.errors import UserError
+from mlschool_dagster.settings import setting
 
 if TYPE_CHECKING:
     from mlschool_dagster.modeling.registry import Registry
@@ -33,16 +34,12 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}
 class MlflowTracking(dg.ConfigurableResource):  # type: ignore[type-arg]
     """MLflow's tracking and registry, for one experiment."""
 
-    tracking_uri: str = Field(
-        description="MLflow's tracking and registry URI: sqlite:///… or the address of a server."
-    )
+    tracking_uri: str = setting("tracking_uri")
     experiment: str = Field(description="MLflow experiment in which runs are kept.")
     artifacts: str = Field(
         description="Folder for the experiment's artifacts when no tracking server decides it."
     )
-    dagster_url: str = Field(
-        default="", description="Address of Dagster's UI, for links back to it; empty if unknown."
-    )
+    dagster_url: str = setting("dagster_url")
 
     @contextmanager
     def asset_run(self, context: dg.AssetExecutionContext, name: str) -> "Iterator[AssetRun]":

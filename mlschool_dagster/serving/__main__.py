@@ -15,19 +15,33 @@ import os
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
+from typing import Any
 
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.serving.server_config import (
-    CONNECTIONS,
-    IDLE_SECONDS,
     STORE_VARIABLE,
     TOKEN_VARIABLE,
     ServerConfig,
 )
 
 UNKNOWN_VERSION = "unknown"
+OPTIONS = MappingProxyType(
+    {
+        "host": "endpoint_host",
+        "port": "endpoint_port",
+        "workers": "endpoint_workers",
+        "spill-megabytes": "spill_megabytes",
+        "hosts": "hosts",
+        "connections": "endpoint_connections",
+        "keep-alive-seconds": "endpoint_keep_alive",
+        "preconnect-seconds": "endpoint_preconnect",
+    }
+)
+"""The options that are settings, whose variables count where an option is not given."""
 
 log = logging.getLogger("mlschool_dagster.serving")
 
@@ -90,6 +104,8 @@ def _serve_only(home: Path, model: Path, version: str | None) -> None:
 
 
 def _arguments() -> argparse.Namespace:
+    from mlschool_dagster.settings import Settings, variable
+
     parser = argparse.ArgumentParser(
         prog="python -m mlschool_dagster.serving",
         description=__doc__,
@@ -105,36 +121,13 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--store", default=store, help="URI of the capture store")
     parser.add_argument("--name", required=True, help="the endpoint's name, kept in each capture")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=8080, help="port to listen on")
-    parser.add_argument("--workers", type=_count, default=1, help="processes that answer")
-    parser.add_argument(
-        "--spill-megabytes",
-        type=_count,
-        default=256,
-        help="captures to keep in the home folder while the store is unavailable",
-    )
-    parser.add_argument(
-        "--hosts",
-        default="",
-        help="names of the server that requests may use, with commas between them, beside those of "
-        "this machine and its own address",
-    )
-    parser.add_argument(
-        "--connections", type=_count, default=CONNECTIONS, help="connections of each process"
-    )
-    parser.add_argument(
-        "--keep-alive-seconds",
-        type=_count,
-        default=IDLE_SECONDS,
-        help="how long a connection may be silent between two requests",
-    )
-    parser.add_argument(
-        "--preconnect-seconds",
-        type=_count,
-        default=IDLE_SECONDS,
-        help="how long a connection may be silent before its first request",
-    )
+    for option, name in OPTIONS.items():
+        parser.add_argument(
+            f"--{option}",
+            type=partial(_checked, name),
+            default=os.environ.get(variable(name)) or Settings.model_fields[name].default,
+            help=f"{Settings.model_fields[name].description} ({variable(name)})",
+        )
     parser.add_argument("--access-log", action="store_true", help="log each request")
     given = parser.parse_args()
     if given.model is None and not given.store:
@@ -152,7 +145,7 @@ def _config(given: argparse.Namespace) -> ServerConfig:
         workers=given.workers,
         spill_bytes=given.spill_megabytes * 1024**2,
         access_log=given.access_log,
-        hosts=tuple(filter(None, (name.strip() for name in given.hosts.split(",")))),
+        hosts=given.hosts,
         connections=given.connections,
         keep_alive_seconds=given.keep_alive_seconds,
         preconnect_seconds=given.preconnect_seconds,
@@ -160,10 +153,14 @@ def _config(given: argparse.Namespace) -> ServerConfig:
     )
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
-    return int(text)
+def _checked(name: str, text: str) -> Any:
+    """The value of the setting `name` that `text` stands for."""
+    from mlschool_dagster.settings import checked
+
+    try:
+        return checked(name, text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from mlschool_dagster.serving.responses import (
     error_body,
     send_json,
 )
-from mlschool_dagster.serving.server_config import CONNECTIONS, IDLE_SECONDS, OVERFLOW
+from mlschool_dagster.serving.server_config import OVERFLOW
 
 NEVER = BUSY = float("inf")
 
@@ -46,7 +46,7 @@ _idle_ranks = count()
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What a connection may cost.
 
@@ -69,9 +69,9 @@ class Limits:
     body_seconds: float = 30.0
     answer_seconds: float = 30.0
     sweep_seconds: float = 1.0
-    keep_alive_seconds: float = IDLE_SECONDS
-    preconnect_seconds: float = IDLE_SECONDS
-    connections: int = CONNECTIONS
+    keep_alive_seconds: float
+    preconnect_seconds: float
+    connections: int
     pipelined: int = 32
     discarded_bytes: int = 256 * 1024**2
 
@@ -97,7 +97,7 @@ class LimitedProtocol(HttpToolsProtocol):
     part, and one sweep over all connections ends those that are late.
     """
 
-    limits: ClassVar[Limits] = Limits()
+    limits: ClassVar[Limits]
     _swept: ClassVar[WeakSet[ServerState]] = WeakSet()
 
     def __init__(

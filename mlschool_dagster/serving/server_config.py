@@ -16,20 +16,15 @@ STORE_VARIABLE = "MLSCHOOL_CAPTURE_STORE"
 """Environment variables of the server: what may hold a secret does not belong on a command line,
 which every user of the machine can read."""
 
-CONNECTIONS = 512
 OVERFLOW = 4
 """Connections, as a multiple of those that a worker may have, above which new ones are dropped
 unread; the others are answered 503."""
-IDLE_SECONDS = 620
-"""Longer than load balancers keep idle connections, so that none is closed under a request: AWS's
-keeps them for 60 seconds, nginx for 60, Azure's for 240, Google's for 600."""
-
 SERVER_FILE = "server.json"
 KEY_FILE = "server.key"
 LOG_FILE = "server.log"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
     """What a server is started with.
 
@@ -45,15 +40,15 @@ class ServerConfig:
     home: Path
     store_uri: str = field(repr=False)
     name: str
-    host: str = "127.0.0.1"
-    port: int = 8080
-    workers: int = 1
-    spill_bytes: int = 256 * 1024**2
+    host: str
+    port: int
+    workers: int
+    spill_bytes: int
+    hosts: tuple[str, ...]
+    connections: int
+    keep_alive_seconds: int
+    preconnect_seconds: int
     access_log: bool = False
-    hosts: tuple[str, ...] = ()
-    connections: int = CONNECTIONS
-    keep_alive_seconds: int = IDLE_SECONDS
-    preconnect_seconds: int = IDLE_SECONDS
     token: str | None = field(default=None, repr=False)
 
     @property

@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -167,11 +166,10 @@ def worker_app(config: ServerConfig) -> "ASGIApp":
     threading.Thread(target=_end_with_supervisor, name="orphan", daemon=True).start()
     try:
         from mlschool_dagster.serving.app import create_app
-        from mlschool_dagster.serving.protocol import LimitedProtocol
+        from mlschool_dagster.serving.protocol import LimitedProtocol, Limits
 
         # uvicorn makes a connection's protocol without any settings of ours.
-        LimitedProtocol.limits = replace(
-            LimitedProtocol.limits,
+        LimitedProtocol.limits = Limits(
             connections=config.connections,
             keep_alive_seconds=config.keep_alive_seconds,
             preconnect_seconds=config.preconnect_seconds,

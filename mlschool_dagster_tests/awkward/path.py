@@ -84,7 +84,7 @@ def _steps(data: AwkwardData, folder: Path, mlflow_database: Path) -> Iterator[s
             yield "deployment"
             _send(platform, spec, model, rows)
             yield "requests"
-            _run(platform, "traffic_job", {"clients": {"samples": 20, "drift": "NONE"}})
+            _run(platform, "traffic_job", {"send_traffic": {"samples": 20, "drift": "NONE"}})
             yield "traffic"
         finally:
             local_endpoint(platform.settings).stop()

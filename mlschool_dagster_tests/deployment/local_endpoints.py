@@ -12,13 +12,12 @@ import psutil
 from mlschool_dagster.deployment.endpoint import EndpointStatus, Verify, VersionFiles, accept
 from mlschool_dagster.deployment.local import LocalEndpoint
 from mlschool_dagster.deployment.plan import Plan
-from mlschool_dagster.serving.server_config import ServerConfig
-from mlschool_dagster_tests.serving.server import release, store_uri
+from mlschool_dagster_tests.serving.server import release, server_config, store_uri
 
 
 def endpoint_of(home: Path, port: int, **settings: Any) -> LocalEndpoint:
-    config = {"store_uri": store_uri(home), "name": "penguins", **settings}
-    return LocalEndpoint(ServerConfig(**config, home=home, port=port))
+    config = {"store_uri": store_uri(home), **settings}
+    return LocalEndpoint(server_config(home, port=port, **config))
 
 
 def version_files(home: Path, *versions: str) -> dict[str, VersionFiles]:

@@ -28,16 +28,15 @@ from mlschool_dagster.deployment.endpoint import (
 from mlschool_dagster.deployment.local import LocalEndpoint
 from mlschool_dagster.deployment.plan import Plan
 from mlschool_dagster.errors import RefusedError, UserError
-from mlschool_dagster.serving.server_config import ServerConfig
 from mlschool_dagster_tests.deployment.local_endpoints import version_files
-from mlschool_dagster_tests.serving.server import free_port, store_uri, wait_for
+from mlschool_dagster_tests.serving.server import free_port, server_config, store_uri, wait_for
 from mlschool_dagster_tests.serving.tiny_model import ROW, tiny_model
 
 ONE, TWO = Plan(primary="1"), Plan(primary="2")
 
 
 def local(home: Path) -> Endpoint:
-    return LocalEndpoint(ServerConfig(home, store_uri(home), "penguins", port=free_port()))
+    return LocalEndpoint(server_config(home, store_uri(home), port=free_port()))
 
 
 IMPLEMENTATIONS: list[Callable[[Path], Endpoint]] = [local]

@@ -17,7 +17,6 @@ from mlschool_dagster.deployment.endpoint import Invoke, VersionFiles
 from mlschool_dagster.deployment.local import LocalEndpoint
 from mlschool_dagster.deployment.plan import Plan
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.serving.server_config import ServerConfig
 from mlschool_dagster_tests.deployment.local_endpoints import (
     another,
     deploy,
@@ -30,6 +29,7 @@ from mlschool_dagster_tests.deployment.local_endpoints import (
 from mlschool_dagster_tests.serving.server import (
     free_port,
     running_server,
+    server_config,
     store_uri,
     wait_for,
     workers_of,
@@ -137,7 +137,7 @@ def test_a_worker_killed_under_way_does_not_stop_a_deployment(
 
 def test_a_server_that_is_kept_by_others_follows_and_is_left_alone(tmp_path: Path) -> None:
     with running_server(tmp_path, version=None) as server:
-        config = ServerConfig(tmp_path, server.store_uri, "penguins")
+        config = server_config(tmp_path, server.store_uri)
         endpoint = LocalEndpoint(config, str(server.client.base_url))
         assert endpoint.status().serving is None
         for version in ("1", "2"):
@@ -158,7 +158,7 @@ def test_a_server_of_others_that_does_not_follow_is_told(
 ) -> None:
     monkeypatch.setattr("mlschool_dagster.deployment.local.DEADLINE_SECONDS", 0.2)
     endpoint = LocalEndpoint(
-        ServerConfig(tmp_path, store_uri(tmp_path), "penguins"), f"http://127.0.0.1:{free_port()}"
+        server_config(tmp_path, store_uri(tmp_path)), f"http://127.0.0.1:{free_port()}"
     )
     with pytest.raises(UserError, match="make sure that its server runs with the home folder"):
         deploy(endpoint, tmp_path, "1")

@@ -22,10 +22,29 @@ from mlschool_dagster.serving.desired_state import (
     VersionFolder,
     write_desired_state,
 )
-from mlschool_dagster.serving.server_config import STORE_VARIABLE, TOKEN_VARIABLE
+from mlschool_dagster.serving.protocol import Limits
+from mlschool_dagster.serving.server_config import STORE_VARIABLE, TOKEN_VARIABLE, ServerConfig
 from mlschool_dagster_tests.serving.tiny_model import tiny_model
 
 PATIENCE = 30.0
+LIMITS = Limits(connections=512, keep_alive_seconds=620, preconnect_seconds=620)
+"""Of a server with the defaults of the settings."""
+
+
+def server_config(home: Path, store_uri: str, **changes: Any) -> ServerConfig:
+    """The config of a server named penguins, with the defaults of the settings."""
+    settings: dict[str, Any] = {
+        "name": "penguins",
+        "host": "127.0.0.1",
+        "port": 8080,
+        "workers": 1,
+        "spill_bytes": 256 * 1024**2,
+        "hosts": (),
+        "connections": 512,
+        "keep_alive_seconds": 620,
+        "preconnect_seconds": 620,
+    }
+    return ServerConfig(home=home, store_uri=store_uri, **settings | changes)
 
 
 @dataclass

@@ -9,7 +9,7 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import uvicorn
@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
-from mlschool_dagster.serving.protocol import LimitedProtocol, Limits
+from mlschool_dagster.serving.protocol import LimitedProtocol
+from mlschool_dagster_tests.serving.server import LIMITS
 from mlschool_dagster_tests.serving.web_server import answer_of, connect, serving
 
 SMUGGLED = b"POST /smuggled HTTP/1.1\r\nHost: endpoint\r\nContent-Length: 0\r\n\r\n"
@@ -29,7 +30,7 @@ ENDING = b"Connection: close\r\n"
 
 
 class Wire(LimitedProtocol):
-    limits = Limits(header_seconds=2.0, body_seconds=2.0, sweep_seconds=0.05)
+    limits = replace(LIMITS, header_seconds=2.0, body_seconds=2.0, sweep_seconds=0.05)
 
 
 @dataclass

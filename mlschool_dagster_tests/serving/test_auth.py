@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.serving.auth import AuthMiddleware, require_token
-from mlschool_dagster.serving.server_config import ServerConfig
+from mlschool_dagster_tests.serving.server import server_config
 
 ANYWHERE = "0.0.0.0"  # noqa: S104 - nothing is bound to it
 TOKEN = secrets.token_urlsafe()
@@ -37,7 +37,7 @@ def ask(
     site = Starlette(
         routes=[Route(path, answer, methods=methods) for path in ("/ping", "/health", "/pings")]
     )
-    config = ServerConfig(Path(), "sqlite:///", "penguins", **settings)
+    config = server_config(Path(), "sqlite:///", **settings)
 
     async def work() -> httpx.Response:
         transport = httpx.ASGITransport(AuthMiddleware(site, config))

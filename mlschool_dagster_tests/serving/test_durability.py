@@ -16,7 +16,6 @@ from mlschool_dagster.clock import utc_now
 from mlschool_dagster.deployment.endpoint import VersionFiles
 from mlschool_dagster.deployment.local import LocalEndpoint
 from mlschool_dagster.deployment.plan import Plan
-from mlschool_dagster.serving.server_config import ServerConfig
 from mlschool_dagster_tests.postgres import PostgresServer
 from mlschool_dagster_tests.serving.load_generator import LoadGenerator
 from mlschool_dagster_tests.serving.server import (
@@ -24,6 +23,7 @@ from mlschool_dagster_tests.serving.server import (
     free_port,
     release,
     running_server,
+    server_config,
     store_uri,
     wait_for,
 )
@@ -69,7 +69,7 @@ def kill_all_at_once(server: Server) -> None:
 
 @pytest.mark.slow
 def test_soak_under_swaps_labelling_and_monitoring(tmp_path: Path) -> None:
-    config = ServerConfig(tmp_path / "endpoint", store_uri(tmp_path), "penguins", port=free_port())
+    config = server_config(tmp_path / "endpoint", store_uri(tmp_path), port=free_port())
     target = LocalEndpoint(config)
     plans = [Plan(primary=version) for version in ("1", "2")]
     files = {version: VersionFiles.of(release(tmp_path, version).folder) for version in ("1", "2")}

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from mlschool_dagster.serving.protocol import LimitedProtocol, Limits
 from mlschool_dagster.serving.server_config import OVERFLOW
+from mlschool_dagster_tests.serving.server import LIMITS
 from mlschool_dagster_tests.serving.web_server import (
     PATIENCE,
     answer_of,
@@ -28,12 +29,28 @@ QUICK = 0.5
 
 
 class Hasty(LimitedProtocol):
-    limits = Limits(1000, 10**6, QUICK, QUICK * 2, QUICK, QUICK / 10, preconnect_seconds=QUICK)
+    limits = replace(
+        LIMITS,
+        header_bytes=1000,
+        request_bytes=10**6,
+        header_seconds=QUICK,
+        body_seconds=QUICK * 2,
+        answer_seconds=QUICK,
+        sweep_seconds=QUICK / 10,
+        preconnect_seconds=QUICK,
+    )
 
 
 class Patient(LimitedProtocol):
-    limits = Limits(
-        *(1000, 10**6, PATIENCE, PATIENCE, PATIENCE, QUICK / 10), discarded_bytes=2 * 10**7
+    limits = replace(
+        LIMITS,
+        header_bytes=1000,
+        request_bytes=10**6,
+        header_seconds=PATIENCE,
+        body_seconds=PATIENCE,
+        answer_seconds=PATIENCE,
+        sweep_seconds=QUICK / 10,
+        discarded_bytes=2 * 10**7,
     )
 
 

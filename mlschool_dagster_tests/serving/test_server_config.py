@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from mlschool_dagster.serving.server_config import (
-    ServerConfig,
     process_start,
     read_record,
     write_record,
 )
+from mlschool_dagster_tests.serving.server import server_config
 
 STORE = "postgresql://somebody:password@db/captures"
-CONFIG = ServerConfig(Path("/home"), STORE, "penguins", token="token-of-many-characters")  # noqa: S106
+CONFIG = server_config(Path("/home"), STORE, token="token-of-many-characters")  # noqa: S106
 
 
 @pytest.mark.parametrize(
@@ -89,10 +89,21 @@ def test_a_process_that_has_ended_has_no_start() -> None:
     assert process_start(process.pid) is None
 
 
-@pytest.mark.parametrize("option", ["--workers", "--spill-megabytes"])
-def test_a_number_without_sense_is_told(tmp_path: Path, option: str) -> None:
+@pytest.mark.parametrize(
+    ("option", "variable"),
+    [("--workers", "MLSCHOOL_ENDPOINT_WORKERS"), ("--spill-megabytes", "MLSCHOOL_SPILL_MEGABYTES")],
+)
+@pytest.mark.parametrize("by_environment", [False, True])
+def test_a_setting_that_cannot_be_used_is_named(
+    tmp_path: Path, option: str, variable: str, by_environment: bool
+) -> None:
     command = [sys.executable, "-m", "mlschool_dagster.serving", "--home", str(tmp_path)]
-    command += ["--store", "sqlite:///x", "--name", "penguins", option, "0"]
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert told.returncode == 2
-    assert f"argument {option}: '0' is not a number from 1 on" in told.stderr
+    command += ["--store", "sqlite:///x", "--name", "penguins"]
+    environment = dict(os.environ)
+    if by_environment:
+        environment[variable] = "0"
+    else:
+        command += [option, "0"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert f"argument {option}: {variable} is '0'; use a number from 1 to " in ended.stderr

@@ -139,10 +139,10 @@ def test_a_worker_that_cannot_start_ends_the_server(tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from mlschool_dagster.serving.server_config import ServerConfig
 from mlschool_dagster.serving.supervisor import serve
+from mlschool_dagster_tests.serving.server import server_config
 home = Path({str(tmp_path)!r})
-sys.exit(serve(ServerConfig(home, "redis://somewhere", "penguins", port={free_port()})))
+sys.exit(serve(server_config(home, "redis://somewhere", port={free_port()})))
 """
     server = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
