@@ -30,7 +30,7 @@ from mlschool_dagster.serving.framing import (
 from mlschool_dagster.serving.responses import (
     CLOSE,
     COUNT_ANSWER,
-    OPEN_PATH,
+    OPEN_PATHS,
     RETRY_LATER,
     Headers,
     error_body,
@@ -298,7 +298,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._is_upgrade = True
             return
         path = raw_path.decode("ascii")
-        if self._is_surplus and path != OPEN_PATH:
+        if self._is_surplus and path not in OPEN_PATHS:
             raise refused(
                 HTTPStatus.SERVICE_UNAVAILABLE, "The server has no connection left; try again"
             )

@@ -14,6 +14,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from mlschool_dagster.serving.protocol import LimitedProtocol, Limits
+from mlschool_dagster.serving.responses import OPEN_PATHS
 from mlschool_dagster.serving.server_config import OVERFLOW
 from mlschool_dagster_tests.serving.server import LIMITS
 from mlschool_dagster_tests.serving.web_server import (
@@ -362,9 +363,10 @@ def test_where_all_are_busy_another_is_told_to_come_again_and_a_load_balancer_is
         assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
         assert b"\r\nretry-after: 1\r\n" in answer
         assert b'{"error":' in answer
-        with connect(crowded) as balancer:
-            balancer.sendall(PING)
-            assert b"200 OK" in answer_of(balancer)
+        for path in OPEN_PATHS:
+            with connect(crowded) as balancer:
+                balancer.sendall(PING.replace(b"/ping", path.encode()))
+                assert b"200 OK" in answer_of(balancer)
 
 
 def test_a_flood_of_connections_is_cut_off(crowded: uvicorn.Server) -> None:
