@@ -27,7 +27,7 @@ dev: $(VENV)/.installed ## leave UI, daemon, MLflow and endpoint running until C
 doctor: $(VENV)/.installed ## say what of the environment is missing or odd
 	@$(BIN)/python -m mlschool_dagster.local doctor
 
-scenario: $(VENV)/.installed ## play a story against a platform of its own: NAME=..., none lists them
+scenario: $(VENV)/.installed ## run a scenario on an isolated platform: NAME=..., none lists them
 	@$(BIN)/python -m mlschool_dagster.local scenario $(NAME)
 
 test: $(VENV)/.installed-dev ## run the tests

@@ -34,7 +34,7 @@ NOT_RUN = {
     "make lint": "CI runs it",
     "make bench": "takes minutes",
     "make soak": "takes ten minutes",
-    "make scenario NAME=": "test_scenarios plays one",
+    "make scenario NAME=": "test_scenarios runs one",
     "pip install": "needs a package index",
     "uv pip compile": "needs a package index",
     "pip download": "needs a package index",

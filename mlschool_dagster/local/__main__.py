@@ -108,8 +108,8 @@ def dev(settings: Settings) -> None:
         os.environ.update(platform.environment)
         from mlschool_dagster.defs.monitoring.dashboard import PAGE
 
-        wanted = local_endpoint(settings).status().wanted
-        if wanted is not None:
+        desired = local_endpoint(settings).status().wanted
+        if desired is not None:
             run_job("deployment_job", settings, say)
         say(f"Dagster   {platform.dagster_url}")
         say(f"MLflow    {platform.mlflow_url}")
@@ -124,15 +124,20 @@ def dev(settings: Settings) -> None:
 
 
 def scenario(settings: Settings, name: str = "") -> None:
-    """Play the story `name` on a platform of its own; without a name, list the stories."""
-    from mlschool_dagster.local.scenario import play, stage_of_its_own, story_named, tell
+    """Run the scenario `name` on an isolated platform; without a name, list the scenarios."""
+    from mlschool_dagster.local.scenarios.command import (
+        find_scenario,
+        list_scenarios,
+        restart_isolated,
+        run_scenario,
+    )
 
     if not name:
-        tell(print)
+        list_scenarios(print)
         return
-    story_named(name)
-    stage_of_its_own(name)
-    play(name, settings, say)
+    find_scenario(name)
+    restart_isolated(name)
+    run_scenario(name, settings, say)
 
 
 def clean(settings: Settings) -> None:

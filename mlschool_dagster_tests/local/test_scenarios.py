@@ -1,4 +1,4 @@
-"""Stories: what is expected of the platform, judged as it is told; and one of them, played."""
+"""Scenarios: their evaluation, their catalog, and one of them run."""
 
 import subprocess
 import sys
@@ -15,19 +15,18 @@ from mlschool_dagster.capture.records import Capture
 from mlschool_dagster.capture.store import open_store
 from mlschool_dagster.capture.windows import LENGTH, Window
 from mlschool_dagster.definitions import build_definitions
-from mlschool_dagster.local.scenario import table
-from mlschool_dagster.local.scenario_inbox import inbox
-from mlschool_dagster.local.scenario_stage import MARGIN
-from mlschool_dagster.local.scenario_stories import STORIES
-from mlschool_dagster.local.scenario_story import (
+from mlschool_dagster.local.scenarios.catalog import SCENARIOS
+from mlschool_dagster.local.scenarios.command import table
+from mlschool_dagster.local.scenarios.runner import MARGIN, inbox
+from mlschool_dagster.local.scenarios.scenario import (
     DRIFTED,
     Alert,
     Expected,
     Hour,
-    Judged,
     Outcome,
-    Story,
-    judge,
+    Scenario,
+    Verdict,
+    evaluate,
 )
 from mlschool_dagster.monitoring.config import VolumeConfig
 from mlschool_dagster.monitoring.metrics import MetricName
@@ -37,8 +36,8 @@ from mlschool_dagster.promotion.rollout import Step
 from mlschool_dagster_tests.alerting.samples import notification
 from mlschool_dagster_tests.platform import foreign_environment
 
-STORY = Story(
-    tells="Something drifts.",
+SCENARIO = Scenario(
+    description="Something drifts.",
     quiet=[Hour(), Hour()],
     changed=[Hour(), Hour()],
     expected=[
@@ -46,8 +45,8 @@ STORY = Story(
         Expected(Step.REQUESTED, within=None),
     ],
 )
-ALERTS = Story(
-    tells="Something fails and is mended.",
+ALERTS = Scenario(
+    description="Something fails and is mended.",
     quiet=[Hour(), Hour()],
     changed=[Hour(), Hour()],
     expected=[
@@ -61,11 +60,11 @@ def judged(
     first: Mapping[tuple[str, str], int],
     *versions: str,
     unanswered: int = 0,
-    story: Story = STORY,
-    told: Sequence[tuple[int, str]] = (),
+    scenario: Scenario = SCENARIO,
+    alerts: Sequence[tuple[int, str]] = (),
 ) -> list[bool]:
-    outcome = Outcome(first, told, versions or ("1", "1"), requests=10, unanswered=unanswered)
-    return [found.holds for found in judge(story, outcome, "mass")]
+    outcome = Outcome(first, alerts, versions or ("1", "1"), requests=10, unanswered=unanswered)
+    return [verdict.holds for verdict in evaluate(scenario, outcome, "mass")]
 
 
 @pytest.mark.parametrize(
@@ -86,16 +85,16 @@ def test_what_happens_must_happen_in_time_and_not_before_the_change(
 
 
 def test_another_version_or_a_request_without_answer_is_noticed() -> None:
-    found = {("drift_effect", "mass"): 2}
-    assert judged(found, "1", "2") == [True, True, False, True]
-    assert judged(found, unanswered=1) == [True, True, True, False]
+    first = {("drift_effect", "mass"): 2}
+    assert judged(first, "1", "2") == [True, True, False, True]
+    assert judged(first, unanswered=1) == [True, True, True, False]
 
 
 FAILS, RECOVERS = "Check a on b of 01:00 did not pass: 1.", "Check a on b of 02:00 passes again."
 
 
 @pytest.mark.parametrize(
-    ("told", "holds"),
+    ("alerts", "holds"),
     [
         ([(2, FAILS), (3, RECOVERS)], [True, True]),
         ([(2, "Check a on c did not pass."), (2, FAILS)], [True, False]),
@@ -104,10 +103,10 @@ FAILS, RECOVERS = "Check a on b of 01:00 did not pass: 1.", "Check a on b of 02:
         ([], [False, False]),
     ],
 )
-def test_what_is_told_must_be_told_in_time_and_not_before_the_change(
-    told: Sequence[tuple[int, str]], holds: list[bool]
+def test_an_expected_alert_must_come_in_time_and_not_before_the_change(
+    alerts: Sequence[tuple[int, str]], holds: list[bool]
 ) -> None:
-    assert judged({}, story=ALERTS, told=told) == [*holds, True, True]
+    assert judged({}, scenario=ALERTS, alerts=alerts) == [*holds, True, True]
 
 
 def test_the_inbox_holds_what_people_read() -> None:
@@ -115,36 +114,36 @@ def test_the_inbox_holds_what_people_read() -> None:
     hostile = notification(
         "Check <a> & b did not pass.", link="http://127.0.0.1:3000/runs/1?a=1&b=2"
     )
-    with inbox() as alerts:
-        (channel,) = apprise_channels([alerts.url])
+    with inbox() as received:
+        (channel,) = apprise_channels([received.url])
         channel.send([hostile, well])
-        assert alerts.take() == ["Check <a> & b did not pass.", "All is well."]
-        assert alerts.take() == []
+        assert received.take() == ["Check <a> & b did not pass.", "All is well."]
+        assert received.take() == []
 
 
-def test_stories_expect_alerts_of_checks_that_there_are() -> None:
+def test_scenarios_expect_alerts_of_checks_that_there_are() -> None:
     graph = build_definitions().resolve_asset_graph()
     subjects = {
         f"Check {key.name} on {key.asset_key.to_user_string()}" for key in graph.asset_check_keys
     }
     expected = {
         expected.what.subject
-        for story in STORIES.values()
-        for expected in story.expected
+        for scenario in SCENARIOS.values()
+        for expected in scenario.expected
         if isinstance(expected.what, Alert)
     }
     assert {subject for subject in expected if subject.startswith("Check")} <= subjects
 
 
 def test_the_hour_without_traffic_and_no_other_is_an_outage(tmp_path: Path) -> None:
-    """The story of it takes long to play; this is what the look at its traffic makes of it."""
-    story, start = STORIES["outage"], Window.of(datetime(2026, 11, 19, tzinfo=UTC))
+    """The whole scenario takes long; this is the traffic check on its row counts."""
+    scenario, start = SCENARIOS["outage"], Window.of(datetime(2026, 11, 19, tzinfo=UTC))
     tokens: dict[str, str] = {}
     unusual, stale = [], []
     store = open_store(f"sqlite:///{tmp_path}/captures.db")
     history = MetricsHistory(f"sqlite:///{tmp_path}/history.db")
     with closing(store), closing(history):
-        for number, hour in enumerate(story.hours):
+        for number, hour in enumerate(scenario.hours):
             window = Window(start.start + number * LENGTH)
             ids = [f"{number}-{row}" for row in range(hour.rows)]
             moment = window.start + MARGIN
@@ -153,19 +152,19 @@ def test_the_hour_without_traffic_and_no_other_is_an_outage(tmp_path: Path) -> N
             tokens = seen.tokens
             unusual += [number] * bool(seen.findings)
             stale += [number] * (not seen.is_fresh)
-    assert unusual == stale == [len(story.quiet)]
+    assert unusual == stale == [len(scenario.quiet)]
 
 
-def test_no_story_expects_anything_after_its_end() -> None:
-    for name, story in STORIES.items():
-        assert not story.hours[len(story.quiet) - 1].passes_by, name
-        assert not story.hours[-1].passes_by, name
-        for expected in story.expected:
-            assert (expected.within or 0) <= len(story.changed), name
+def test_no_scenario_expects_anything_after_its_end() -> None:
+    for name, scenario in SCENARIOS.items():
+        assert not scenario.hours[len(scenario.quiet) - 1].skip_settling, name
+        assert not scenario.hours[-1].skip_settling, name
+        for expected in scenario.expected:
+            assert (expected.within or 0) <= len(scenario.changed), name
 
 
 def test_the_closing_table_says_what_held() -> None:
-    lines = list(table([Judged("drift: never", "in window 1", False), Judged("a", "b", True)]))
+    lines = list(table([Verdict("drift: never", "in window 1", False), Verdict("a", "b", True)]))
     assert lines == [
         "expected      what happened",
         "drift: never  in window 1    NO",
@@ -183,13 +182,13 @@ def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_without_a_name_the_stories_are_listed() -> None:
+def test_without_a_name_the_scenarios_are_listed() -> None:
     done = command()
     assert done.returncode == 0
-    assert [line.split()[0] for line in done.stdout.splitlines()] == list(STORIES)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == list(SCENARIOS)
 
 
-def test_an_unknown_story_is_told_in_one_sentence() -> None:
+def test_an_unknown_scenario_is_reported_in_one_sentence() -> None:
     done = command("apocalypse")
     assert done.returncode == 1
     assert done.stderr.startswith("There is no scenario 'apocalypse'; choose one of: gradual_drift")

@@ -1,12 +1,15 @@
-"""The stage on which stories are played: a platform of their own, at another time, hour by hour."""
+"""Runner of scenarios: simulates traffic on an isolated platform under a shifted clock."""
 
+import json
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -30,8 +33,7 @@ from mlschool_dagster.deployment.client import EndpointClient
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.local.jobs import run_config, run_job
 from mlschool_dagster.local.platform import Say, local_endpoint
-from mlschool_dagster.local.scenario_inbox import Inbox
-from mlschool_dagster.local.scenario_story import Hour, Outcome, Story
+from mlschool_dagster.local.scenarios.scenario import Hour, Outcome, Scenario
 from mlschool_dagster.monitoring.metrics_history import MetricsHistory
 from mlschool_dagster.promotion.ledger import open_ledger
 from mlschool_dagster.serving.probes import probe_key
@@ -44,62 +46,101 @@ from mlschool_dagster.simulation.traffic import simulate
 if TYPE_CHECKING:
     import pandas as pd
 
-PATIENCE_SECONDS = 2400.0
-"""How long the platform may take to settle, be it after a day that passed by: less than an hour."""
+SETTLE_TIMEOUT_SECONDS = 2400.0
+"""Upper bound for the platform to settle, even after a day of windows; less than an hour."""
 POLL_SECONDS = 2.0
-PULSE_SECONDS = 0.2
-ONLOOKERS = ("automation_sensor", "dashboard_job", "health_job")
-"""Who changes nothing: nobody waits for them."""
+REQUEST_INTERVAL_SECONDS = 0.2
+NOT_AWAITED = ("automation_sensor", "dashboard_job", "health_job")
+"""Sensors and jobs without effect on a scenario, which the runner does not wait for."""
 AUTOMATION_TAG = "dagster/from_automation_condition"
-"""Tag of a run that an automation condition asked for."""
+"""Tag of a run requested by an automation condition."""
 MARGIN = timedelta(minutes=15)
-"""How long after its beginning an hour's traffic comes, and its labels before its end.
+"""Time between the start of an hour and its traffic, and between its labels and its end.
 
-The traffic is later if the hour before took longer to settle: time never goes back.
+The traffic is later if the hour before took longer to settle, as time never goes back.
 """
 
 
 class Clock:
-    """The time at which the platform lives: `path` is the file that `MLSCHOOL_CLOCK` names."""
+    """The platform's shifted clock; `path` is the file that `MLSCHOOL_CLOCK` names."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def set(self, instant: datetime) -> None:
-        """Make `instant` the present time; from then on it runs as any clock."""
+        """Set the present time to `instant`; it goes on in real time."""
         with replacing(self._path) as temporary:
             ahead = instant.timestamp() - time.time()
             temporary.write_text(str(ahead), encoding="ascii")
 
     def advance(self, instant: datetime) -> None:
-        """Make `instant` the present time, unless that is later already."""
+        """Set the present time to `instant`, unless it is later already."""
         self.set(max(instant, utc_now()))
 
 
+class Inbox:
+    """Receiver of notifications at the Apprise address ``url``."""
+
+    def __init__(self, url: str, sentences: "SimpleQueue[str]") -> None:
+        self.url = url
+        self._sentences = sentences
+
+    def take(self) -> list[str]:
+        """Messages received since the last call, in order of arrival."""
+        return [self._sentences.get() for _ in range(self._sentences.qsize())]
+
+
+@contextmanager
+def inbox() -> Iterator[Inbox]:
+    """Run a webhook on loopback that collects notifications."""
+    sentences: SimpleQueue[str] = SimpleQueue()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            document = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            for paragraph in document["message"].split("\n\n"):
+                # Time and kind, the sentence, the link.
+                sentences.put(paragraph.splitlines()[1])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Log nothing: the notifications are in the log already."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, name="inbox")
+        thread.start()
+        try:
+            yield Inbox(f"json://127.0.0.1:{server.server_port}", sentences)
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 @dataclass
-class Pulse:
-    """Counts of a client who asks all the time, whatever the platform does meanwhile."""
+class RequestCounts:
+    """Request counts of a client that sends continuously."""
 
     requests: int = 0
     unanswered: int = 0
 
 
 @contextmanager
-def pulse(
+def continuous_requests(
     client: EndpointClient, key: str, frame: "pd.DataFrame", spec: DataSpec
-) -> Iterator[Pulse]:
-    """Requests at short intervals as long as the block lasts, each with an event id of its own.
+) -> Iterator[RequestCounts]:
+    """Send requests at short intervals during the block, each with its own event id.
 
-    They are probes, which present the `key` of the endpoint, so that no report counts them.
+    They are probes with the endpoint's probe `key`, so that no report counts them.
     """
-    counts, stop = Pulse(), threading.Event()
+    counts, stop = RequestCounts(), threading.Event()
     rows: list[Any] = [
         {name: None if value != value else value for name, value in row.items()}
         for row in frame[spec.input_names].to_dict("records")
     ]
 
-    def ask() -> None:
-        while not stop.wait(PULSE_SECONDS):
+    def send() -> None:
+        while not stop.wait(REQUEST_INTERVAL_SECONDS):
             row = rows[counts.requests % len(rows)]
             counts.requests += 1
             try:
@@ -108,7 +149,7 @@ def pulse(
             except UserError:
                 counts.unanswered += 1
 
-    thread = threading.Thread(target=ask, name="pulse")
+    thread = threading.Thread(target=send, name="continuous-requests")
     thread.start()
     try:
         yield counts
@@ -118,10 +159,10 @@ def pulse(
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """A running platform on which a story is played; `settings` and the environment are its own.
+class ScenarioRunner:
+    """Run scenarios on a running platform, whose alerts go to `inbox`.
 
-    It tells its alerts to the `inbox`.
+    `settings` and the environment are those of the isolated platform.
     """
 
     settings: Settings
@@ -129,14 +170,14 @@ class Stage:
     inbox: Inbox
     say: Say
     first: dict[tuple[str, str], int] = field(default_factory=dict)
-    told: list[tuple[int, str]] = field(default_factory=list)
+    alerts: list[tuple[int, str]] = field(default_factory=list)
     versions: list[str] = field(default_factory=list)
 
-    def play(self, story: Story, start: Window) -> Outcome:
-        """Play `story` from the window `start` on.
+    def run(self, scenario: Scenario, start: Window) -> Outcome:
+        """Run `scenario` from the window `start` on and return the observations.
 
         Raises:
-            UserError: the platform did not settle, or an endpoint is away.
+            UserError: the platform did not settle, or the endpoint is unavailable.
         """
         spec = load_spec(self.settings.spec)
         frame = read_data(self.settings.data, spec)
@@ -148,30 +189,33 @@ class Stage:
         store = open_store(self.settings.capture_store)
         requests = 0
         key = probe_key(local_endpoint(self.settings).config.home)
-        with dg.DagsterInstance.get() as instance, pulse(client, key, frame, spec) as heartbeat:
-            for number, hour in enumerate(story.hours):
+        with (
+            dg.DagsterInstance.get() as instance,
+            continuous_requests(client, key, frame, spec) as steady,
+        ):
+            for number, hour in enumerate(scenario.hours):
                 window = Window(start.start + number * LENGTH)
                 self.clock.advance(window.start + MARGIN)
                 log = GroundTruthLog(files.ground_truth(f"hour-{number}"))
                 requests += self._send(hour, number, frame, spec, client, log)
                 self.clock.advance(window.end - MARGIN)
-                labelled = number - story.delay if story.delay is not None else -1
+                labelled = number - scenario.delay if scenario.delay is not None else -1
                 if labelled >= 0:
-                    labellers = story.hours[labelled].labellers
+                    labellers = scenario.hours[labelled].labellers
                     until = start.start + (labelled + 1) * LENGTH
                     truths = read_ground_truth(files.ground_truths)
                     label_captures(store, truths, spec, labellers, seed=number, until=until)
                 self.clock.advance(window.end)
-                if not hour.passes_by:
+                if not hour.skip_settling:
                     self._settle(store, instance)
-                    self._look_around(number)
+                    self._record_state(number)
         store.close()
         return Outcome(
             self.first,
-            self.told,
+            self.alerts,
             self.versions,
-            requests + heartbeat.requests,
-            heartbeat.unanswered,
+            requests + steady.requests,
+            steady.unanswered,
         )
 
     def _client(self, spec: DataSpec) -> EndpointClient:
@@ -211,7 +255,7 @@ class Stage:
 
     def _settle(self, store: CaptureStore, instance: dg.DagsterInstance) -> None:
         """Wait until the reports cover everything, and no sensor has anything left to do."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + SETTLE_TIMEOUT_SECONDS
         quiet_since = time.time()
         streams = [FollowedStream(stream, store, instance) for stream in (NEW_CAPTURES, NEW_LABELS)]
         while True:
@@ -222,30 +266,30 @@ class Stage:
                 return
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"The platform did not settle within {PATIENCE_SECONDS:.0f} s; see "
+                    f"The platform did not settle within {SETTLE_TIMEOUT_SECONDS:.0f} s; see "
                     f"{self.settings.home / 'logs'}."
                 )
             time.sleep(POLL_SECONDS)
 
-    def _look_around(self, number: int) -> None:
-        """Note what is known after an hour, and tell what is new."""
+    def _record_state(self, number: int) -> None:
+        """Record events, alerts and the serving version after an hour; print new events."""
         history = MetricsHistory(self.settings.history)
-        found = [(str(m.name), m.column) for m in history.read() if m.finding and not m.segment]
+        findings = [(str(m.name), m.column) for m in history.read() if m.finding and not m.segment]
         history.close()
         ledger = open_ledger(self.settings.history)
         entries = ledger.entries()
         ledger.close()
-        happened = [*found, *((str(entry.step), "") for entry in entries)]
-        told = {entry.step: entry.reason for entry in entries}
+        happened = [*findings, *((str(entry.step), "") for entry in entries)]
+        reasons = {entry.step: entry.reason for entry in entries}
         for what, column in dict.fromkeys(happened):
             if (what, column) not in self.first:
                 self.first[what, column] = number
                 of_column = f" of {column}" if column else ""
-                reason = f": {told[what]}" if what in told else ""  # type: ignore[index]
+                reason = f": {reasons[what]}" if what in reasons else ""  # type: ignore[index]
                 self.say(f"  {what}{of_column}{reason}")
         for sentence in self.inbox.take():
-            self.told.append((number, sentence))
-            self.say(f"  told: {sentence}")
+            self.alerts.append((number, sentence))
+            self.say(f"  alert: {sentence}")
         status = local_endpoint(self.settings).status()
         self.versions.append(status.serving.primary if status.serving else "none")
 
@@ -253,17 +297,17 @@ class Stage:
 def _runs_under_way(instance: dg.DagsterInstance) -> bool:
     unfinished = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
     return any(
-        run.job_name not in ONLOOKERS and AUTOMATION_TAG not in run.tags for run in unfinished
+        run.job_name not in NOT_AWAITED and AUTOMATION_TAG not in run.tags for run in unfinished
     )
 
 
 def _all_idle_since(instance: dg.DagsterInstance, instant: float) -> bool:
-    """Whether every sensor that is on has looked since `instant`, and found nothing to do."""
+    """Whether each running sensor has ticked since `instant` without requesting a run."""
     return all(
         any(
             tick.is_completed and tick.timestamp >= instant and not tick.run_ids
             for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1)
         )
         for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
-        if state.is_running and state.instigator_name not in ONLOOKERS
+        if state.is_running and state.instigator_name not in NOT_AWAITED
     )

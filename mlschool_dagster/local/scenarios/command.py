@@ -1,4 +1,4 @@
-"""The command ``scenario``: a story on a platform of its own, and whether it ended as it should."""
+"""The command ``scenario``: run a scenario on an isolated platform and check its outcome."""
 
 import os
 import random
@@ -14,41 +14,40 @@ from mlschool_dagster.dataset.spec import load_spec
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.local.platform import Say, absolute_uri, running_platform
 from mlschool_dagster.local.processes import free_port
-from mlschool_dagster.local.scenario_inbox import inbox
-from mlschool_dagster.local.scenario_stage import Clock, Stage
-from mlschool_dagster.local.scenario_stories import STORIES
-from mlschool_dagster.local.scenario_story import Judged, Story, judge
+from mlschool_dagster.local.scenarios.catalog import SCENARIOS
+from mlschool_dagster.local.scenarios.runner import Clock, ScenarioRunner, inbox
+from mlschool_dagster.local.scenarios.scenario import Scenario, Verdict, evaluate
 from mlschool_dagster.owned import make_owned, remove_owned
 from mlschool_dagster.settings import ALERTS, PREFIXES, Settings
 from mlschool_dagster.simulation.drift import affected_column
 
 LEAD = timedelta(days=1)
-"""How long ago a story ends: Dagster knows no windows of the future."""
+"""How long ago a scenario ends, since Dagster has no partitions in the future."""
 
 _PORTS = (20_000, 30_000)
 
 
-def tell(say: Say) -> None:
-    """List the stories, a line each."""
-    for name, story in STORIES.items():
-        say(f"{name:16} {story.tells}")
+def list_scenarios(say: Say) -> None:
+    """Print every scenario, one per line."""
+    for name, scenario in SCENARIOS.items():
+        say(f"{name:16} {scenario.description}")
 
 
-def story_named(name: str) -> Story:
-    """The story `name`.
+def find_scenario(name: str) -> Scenario:
+    """The scenario `name`.
 
     Raises:
-        UserError: there is none; the sentence names those that there are.
+        UserError: no scenario has this name; the message lists the names.
     """
-    if name not in STORIES:
-        raise UserError(f"There is no scenario {name!r}; choose one of: {', '.join(STORIES)}.")
-    return STORIES[name]
+    if name not in SCENARIOS:
+        raise UserError(f"There is no scenario {name!r}; choose one of: {', '.join(SCENARIOS)}.")
+    return SCENARIOS[name]
 
 
-def stage_of_its_own(name: str) -> None:
-    """Become the same command on a state folder and a clock of its own, unless it has them.
+def restart_isolated(name: str) -> None:
+    """Replace this process by the same command with its own state folder and clock, unless set.
 
-    The clock must be known before anything asks for the time.
+    The clock's variable must be set before the first call of `utc_now`.
     """
     if os.environ.get(CLOCK):
         return
@@ -61,7 +60,7 @@ def stage_of_its_own(name: str) -> None:
         for variable, value in os.environ.items()
         if not variable.startswith(PREFIXES)
     }
-    # Of two platforms that start side by side, both would be promised the usual port.
+    # A random port, as two platforms that start together would both see the usual one free.
     port = free_port(random.randrange(*_PORTS))
     settings = Settings.from_environment()
     own = {
@@ -71,44 +70,45 @@ def stage_of_its_own(name: str) -> None:
         "MLSCHOOL_SPEC": str(settings.spec.absolute()),
         "MLSCHOOL_DATA": absolute_uri(settings.data),
     }
-    # Where no `.env` leads back to somebody's own platform.
+    # No `.env` here names the user's own platform.
     os.chdir(home)
     command = [sys.executable, "-m", "mlschool_dagster.local", "scenario", name]
     os.execve(sys.executable, command, {**foreign, **own})  # noqa: S606 - no shell is meant
 
 
-def play(name: str, settings: Settings, say: Say) -> None:
-    """Play the story `name` and say how it ended.
+def run_scenario(name: str, settings: Settings, say: Say) -> None:
+    """Run the scenario `name` and print its verdicts.
 
     Raises:
-        UserError: it did not end as it should; its state folder is left for a look.
+        UserError: an expectation did not hold; the state folder is kept for inspection.
     """
-    story = story_named(name)
+    scenario = find_scenario(name)
     spec = load_spec(settings.spec)
-    # Whether this data can drift like that is known before anything is started.
-    column = affected_column(spec, story.changed[0].drift)
-    say(f"{name}: {story.tells}")
+    # Refuses a drift that this data cannot have, before anything is started.
+    column = affected_column(spec, scenario.changed[0].drift)
+    say(f"{name}: {scenario.description}")
     clock = Clock(Path(os.environ[CLOCK]))
-    start = Window.of(utc_now() - LEAD - len(story.hours) * LENGTH)
+    start = Window.of(utc_now() - LEAD - len(scenario.hours) * LENGTH)
     with inbox() as alerts:
         os.environ[ALERTS] = alerts.url
         with running_platform(settings, say) as platform:
             os.environ.update(platform.environment)
-            outcome = Stage(Settings.from_environment(), clock, alerts, say).play(story, start)
-    judged = judge(story, outcome, column)
-    for line in table(judged):
+            runner = ScenarioRunner(Settings.from_environment(), clock, alerts, say)
+            outcome = runner.run(scenario, start)
+    verdicts = evaluate(scenario, outcome, column)
+    for line in table(verdicts):
         say(line)
-    if not all(verdict.holds for verdict in judged):
+    if not all(verdict.holds for verdict in verdicts):
         raise UserError(f"{name} did not end as it should; its state is left in {settings.home}.")
     if Path(os.environ[CLOCK]).parent == settings.home:
-        # The folder of this play, not one that somebody gave it.
+        # Only the folder that `restart_isolated` made, not one that the user chose.
         remove_owned(settings.home)
 
 
-def table(judged: Iterable[Judged]) -> Iterable[str]:
-    """The closing table, a line each."""
+def table(verdicts: Iterable[Verdict]) -> Iterable[str]:
+    """Lines of the closing table: expected, actual, and whether it holds."""
     rows = [("expected", "what happened", "")]
-    rows += [(j.expectation, j.happened, "yes" if j.holds else "NO") for j in judged]
+    rows += [(v.expectation, v.happened, "yes" if v.holds else "NO") for v in verdicts]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     for row in rows:
         yield f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}".rstrip()

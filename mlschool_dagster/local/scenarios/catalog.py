@@ -1,11 +1,11 @@
-"""The stories that can be played.
+"""Catalog of the scenarios.
 
-Each is as short as what it shows allows: a window costs half a minute on two cores.
+Each is as short as possible, as a window takes half a minute on two cores.
 """
 
 from collections.abc import Mapping
 
-from mlschool_dagster.local.scenario_story import DRIFTED, Alert, Expected, Hour, Story
+from mlschool_dagster.local.scenarios.scenario import DRIFTED, Alert, Expected, Hour, Scenario
 from mlschool_dagster.monitoring.metrics import MetricName
 from mlschool_dagster.promotion.rollout import Step
 from mlschool_dagster.simulation.config import Drift
@@ -33,9 +33,9 @@ _FRESHNESS = ("traffic_is_fresh", "traffic_volume")
 _QUALITY = ("data_quality", "data_quality_report")
 _VOLUME = ("volume_as_expected", "traffic_volume")
 
-STORIES: Mapping[str, Story] = {
-    "gradual_drift": Story(
-        tells="A measurement drifts, each hour by a quarter of a deviation more; no labels.",
+SCENARIOS: Mapping[str, Scenario] = {
+    "gradual_drift": Scenario(
+        description="A measurement drifts, each hour by a quarter of a deviation more; no labels.",
         changed=[Hour(drift=Drift.SHIFT, strength=step / 4) for step in range(1, 5)],
         delay=None,
         expected=[
@@ -46,8 +46,8 @@ STORIES: Mapping[str, Story] = {
             Expected(Step.REQUESTED, within=None),
         ],
     ),
-    "sudden_drift": Story(
-        tells="A measurement is off by one to three standard deviations, all at once; no labels.",
+    "sudden_drift": Scenario(
+        description="A measurement shifts by one to three standard deviations at once; no labels.",
         changed=[Hour(drift=Drift.SHIFT)],
         delay=None,
         expected=[
@@ -58,9 +58,9 @@ STORIES: Mapping[str, Story] = {
             Expected(Step.REQUESTED, within=None),
         ],
     ),
-    "sensor_failure": Story(
-        tells="An instrument fails, and is mended: a column comes without values for two hours. "
-        "Training would mend nothing.",
+    "sensor_failure": Scenario(
+        description="An instrument fails and is repaired: a column has no values for two hours. "
+        "Retraining would not help.",
         changed=[*[Hour(drift=Drift.MISSING, share=1.0)] * 2, Hour()],
         expected=[
             Expected(MetricName.QUALITY_FINDINGS, within=1),
@@ -70,8 +70,8 @@ STORIES: Mapping[str, Story] = {
             Expected(Step.REQUESTED, within=None),
         ],
     ),
-    "label_delay": Story(
-        tells="The truth changes unseen; labels come two hours late, and only they show it.",
+    "label_delay": Scenario(
+        description="The truth changes unseen; labels come two hours late, and only they show it.",
         changed=[Hour(drift=Drift.CONCEPT, share=0.6)] * 3,
         delay=2,
         expected=[
@@ -82,8 +82,8 @@ STORIES: Mapping[str, Story] = {
             Expected(Step.REQUESTED, within=None),
         ],
     ),
-    "concept_drift": Story(
-        tells="The same inputs mean another class from now on, and two sources of labels say so.",
+    "concept_drift": Scenario(
+        description="The same inputs belong to another class from now on; two sources label.",
         quiet=[Hour(labellers=(_LABELLER, _LABORATORY))],
         changed=[
             Hour(rows, Drift.CONCEPT, share=1.0, labellers=(_LABELLER, _LABORATORY))
@@ -100,10 +100,10 @@ STORIES: Mapping[str, Story] = {
         ],
         is_replaced=True,
     ),
-    "outage": Story(
-        tells="For an hour nothing comes in; then traffic is back.",
-        # What is usual is known after a day only.
-        quiet=[*[Hour(rows=40, passes_by=True)] * 23, Hour(rows=40)],
+    "outage": Scenario(
+        description="For an hour nothing comes in; then traffic is back.",
+        # The usual traffic is known only after a day.
+        quiet=[*[Hour(rows=40, skip_settling=True)] * 23, Hour(rows=40)],
         changed=[Hour(rows=0), Hour(rows=40)],
         delay=None,
         expected=[
@@ -115,8 +115,8 @@ STORIES: Mapping[str, Story] = {
             Expected(Step.REQUESTED, within=None),
         ],
     ),
-    "new_category": Story(
-        tells="Three rows in ten have a category that the model never knew; they are refused.",
+    "new_category": Scenario(
+        description="Three rows in ten have a category unknown to the model; they are refused.",
         changed=[Hour(drift=Drift.NEW_CATEGORY)],
         delay=None,
         expected=[
@@ -126,8 +126,8 @@ STORIES: Mapping[str, Story] = {
             Expected(Step.REQUESTED, within=None),
         ],
     ),
-    "poisoned_labels": Story(
-        tells="A stranger labels half of the rows, all wrongly: the model is not to learn from it.",
+    "poisoned_labels": Scenario(
+        description="A label source is wrong on half of the rows; nothing is promoted from it.",
         changed=[Hour(labellers=(_LABELLER, _LIAR))] * 2,
         expected=[
             Expected(MetricName.REALISED_ACCURACY, within=1),
@@ -138,12 +138,12 @@ STORIES: Mapping[str, Story] = {
             Expected(Step.CANARY, within=None),
         ],
     ),
-    "closed_loop": Story(
-        tells="A measurement drifts for good: retrain, compare, promote, healthy, unattended.",
+    "closed_loop": Scenario(
+        description="A measurement drifts for good: retrain, compare, promote, healthy.",
         quiet=[Hour()],
         changed=[
             *(Hour(rows, Drift.SHIFT) for rows in (400, 400, _MANY)),
-            *[Hour(200, Drift.SHIFT, passes_by=True)] * 2,
+            *[Hour(200, Drift.SHIFT, skip_settling=True)] * 2,
             Hour(200, Drift.SHIFT),
         ],
         expected=[
@@ -160,4 +160,4 @@ STORIES: Mapping[str, Story] = {
         is_replaced=True,
     ),
 }
-"""By name."""
+"""Scenarios by name."""
