@@ -1,5 +1,6 @@
 """The endpoint's health: what it did since the last observation, and whether that is acceptable."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from types import MappingProxyType
@@ -58,26 +59,32 @@ _CHECKS = {
 }
 
 
-@dg.multi_observable_source_asset(  # type: ignore[untyped-decorator]
-    name=ENDPOINT_HEALTH.to_user_string(),
-    specs=[
-        dg.AssetSpec(
-            ENDPOINT_HEALTH,
-            deps=[ENDPOINT],
-            group_name=GROUP,
-            kinds={"prometheus", "http"},
-            owners=OWNERS,
-            code_version="1",
-            description="Whether the endpoint is up, which versions it serves, and what its "
-            "metrics say of the time since the last observation: requests, errors, latency "
-            "(seconds), memory (bytes), what waits to be captured. Observed by health_job.",
-        )
-    ],
-    check_specs=[
-        dg.AssetCheckSpec(name, asset=ENDPOINT_HEALTH, description=description)
-        for name, description in _CHECKS.items()
-    ],
-)
+with warnings.catch_warnings():
+    # Dagster marks this decorator as beta, which every command would print.
+    warnings.simplefilter("ignore", dg.BetaWarning)
+    _observable = dg.multi_observable_source_asset(
+        name=ENDPOINT_HEALTH.to_user_string(),
+        specs=[
+            dg.AssetSpec(
+                ENDPOINT_HEALTH,
+                deps=[ENDPOINT],
+                group_name=GROUP,
+                kinds={"prometheus", "http"},
+                owners=OWNERS,
+                code_version="1",
+                description="Whether the endpoint is up, which versions it serves, and what its "
+                "metrics say of the time since the last observation: requests, errors, latency "
+                "(seconds), memory (bytes), what waits to be captured. Observed by health_job.",
+            )
+        ],
+        check_specs=[
+            dg.AssetCheckSpec(name, asset=ENDPOINT_HEALTH, description=description)
+            for name, description in _CHECKS.items()
+        ],
+    )
+
+
+@_observable  # type: ignore[untyped-decorator]
 def endpoint_health(
     context: dg.AssetExecutionContext,
     config: HealthConfig,
