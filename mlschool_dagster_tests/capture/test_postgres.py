@@ -41,7 +41,7 @@ def test_making_a_store_contacts_nothing() -> None:
     open_store("postgresql://someone@127.0.0.1:1/nowhere").close()
 
 
-def test_a_server_that_is_not_there_is_away_at_once() -> None:
+def test_a_server_that_is_not_there_is_unavailable_at_once() -> None:
     store = open_store("postgresql://someone:secret@127.0.0.1:1/nowhere")
     started = time.monotonic()
     for use in (
@@ -50,26 +50,26 @@ def test_a_server_that_is_not_there_is_away_at_once() -> None:
         lambda: store.count_refusals(WINDOW, {"malformed": 1}),
         lambda: store.read(WINDOW),
     ):
-        with pytest.raises(StoreUnavailableError, match="nowhere at") as told:
+        with pytest.raises(StoreUnavailableError, match="nowhere at") as raised:
             use()
-        assert "secret" not in str(told.value)
+        assert "secret" not in str(raised.value)
     assert time.monotonic() - started < 2
 
 
-def test_a_wrong_password_is_told_but_no_password(postgres: PostgresServer) -> None:
+def test_a_wrong_password_is_reported_but_no_password(postgres: PostgresServer) -> None:
     store = open_store(postgres.uri().replace("owner:", "owner:wrong"))
-    with pytest.raises(StoreUnavailableError, match="authentication failed") as told:
+    with pytest.raises(StoreUnavailableError, match="authentication failed") as raised:
         store.windows()
-    assert PASSWORD not in str(told.value)
-    assert "wrong" not in str(told.value)
+    assert PASSWORD not in str(raised.value)
+    assert "wrong" not in str(raised.value)
 
 
 @pytest.mark.parametrize("password", ["pa/ss", "pa@ss", "pa%"])
-def test_an_address_that_makes_no_sense_is_told_but_not_shown(password: str) -> None:
-    with pytest.raises(UserError, match="percent-encoded") as told:
+def test_an_address_that_makes_no_sense_is_reported_but_not_shown(password: str) -> None:
+    with pytest.raises(UserError, match="percent-encoded") as raised:
         open_store(f"postgresql://me:{password}@host/database")
-    assert "pa/" not in str(told.value)
-    assert "pa@" not in str(told.value)
+    assert "pa/" not in str(raised.value)
+    assert "pa@" not in str(raised.value)
 
 
 def test_the_driver_that_is_missing_is_named() -> None:
@@ -97,7 +97,7 @@ def test_a_fresh_database_may_be_used_by_many_at_once(uri: str) -> None:
     store.close()
 
 
-def test_the_format_of_a_newer_release_is_told(postgres: PostgresServer) -> None:
+def test_the_format_of_a_newer_release_is_reported(postgres: PostgresServer) -> None:
     uri = postgres.fresh_uri()
     store = open_store(uri)
     store.windows()
@@ -179,7 +179,7 @@ def test_numbers_become_visible_in_order(postgres: PostgresServer, uri: str) -> 
     store.close()
 
 
-def test_a_server_that_hangs_is_away(
+def test_a_server_that_hangs_is_unavailable(
     postgres: PostgresServer, store: CaptureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres_store, "WRITE_SECONDS", 0.3)

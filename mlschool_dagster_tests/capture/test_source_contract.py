@@ -120,7 +120,7 @@ def test_a_bad_line_is_set_aside_and_named_once(place: Place, store: CaptureStor
     assert store.import_faults(place.source.name, NOW + HOUR, 10) == (0, [])
 
 
-def test_a_duplicate_is_told_from_a_conflict(place: Place, store: CaptureStore) -> None:
+def test_a_duplicate_is_distinguished_from_a_conflict(place: Place, store: CaptureStore) -> None:
     place.write(f"{hour(place)}/1.jsonl", [capture("a"), capture("a"), capture("b", mass=1)])
     run(place, store)
     place.write(f"{hour(place)}/2.jsonl", [capture("a", mass=2), capture("b", mass=1)])
@@ -329,15 +329,15 @@ def test_however_writing_and_importing_interleave_each_row_is_imported_once(
 
 def objects(place: Place) -> list[StoredObject]:
     """What a scan of everything lists."""
-    found: list[StoredObject] = []
+    result: list[StoredObject] = []
     folders = [""]
     while folders:
         for entry in place.source.entries(folders.pop()):
             if isinstance(entry, Folder):
                 folders.append(entry.name)
             else:
-                found.append(entry)
-    return found
+                result.append(entry)
+    return result
 
 
 def content(chunks: list[Chunk]) -> list[object]:

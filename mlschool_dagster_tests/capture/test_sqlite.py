@@ -34,12 +34,12 @@ def test_a_relative_uri_is_relative_to_the_working_directory(
 
 
 @pytest.mark.parametrize("uri", ["redis://somewhere", "captures.db", "sqlite:///", "sqlite://"])
-def test_a_uri_of_no_store_is_told(uri: str) -> None:
+def test_a_uri_of_no_store_is_reported(uri: str) -> None:
     with pytest.raises(UserError, match="sqlite:///path/to/file"):
         open_store(uri)
 
 
-def test_a_file_of_another_kind_is_told_and_left_alone(tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_reported_and_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "captures.db"
     file.write_bytes(b"a diary, not a database" * 100)
     with pytest.raises(UserError, match=r"captures\.db cannot be opened"):
@@ -47,7 +47,7 @@ def test_a_file_of_another_kind_is_told_and_left_alone(tmp_path: Path) -> None:
     assert file.read_bytes().startswith(b"a diary")
 
 
-def test_a_file_where_the_folder_should_be_is_told(tmp_path: Path) -> None:
+def test_a_file_where_the_folder_should_be_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="folder of the capture store"):
         open_store(f"sqlite:///{tmp_path}/file/captures.db")
@@ -78,7 +78,7 @@ def test_a_fresh_file_may_be_opened_by_many_at_once(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_file_that_is_gone_is_told_and_not_made_anew(tmp_path: Path) -> None:
+def test_a_file_that_is_gone_is_reported_and_not_made_anew(tmp_path: Path) -> None:
     file = tmp_path / "odd #name?.db"
     store = open_store(f"sqlite:///{file}")
     file.unlink()
@@ -129,7 +129,7 @@ def test_writing_goes_on_in_a_file_that_took_the_place(tmp_path: Path) -> None:
 
 
 class Moved:
-    """Ways to take a file from where it is, and what is found of it there."""
+    """Ways to remove a file, and what remains at its path."""
 
     @staticmethod
     def renamed(file: Path) -> Path:
@@ -253,7 +253,7 @@ def test_what_is_written_while_the_file_is_deleted_is_kept_in_the_next(
 def test_the_log_of_a_file_on_another_disk_is_kept_and_completes_it(
     tmp_path: Path, is_killed: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Moving to another disk is a copy and a deletion; killed, nobody looks after the log."""
+    """Moving to another disk is a copy and a deletion; killed, nothing checkpoints the log."""
     file, moved = tmp_path / "captures.db", tmp_path / "moved.db"
     store = open_store(f"sqlite:///{file}")
     for event in "abc":
@@ -354,7 +354,7 @@ def test_what_can_never_be_kept_is_no_absence_of_the_store(tmp_path: Path, odd: 
     store.close()
 
 
-def test_a_folder_that_cannot_be_used_is_away(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_used_is_unavailable(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     store = open_store(f"sqlite:///{folder}/captures.db")
     store.append([capture("a")])
@@ -369,7 +369,9 @@ def test_a_folder_that_cannot_be_used_is_away(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_file_that_stays_locked_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_stays_locked_is_unavailable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.1)
     store = open_store(f"sqlite:///{tmp_path}/captures.db")
     other = sqlite3.connect(tmp_path / "captures.db", isolation_level=None)
@@ -382,7 +384,7 @@ def test_a_file_that_stays_locked_is_away(tmp_path: Path, monkeypatch: pytest.Mo
     store.close()
 
 
-def test_a_full_disk_is_away_and_nothing_is_kept(tmp_path: Path) -> None:
+def test_a_full_disk_is_unavailable_and_nothing_is_kept(tmp_path: Path) -> None:
     store = open_store(f"sqlite:///{tmp_path}/captures.db")
     store.append([capture("a")])
     connection: sqlite3.Connection = store._connection  # type: ignore[attr-defined]

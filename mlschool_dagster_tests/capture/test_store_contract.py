@@ -91,7 +91,7 @@ def test_the_token_of_captures_is_that_of_the_revision(store: CaptureStore) -> N
     assert store.captures_token(WINDOW) == store.revision(WINDOW).captures_token
 
 
-def test_a_long_history_is_told_in_several_looks(
+def test_a_long_history_is_reported_in_several_scans(
     store: CaptureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sql, "SCAN_LIMIT", 4)

@@ -49,7 +49,7 @@ LABELS = st.builds(lambda events: ("label", events), st.lists(EVENTS, max_size=3
 
 @settings(max_examples=40)
 @given(steps=st.lists(APPENDS | LABELS, max_size=8))
-def test_any_history_of_appends_and_labels_is_told_completely(
+def test_any_history_of_appends_and_labels_is_reported_completely(
     fresh_uri: Callable[[Path], str], steps: list[tuple[str, list[object]]]
 ) -> None:
     known: dict[str, tuple[int, int]] = {}
@@ -151,8 +151,8 @@ def test_processes_write_label_and_follow_at_once_without_loss(uri: str) -> None
     assert [process.exitcode for process in processes] == [0] * len(processes)
     counted = {window: revision.captures for window, revision in seen.items()}
     assert counted == store.windows() == {WINDOW: expected // 2, NEXT_WINDOW: expected // 2}
-    found = event_ids(store) + event_ids(store, NEXT_WINDOW)
-    assert len(found) == len(set(found)) == expected
+    result = event_ids(store) + event_ids(store, NEXT_WINDOW)
+    assert len(result) == len(set(result)) == expected
     labelled = sum(len(store.read_labels(window)) for window in (WINDOW, NEXT_WINDOW))
     assert labelled == expected
     store.close()

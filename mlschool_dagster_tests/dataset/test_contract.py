@@ -39,7 +39,7 @@ def test_only_the_first_rows_are_listed(penguins: pd.DataFrame, spec: DataSpec) 
     assert violation.endswith("penguins.csv:6 and 339 more.")
 
 
-def test_every_broken_rule_is_told_at_once(penguins: pd.DataFrame, spec: DataSpec) -> None:
+def test_every_broken_rule_is_reported_at_once(penguins: pd.DataFrame, spec: DataSpec) -> None:
     broken = penguins.drop(columns="sex").assign(culmen_depth_mm="deep", flipper_length_mm=np.nan)
     assert violations(broken, spec) == [
         "Column sex is missing.",

@@ -1,4 +1,4 @@
-"""Files as people have them: read alike by training and batches, or told in one sentence."""
+"""Files as people have them: read alike by training and batches, or refused with one sentence."""
 
 import gzip
 import os
@@ -37,15 +37,15 @@ def read_by_both(source: Path, spec: DataSpec) -> list[str]:
 
 def refusal_of_both(source: Path, spec: DataSpec) -> str:
     """Why training and batches refuse `source`, in one sentence."""
-    told = set()
+    messages = set()
     for read in (
         lambda: read_data(str(source), spec),
         lambda: [list(file.chunks(1000)) for file in table_files(source, spec, with_target=True)],
     ):
         with pytest.raises(UserError) as refused:
             read()
-        told.add(str(refused.value))
-    (sentence,) = told
+        messages.add(str(refused.value))
+    (sentence,) = messages
     assert "\n" not in sentence
     return sentence
 
@@ -113,17 +113,17 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_file_that_cannot_be_read_is_told_alike(
+def test_a_file_that_cannot_be_read_is_reported_alike(
     tmp_path: Path, spec: DataSpec, case: str
 ) -> None:
-    name, content, told = REFUSED[case]
+    name, content, expected = REFUSED[case]
     (tmp_path / name).write_bytes(content)
     sentence = refusal_of_both(tmp_path / name, spec)
-    assert told in sentence
+    assert expected in sentence
     assert "secret" not in sentence
 
 
-def test_a_decimal_comma_is_told(tmp_path: Path, spec: DataSpec) -> None:
+def test_a_decimal_comma_is_reported(tmp_path: Path, spec: DataSpec) -> None:
     (tmp_path / "a.csv").write_text(FEW.replace(",", ";").replace(".", ","))
     with pytest.raises(UserError, match=r"such as '39,1' .*; write a decimal point"):
         read_data(str(tmp_path / "a.csv"), spec)
@@ -139,13 +139,13 @@ def test_columns_are_bounded(tmp_path: Path, spec: DataSpec) -> None:
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
-def test_what_is_no_file_is_told_and_never_waited_for(
+def test_what_is_no_file_is_reported_and_never_waited_for(
     tmp_path: Path, spec: DataSpec, make: Callable[[Path], None]
 ) -> None:
     (tmp_path / "a.csv").write_text(FEW)
     make(tmp_path / "x.csv")
-    told = refusal_of_both(tmp_path, spec)
-    assert re.search(r"x\.csv is (a folder|no regular file), though it is called", told)
+    message = refusal_of_both(tmp_path, spec)
+    assert re.search(r"x\.csv is (a folder|no regular file), though it is called", message)
 
 
 def test_a_folder_called_like_a_file_may_be_the_data(tmp_path: Path, spec: DataSpec) -> None:
@@ -155,7 +155,7 @@ def test_a_folder_called_like_a_file_may_be_the_data(tmp_path: Path, spec: DataS
 
 
 @pytest.mark.parametrize("source", ["absent.csv", "x" * 300, "a\0b.csv", "/dev/null", "."])
-def test_a_place_without_data_is_told(tmp_path: Path, spec: DataSpec, source: str) -> None:
+def test_a_place_without_data_is_reported(tmp_path: Path, spec: DataSpec, source: str) -> None:
     refusal_of_both(tmp_path / source, spec)
 
 
@@ -200,7 +200,7 @@ def test_parquet_of_many_types_is_read(tmp_path: Path, spec: DataSpec, case: str
 
 
 @pytest.mark.parametrize(
-    ("name", "values", "told"),
+    ("name", "values", "expected"),
     [
         ("culmen_length_mm", pa.array(["39.1", "40", "41"]), "has the type string, but must be a"),
         ("culmen_length_mm", pa.array([True, False, None]), "has the type bool, but must be a"),
@@ -211,14 +211,14 @@ def test_parquet_of_many_types_is_read(tmp_path: Path, spec: DataSpec, case: str
         ("island", pa.array([{"a": 1}] * 3), "but must be text"),
     ],
 )
-def test_parquet_of_another_type_is_told_before_anything_is_read(
-    tmp_path: Path, spec: DataSpec, name: str, values: pa.Array, told: str
+def test_parquet_of_another_type_is_reported_before_anything_is_read(
+    tmp_path: Path, spec: DataSpec, name: str, values: pa.Array, expected: str
 ) -> None:
     path = parquet_file(tmp_path / "a.parquet", **{name: values})
-    assert told in refusal_of_both(path, spec)
+    assert expected in refusal_of_both(path, spec)
 
 
-def test_what_is_carried_has_one_type_or_is_told(tmp_path: Path, spec: DataSpec) -> None:
+def test_what_is_carried_has_one_type_or_is_reported(tmp_path: Path, spec: DataSpec) -> None:
     parquet_file(tmp_path / "a.parquet", id=pa.array([1, 2, 3]))
     parquet_file(tmp_path / "b.parquet", id=pa.array(["x", "y", "z"]))
     with pytest.raises(UserError, match=r"Column id is int64 in .*a\.parquet and string in .*b\.p"):

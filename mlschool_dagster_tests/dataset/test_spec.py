@@ -31,10 +31,10 @@ def complaint(tmp_path: Path, document: Any) -> str:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as refused:
         load_spec(path)
-    told = str(refused.value)
-    assert "\n" not in told
-    assert str(path) in told
-    return told
+    message = str(refused.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def test_a_spec_survives_json(spec: DataSpec) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "instead", "told"),
+    ("written", "instead", "expected"),
     [
         (
             "[FEMALE, MALE]",
@@ -140,23 +140,23 @@ def test_a_spec_survives_json(spec: DataSpec) -> None:
     ],
 )
 def test_each_entry_that_cannot_be_is_named_with_what_to_do(
-    tmp_path: Path, written: str, instead: str, told: str
+    tmp_path: Path, written: str, instead: str, expected: str
 ) -> None:
     assert written in TEXT
-    assert told in complaint(tmp_path, TEXT.replace(written, instead, 1))
+    assert expected in complaint(tmp_path, TEXT.replace(written, instead, 1))
 
 
 def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     document = changed("columns.4.maximum", "heavy")
     document["target"]["classes"] = [True, "b"]
     del document["contract"]["minimum_rows"]
-    told = complaint(tmp_path, document)
+    message = complaint(tmp_path, document)
     for path in (
         "columns[4].maximum",
         "target.classes[0]",
         "contract lacks the entry minimum_rows",
     ):
-        assert path in told
+        assert path in message
 
 
 @pytest.mark.parametrize("document", ["", "42", "[]", "columns: {}", "- a\n- b", "a: &x [*x]"])

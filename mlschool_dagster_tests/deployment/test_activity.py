@@ -47,8 +47,8 @@ def test_a_quantile_lies_in_the_bucket_of_the_true_one(seconds: list[float], q: 
 
 @given(latencies)
 def test_quantiles_grow_with_their_rank(seconds: list[float]) -> None:
-    found = [quantile(q, histogram(seconds)) or 0.0 for q in (0.0, 0.5, 0.95, 0.99, 1.0)]
-    assert found == sorted(found)
+    result = [quantile(q, histogram(seconds)) or 0.0 for q in (0.0, 0.5, 0.95, 0.99, 1.0)]
+    assert result == sorted(result)
 
 
 @pytest.mark.parametrize(
@@ -67,8 +67,8 @@ def test_quantiles_grow_with_their_rank(seconds: list[float]) -> None:
 def test_quantiles_are_those_of_prometheus(
     q: float, counts: dict[str, float], expected: float | None
 ) -> None:
-    found = quantile(q, counts)
-    assert found == (None if expected is None else pytest.approx(expected))
+    result = quantile(q, counts)
+    assert result == (None if expected is None else pytest.approx(expected))
 
 
 def exposition(statuses: dict[str, int], seconds: list[float]) -> str:
@@ -152,10 +152,10 @@ def test_each_version_has_its_part() -> None:
         {"1": {"200": 5.0}, "2": {"200": 3.0, "500": 1.0}, "": {"401": 2.0}},
         {"1": histogram([0.01] * 5), "2": histogram([0.02] * 4)},
     )
-    found = activity_between([before, after])
-    assert (found.requests, found.errors, found.refusals) == (6, 1, 2)
-    assert set(found.by_version) == {"2"}
-    assert (found.by_version["2"].requests, found.by_version["2"].error_share) == (4, 0.25)
+    result = activity_between([before, after])
+    assert (result.requests, result.errors, result.refusals) == (6, 1, 2)
+    assert set(result.by_version) == {"2"}
+    assert (result.by_version["2"].requests, result.by_version["2"].error_share) == (4, 0.25)
 
 
 def test_a_reading_survives_being_kept() -> None:

@@ -111,21 +111,21 @@ class Traffic:
 @contextmanager
 def traffic(endpoint: Endpoint) -> Iterator[Traffic]:
     """Clients that send requests without a pause."""
-    found = Traffic()
+    result = Traffic()
     done = threading.Event()
 
     def work() -> None:
         while not done.is_set():
             try:
-                found.answers[answering(endpoint)] += 1
+                result.answers[answering(endpoint)] += 1
             except Exception as error:
-                found.failures.append(error)
+                result.failures.append(error)
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
         thread.start()
     try:
-        yield found
+        yield result
     finally:
         done.set()
         for thread in threads:
@@ -409,18 +409,18 @@ def test_activity_counts_what_the_endpoint_did(
     # Services count a little late.
     wait_for(lambda: endpoint.activity(begin, utc_now()).refusals)
     wait_for(lambda: endpoint.activity(begin, utc_now()).requests >= 21)
-    found = endpoint.activity(begin, utc_now())
-    assert found.errors == found.error_share == 0
-    assert found.refusals == 1
-    assert list(found.latency.values()) == sorted(found.latency.values())
-    assert set(found.latency) == {0.5, 0.95, 0.99}
-    assert all(0 < seconds < 60 for seconds in found.latency.values())
-    if found.by_version:
-        assert set(found.by_version) == {"1"}
-        assert found.by_version["1"].requests >= 20
+    result = endpoint.activity(begin, utc_now())
+    assert result.errors == result.error_share == 0
+    assert result.refusals == 1
+    assert list(result.latency.values()) == sorted(result.latency.values())
+    assert set(result.latency) == {0.5, 0.95, 0.99}
+    assert all(0 < seconds < 60 for seconds in result.latency.values())
+    if result.by_version:
+        assert set(result.by_version) == {"1"}
+        assert result.by_version["1"].requests >= 20
 
 
 def test_nothing_happened_before_a_deployment(endpoint: Endpoint) -> None:
     now = utc_now()
-    found = endpoint.activity(now - timedelta(hours=1), now)
-    assert (found.requests, found.errors, found.refusals, dict(found.latency)) == (0, 0, 0, {})
+    result = endpoint.activity(now - timedelta(hours=1), now)
+    assert (result.requests, result.errors, result.refusals, dict(result.latency)) == (0, 0, 0, {})

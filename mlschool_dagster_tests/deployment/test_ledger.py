@@ -220,15 +220,15 @@ def test_which_version_served_when_can_always_be_answered(
 
 @given(histories)
 def test_replaying_the_changes_ends_in_what_serves(entries: list[DeploymentEntry]) -> None:
-    found = changes(entries)
+    result = changes(entries)
     primary: str | None = None
-    for change in found:
+    for change in result:
         if change.role is Role.PRIMARY:
             assert change.before == primary
             primary = change.after
     last = serving_plan(entries)
     assert primary == (None if last is None else last.primary)
-    assert {change.at for change in found} == {
+    assert {change.at for change in result} == {
         entry.at for entry in entries if entry.event is not DeploymentEvent.WANTED
     }
 

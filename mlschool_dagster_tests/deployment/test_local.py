@@ -177,7 +177,7 @@ def test_a_move_to_a_port_that_is_taken_leaves_the_endpoint_where_it_is(
     assert endpoint.invoke([ROW])[0].model_version == "1"
 
 
-def test_an_address_of_another_machine_is_told(tmp_path: Path) -> None:
+def test_an_address_of_another_machine_is_reported(tmp_path: Path) -> None:
     endpoint = endpoint_of(tmp_path, free_port(), host="192.0.2.1")
     with pytest.raises(UserError, match=r"cannot listen on 192\.0\.2\.1"):
         deploy(endpoint, tmp_path, "1")

@@ -110,9 +110,9 @@ def test_a_shadow_is_captured_beside_each_answer(endpoint: LocalEndpoint, tmp_pa
 
     def shadows() -> dict[str, dict[str, float]]:
         frames = [store.read_shadow(window) for window in store.windows()]
-        found = [row for frame in frames for row in frame.to_dict("records")]
-        assert {row["model_version"] for row in found} <= {"2"}
-        return {row["event_id"]: row["probabilities"] for row in found}
+        result = [row for frame in frames for row in frame.to_dict("records")]
+        assert {row["model_version"] for row in result} <= {"2"}
+        return {row["event_id"]: row["probabilities"] for row in result}
 
     wait_for(lambda: len(shadows()) == len(rows))
     beside = shadows()
@@ -153,7 +153,7 @@ def test_a_server_that_is_kept_by_others_follows_and_is_left_alone(tmp_path: Pat
     assert endpoint.status().serving is None
 
 
-def test_a_server_of_others_that_does_not_follow_is_told(
+def test_a_server_of_others_that_does_not_follow_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mlschool_dagster.deployment.local.DEADLINE_SECONDS", 0.2)

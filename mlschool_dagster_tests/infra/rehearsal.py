@@ -25,7 +25,7 @@ from mlschool_dagster_tests.postgres import PostgresServer
 from mlschool_dagster_tests.serving.server import free_port
 
 INFRA = ROOT / "infra" / "docker"
-PATIENCE = 300.0
+TIMEOUT = 300.0
 PORTS = ("3000", "5000", "5432", "8080", "8090")
 FOLDERS = ("/var/lib/mlschool", "/var/lib/mlflow", "/var/lib/dagster", "/opt/dagster")
 REPLACED_BY_THE_TEST = ("postgres", "prometheus", "grafana")
@@ -98,7 +98,7 @@ class Rehearsal:
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Poll until `condition()` holds; fail if a service ends or patience does."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while not condition():
             assert time.monotonic() < deadline, "waited in vain"
             for name, process in self._processes.items():

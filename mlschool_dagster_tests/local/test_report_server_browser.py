@@ -12,7 +12,7 @@ from mlschool_dagster_tests.monitoring import test_report_pages
 from mlschool_dagster_tests.monitoring.traffic_month import dashboard_data as month
 
 CHROMIUM = shutil.which("chromium")
-PATIENCE = 60_000
+TIMEOUT = 60_000
 CHART = ".js-plotly-plot .main-svg"
 
 pytestmark = [
@@ -57,7 +57,7 @@ def opened(browser: Browser, address: str) -> tuple[Page, list[str]]:
 @pytest.mark.parametrize("name", ["quality", "performance"])
 def test_evidently_draws_its_charts(name: str, browser: Browser, url: str) -> None:
     page, complaints = opened(browser, f"{url}/{name}.html")
-    page.locator(CHART).first.wait_for(timeout=PATIENCE)
+    page.locator(CHART).first.wait_for(timeout=TIMEOUT)
     assert complaints == []
     page.close()
 
@@ -67,16 +67,16 @@ def test_the_distributions_of_a_column_are_drawn_when_its_row_is_opened(
 ) -> None:
     page, complaints = opened(browser, f"{url}/drift.html")
     row = page.locator("tr", has_text="flipper_length_mm")
-    row.locator("canvas").first.wait_for(timeout=PATIENCE)
+    row.locator("canvas").first.wait_for(timeout=TIMEOUT)
     row.locator("button").first.click()
-    page.locator(CHART).first.wait_for(timeout=PATIENCE)
+    page.locator(CHART).first.wait_for(timeout=TIMEOUT)
     assert complaints == []
     page.close()
 
 
 def test_the_dashboard_draws_every_figure(browser: Browser, url: str) -> None:
     page, complaints = opened(browser, f"{url}/dashboard.html")
-    page.locator(f".plot{CHART}").first.wait_for(timeout=PATIENCE)
+    page.locator(f".plot{CHART}").first.wait_for(timeout=TIMEOUT)
     assert page.locator(".plot:not(.js-plotly-plot)").count() == 0
     assert complaints == []
     page.close()

@@ -34,7 +34,7 @@ LAUNCH = """mutation { launchRun(executionParams: {mode: "default", runConfigDat
 repositoryLocationName: "location.py", repositoryName: "__repository__", jobName: "dangerous_job"}})
 { __typename } }"""
 RUNS = "{ runsOrError { ... on Runs { results { runId } } } }"
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +72,7 @@ def ask(server: str, query: str, **headers: str) -> httpx.Response:
         f"{server}/graphql",
         json={"query": query},
         headers={name.replace("_", "-"): value for name, value in headers.items()},
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
 
 
@@ -147,14 +147,14 @@ def test_the_page_works_in_a_browser_and_another_site_does_not(server: str) -> N
             lambda answer: complaints.append(answer.url) if answer.status >= 400 else None,
         )
         page.goto(f"{server}/jobs")
-        page.get_by_text("dangerous_job").first.wait_for(timeout=PATIENCE * 1000)
+        page.get_by_text("dangerous_job").first.wait_for(timeout=TIMEOUT * 1000)
         launched = page.evaluate(
             """query => fetch('/graphql', {method: 'POST', body: JSON.stringify({query}),
             headers: {'Content-Type': 'application/json'}}).then(answer => answer.json())""",
             LAUNCH.replace("__typename", "... on LaunchRunSuccess { run { runId } }"),
         )
         page.goto(f"{server}/runs/{launched['data']['launchRun']['run']['runId']}")
-        page.get_by_text("Run queued").first.wait_for(timeout=PATIENCE * 1000)
+        page.get_by_text("Run queued").first.wait_for(timeout=TIMEOUT * 1000)
         assert complaints == []
         # The run's page is told of the run's events as they happen.
         assert [socket.url for socket in sockets] != []
@@ -164,7 +164,7 @@ def test_the_page_works_in_a_browser_and_another_site_does_not(server: str) -> N
             lambda route: route.fulfill(content_type="text/html", body=evil(server)),
         )
         other.goto("http://evil.example/")
-        other.wait_for_function("document.title == 'done'", timeout=PATIENCE * 1000)
+        other.wait_for_function("document.title == 'done'", timeout=TIMEOUT * 1000)
         assert json.loads(other.inner_text("#heard")) == ["error", "failed", "closed"]
         browser.close()
     assert runs(server) == before + 1

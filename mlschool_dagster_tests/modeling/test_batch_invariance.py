@@ -22,7 +22,7 @@ from mlschool_dagster_tests.modeling import networks
 from mlschool_dagster_tests.modeling.networks import NETWORKS, digest, some_rows
 
 CORES = ("Prescott", "Nehalem", "Sandybridge", "Haswell", "Zen", "SkylakeX")
-"""Generations of kernels that OpenBLAS can be told to use."""
+"""Generations of kernels that OpenBLAS can be configured to use."""
 
 # Computed once on x86-64; nothing about it is particular to that machine.
 DIGEST = "d4f031a9d6d67ea9ad8a5ee1a0868216e7195a8c1d38a508548ec1af8b825e6f"
@@ -89,8 +89,8 @@ def environments() -> Iterator[dict[str, str]]:
     Numpy refuses to disable what it was not built with or what the CPU lacks.
     """
     numpy_core: Any = import_module("numpy._core._multiarray_umath")
-    found = numpy_core.__cpu_features__
-    features = [name for name in numpy_core.__cpu_dispatch__ if found.get(name, False)]
+    result = numpy_core.__cpu_features__
+    features = [name for name in numpy_core.__cpu_dispatch__ if result.get(name, False)]
     # The newest features, then the older ones as well.
     disabled = [" ".join(features[first:]) for first in reversed(range(len(features) + 1))]
     for core, names in zip(CORES, cycle(disabled), strict=False):

@@ -47,11 +47,11 @@ def test_every_confidence_has_a_bin_near_it(confidence: float) -> None:
 
 @pytest.mark.parametrize(("intercept", "slope"), [(0.0, 1.0), (-0.7, 0.6), (0.5, 1.5)])
 def test_the_curve_of_a_large_world_is_found(intercept: float, slope: float) -> None:
-    found = fit_calibration(*world(50_000, intercept, slope))
+    result = fit_calibration(*world(50_000, intercept, slope))
     within = (BIN_LOGITS > -0.4) & (BIN_LOGITS < 4.5)
     expected = logistic(intercept + slope * BIN_LOGITS[within])
-    np.testing.assert_allclose(found.chances().mean(axis=0)[within], expected, atol=0.02)
-    assert found.chances().std(axis=0)[within].max() < 0.01
+    np.testing.assert_allclose(result.chances().mean(axis=0)[within], expected, atol=0.02)
+    assert result.chances().std(axis=0)[within].max() < 0.01
 
 
 def test_few_rows_leave_more_in_doubt_than_many() -> None:
@@ -64,11 +64,11 @@ def test_few_rows_leave_more_in_doubt_than_many() -> None:
 
 
 def test_a_model_without_an_error_is_not_called_infallible() -> None:
-    found = fit_calibration(np.full(344, 0.98), np.ones(344, dtype=bool))
-    low, high = np.quantile(found.chances()[:, confidence_bins(np.array([0.98]))], [0.025, 0.975])
+    result = fit_calibration(np.full(344, 0.98), np.ones(344, dtype=bool))
+    low, high = np.quantile(result.chances()[:, confidence_bins(np.array([0.98]))], [0.025, 0.975])
     assert low < 0.995
     assert high < 1
-    assert (found.rows, found.errors) == (344, 0)
+    assert (result.rows, result.errors) == (344, 0)
 
 
 def test_draws_cover_the_truth_as_often_as_they_claim() -> None:
@@ -84,28 +84,28 @@ def test_draws_cover_the_truth_as_often_as_they_claim() -> None:
 
 
 def test_another_model_is_twice_as_uncertain_and_no_better() -> None:
-    found = fit_calibration(*world(344, -0.4, 0.8))
-    other = found.predictive()
-    assert other.intercepts.var() == pytest.approx(2 * found.intercepts.var())
-    assert np.log(other.slopes).var() == pytest.approx(2 * np.log(found.slopes).var())
-    assert other.intercepts.mean() == pytest.approx(found.intercepts.mean())
-    assert (other.rows, other.errors) == (found.rows, found.errors)
+    result = fit_calibration(*world(344, -0.4, 0.8))
+    other = result.predictive()
+    assert other.intercepts.var() == pytest.approx(2 * result.intercepts.var())
+    assert np.log(other.slopes).var() == pytest.approx(2 * np.log(result.slopes).var())
+    assert other.intercepts.mean() == pytest.approx(result.intercepts.mean())
+    assert (other.rows, other.errors) == (result.rows, result.errors)
 
 
 def test_it_is_written_and_read_as_plain_text(tmp_path: Path) -> None:
-    found = fit_calibration(*world(344, 0.2, 0.9))
-    found.save(tmp_path)
+    result = fit_calibration(*world(344, 0.2, 0.9))
+    result.save(tmp_path)
     again = load_calibration(tmp_path)
-    np.testing.assert_allclose(again.chances(), found.chances(), atol=1e-5)
-    assert (again.rows, again.errors, again.is_learnt) == (found.rows, found.errors, True)
+    np.testing.assert_allclose(again.chances(), result.chances(), atol=1e-5)
+    assert (again.rows, again.errors, again.is_learnt) == (result.rows, result.errors, True)
     assert json.loads((tmp_path / CALIBRATION_FILE).read_text())["rows"] == 344
 
 
 def test_a_version_without_one_is_taken_at_its_word(tmp_path: Path) -> None:
-    found = load_calibration(tmp_path)
-    assert not found.is_learnt
-    np.testing.assert_allclose(found.chances()[0], logistic(BIN_LOGITS))
-    assert found is IDENTITY_CALIBRATION
+    result = load_calibration(tmp_path)
+    assert not result.is_learnt
+    np.testing.assert_allclose(result.chances()[0], logistic(BIN_LOGITS))
+    assert result is IDENTITY_CALIBRATION
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"intercepts": [0], "slopes": [1], "rows": 1}'])
@@ -119,6 +119,6 @@ def test_a_version_carries_what_its_out_of_fold_rows_teach(
     trained: TrainingResult, penguins: pd.DataFrame, spec: DataSpec, tmp_path: Path
 ) -> None:
     write_version(tmp_path, trained, penguins, spec)
-    found = load_calibration(tmp_path)
-    assert found.rows == len(penguins)
-    assert 0 < found.errors < 10
+    result = load_calibration(tmp_path)
+    assert result.rows == len(penguins)
+    assert 0 < result.errors < 10

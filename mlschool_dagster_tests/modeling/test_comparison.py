@@ -33,29 +33,33 @@ def outcomes(both: int, gained: int, lost: int, neither: int) -> tuple[Mask, Mas
 @given(*[st.integers(0, 60)] * 4)
 def test_a_pair_is_counted_and_tested_as_it_is(both: int, gained: int, lost: int, no: int) -> None:
     champion, challenger = outcomes(both, gained, lost, no + 1)
-    found = paired(champion, challenger)
-    assert (found.gained, found.lost, found.rows) == (gained, lost, both + gained + lost + no + 1)
-    assert found.difference == pytest.approx(challenger.mean() - champion.mean())
-    assert found.lower <= found.difference <= found.upper
+    result = paired(champion, challenger)
+    assert (result.gained, result.lost, result.rows) == (
+        gained,
+        lost,
+        both + gained + lost + no + 1,
+    )
+    assert result.difference == pytest.approx(challenger.mean() - champion.mean())
+    assert result.lower <= result.difference <= result.upper
     if gained + lost:
-        assert found.p_value == pytest.approx(binomtest(gained, gained + lost).pvalue)
+        assert result.p_value == pytest.approx(binomtest(gained, gained + lost).pvalue)
 
 
 def test_a_challenger_that_gains_is_better() -> None:
-    found = compare(*outcomes(100, 30, 5, 10), WHOLE, None, CONFIG)
-    assert found.verdict is Verdict.BETTER
-    assert "accuracy 0.897 against 0.724 on 145 labelled captures" in found.summary
+    result = compare(*outcomes(100, 30, 5, 10), WHOLE, None, CONFIG)
+    assert result.verdict is Verdict.BETTER
+    assert "accuracy 0.897 against 0.724 on 145 labelled captures" in result.summary
 
 
 def test_few_rows_are_not_enough_however_clear_they_are() -> None:
     for rows in (0, 49):
-        found = compare(*outcomes(0, rows, 0, 0), WHOLE, None, CONFIG)
-        assert found.verdict is Verdict.NOT_ENOUGH_DATA
-        assert f"{rows} labelled captures were put aside, 50 are needed" in found.summary
+        result = compare(*outcomes(0, rows, 0, 0), WHOLE, None, CONFIG)
+        assert result.verdict is Verdict.NOT_ENOUGH_DATA
+        assert f"{rows} labelled captures were put aside, 50 are needed" in result.summary
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "expected"),
     [
         ((100, 8, 5, 10), "is not better than the champion beyond chance"),
         ((100, 5, 30, 10), "is not better than the champion beyond chance"),
@@ -63,20 +67,20 @@ def test_few_rows_are_not_enough_however_clear_they_are() -> None:
         ((60, 30, 0, 100), "an accuracy below 0.7"),
     ],
 )
-def test_what_is_not_enough_is_told(rows: tuple[int, int, int, int], told: str) -> None:
-    found = compare(*outcomes(*rows), WHOLE, None, CONFIG)
-    assert found.verdict is Verdict.NOT_BETTER
-    assert told in found.summary
+def test_what_is_not_enough_is_reported(rows: tuple[int, int, int, int], expected: str) -> None:
+    result = compare(*outcomes(*rows), WHOLE, None, CONFIG)
+    assert result.verdict is Verdict.NOT_BETTER
+    assert expected in result.summary
 
 
 def test_a_gain_at_the_cost_of_some_is_no_gain() -> None:
     champion, challenger = outcomes(100, 60, 20, 5)
     victims = ~challenger & champion
     parts = {"sex=FEMALE": victims, "sex=MALE": ~victims}
-    found = compare(champion, challenger, parts, None, CONFIG)
-    assert found.verdict is Verdict.NOT_BETTER
-    assert found.worse_for == ("sex=FEMALE",)
-    assert found.worst_part == "sex=FEMALE"
+    result = compare(champion, challenger, parts, None, CONFIG)
+    assert result.verdict is Verdict.NOT_BETTER
+    assert result.worse_for == ("sex=FEMALE",)
+    assert result.worst_part == "sex=FEMALE"
 
 
 def test_what_was_known_must_not_be_forgotten_unless_it_is_no_longer_true() -> None:
@@ -105,11 +109,11 @@ def test_the_base_data_is_compared_out_of_fold_on_common_rows(
     challenger[PREDICTION] = spec.target.classes[0]
     relabelled = challenger.iloc[::2].copy()
     relabelled[spec.target.name] = spec.target.classes[1]
-    found = compare_on_base(champion, pd.concat([challenger[1::2], relabelled]), penguins, spec)
-    assert found is not None
+    result = compare_on_base(champion, pd.concat([challenger[1::2], relabelled]), penguins, spec)
+    assert result is not None
     already = int((champion[spec.target.name][::2] == spec.target.classes[1]).sum())
-    assert len(penguins) // 2 <= found.rows <= len(penguins) // 2 + already
-    assert found.difference < -0.3
+    assert len(penguins) // 2 <= result.rows <= len(penguins) // 2 + already
+    assert result.difference < -0.3
     nothing = compare_on_base(champion, relabelled[:0], penguins, spec)
     assert nothing is None
 
@@ -120,9 +124,9 @@ def test_rows_with_equal_inputs_and_different_truths_all_count(
     base = pd.concat([penguins[:2]] * 30, ignore_index=True)
     base[spec.target.name] = [spec.target.classes[at % 3] for at in range(len(base))]
     reference = base.assign(**{PREDICTION: spec.target.classes[0]})
-    found = compare_on_base(reference, pd.concat([reference, reference[:9]]), base, spec)
-    assert found is not None
-    assert (found.rows, found.difference) == (len(base), 0.0)
+    result = compare_on_base(reference, pd.concat([reference, reference[:9]]), base, spec)
+    assert result is not None
+    assert (result.rows, result.difference) == (len(base), 0.0)
 
 
 def test_parts_cover_all_rows_and_small_ones_are_pooled(

@@ -136,7 +136,7 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         replace(model, layers=model.layers[1:])
 
 
-def test_a_missing_or_damaged_folder_is_told_in_one_sentence(tmp_path: Path) -> None:
+def test_a_missing_or_damaged_folder_is_reported_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         CompiledModel.load(tmp_path / "nothing")
     folder = tmp_path / "damaged"

@@ -66,9 +66,9 @@ def test_the_reference_is_the_data_with_out_of_fold_predictions(
 def test_samples_are_rows_with_the_trained_network_s_answers_one_for_each_class(
     trained: TrainingResult, penguins: pd.DataFrame, spec: DataSpec
 ) -> None:
-    found = samples(trained, penguins, spec)
-    assert [sample.prediction for sample in found] == list(spec.target.classes)
-    for sample in found:
+    result = samples(trained, penguins, spec)
+    assert [sample.prediction for sample in result] == list(spec.target.classes)
+    for sample in result:
         assert list(sample.inputs) == spec.input_names
         assert None not in sample.inputs.values()
         assert 0.9 < sample.confidence <= 1
@@ -77,9 +77,9 @@ def test_samples_are_rows_with_the_trained_network_s_answers_one_for_each_class(
 def test_rows_that_are_never_complete_are_samples_too(
     trained: TrainingResult, penguins: pd.DataFrame, spec: DataSpec
 ) -> None:
-    found = samples(trained, penguins.assign(sex=None), spec)
-    assert found
-    assert all(sample.inputs["sex"] is None for sample in found)
+    result = samples(trained, penguins.assign(sex=None), spec)
+    assert result
+    assert all(sample.inputs["sex"] is None for sample in result)
 
 
 def test_every_picture_is_a_png(

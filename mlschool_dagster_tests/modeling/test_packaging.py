@@ -151,10 +151,10 @@ def test_the_run_tells_how_the_model_came_about(
         "environment.json",
         "pictures",
     }
-    told = json.loads(
+    described = json.loads(
         Path(client.download_artifacts(logged.run_id, "environment.json")).read_text()
     )
-    assert told["packages"]["keras"]
+    assert described["packages"]["keras"]
 
 
 def test_a_broken_installation_of_anything_is_named_and_loses_nothing(
@@ -166,9 +166,9 @@ def test_a_broken_installation_of_anything_is_named_and_loses_nothing(
         if metadata is not None:
             (folder / "METADATA").write_bytes(metadata)
     monkeypatch.syspath_prepend(tmp_path)
-    found = environment()
-    assert found["packages"]["numpy"] == np.__version__
-    assert [Path(path).name for path in found["unreadable"]] == [
+    result = environment()
+    assert result["packages"]["numpy"] == np.__version__
+    assert [Path(path).name for path in result["unreadable"]] == [
         "empty-1.0.dist-info",
         "nameless-1.0.dist-info",
         "odd-1.0.dist-info",

@@ -39,9 +39,9 @@ def test_a_new_version_is_the_challenger(registry: Registry, logged: Logged) -> 
     assert register(registry, logged) == "1"
     assert register(registry, logged, "abc") == "2"
     assert registry.aliases("1") == []
-    found = registry.resolve("challenger")
-    assert (found.version, found.run_id) == ("2", logged.run_id)
-    assert found.tags["dagster_run_id"] == "abc"
+    result = registry.resolve("challenger")
+    assert (result.version, result.run_id) == ("2", logged.run_id)
+    assert result.tags["dagster_run_id"] == "abc"
 
 
 def test_the_champion_is_no_longer_the_challenger(registry: Registry, logged: Logged) -> None:

@@ -57,10 +57,10 @@ def joined(
 def test_without_captures_the_base_data_is_what_is_trained_on(
     penguins: pd.DataFrame, spec: DataSpec
 ) -> None:
-    found = joined(penguins, spec, labelled(penguins, spec)[:0])
-    assert content_digest(found.training) == content_digest(penguins)
-    assert found.held_out.empty
-    assert found.truth is TruthStatus.HOLDS
+    result = joined(penguins, spec, labelled(penguins, spec)[:0])
+    assert content_digest(result.training) == content_digest(penguins)
+    assert result.held_out.empty
+    assert result.truth is TruthStatus.HOLDS
 
 
 @given(picks=st.lists(st.integers(0, 343), min_size=1, max_size=120), lies=st.booleans())
@@ -69,15 +69,15 @@ def test_each_input_is_on_one_side_once_with_its_newest_truth(
 ) -> None:
     old = labelled(penguins.iloc[picks], spec)
     new = labelled(penguins.iloc[picks[:10]], spec, lies=lies, start=1000)
-    found = joined(penguins, spec, old, new)
-    training, aside = (input_keys(frame, spec) for frame in (found.training, found.held_out))
+    result = joined(penguins, spec, old, new)
+    training, aside = (input_keys(frame, spec) for frame in (result.training, result.held_out))
     assert set(training).isdisjoint(aside)
     assert set(training) | set(aside) == set(input_keys(penguins, spec))
     assert not aside.duplicated().any()
-    truths = pd.concat([found.training, found.held_out])[spec.target.name]
-    told = dict(zip([*training, *aside], truths, strict=True))
+    truths = pd.concat([result.training, result.held_out])[spec.target.name]
+    truth_by_key = dict(zip([*training, *aside], truths, strict=True))
     newest = dict(zip(input_keys(new, spec), new[spec.target.name], strict=True))
-    assert {key: told[key] for key in newest} == newest
+    assert {key: truth_by_key[key] for key in newest} == newest
 
 
 @given(share=st.floats(0.05, 0.95))
@@ -104,9 +104,9 @@ def test_captures_that_break_the_contract_are_left_out_and_counted(
     captures.loc[0, "body_mass_g"] = -1.0
     captures.loc[1, "island"] = "elsewhere"
     captures.loc[2, "species"] = "Emperor"
-    found = joined(penguins, spec, captures)
-    assert found.breaches == 3
-    assert set(found.training["species"]) == set(spec.target.classes)
+    result = joined(penguins, spec, captures)
+    assert result.breaches == 3
+    assert set(result.training["species"]) == set(spec.target.classes)
 
 
 def test_one_liar_among_three_sources_is_not_believed(
@@ -116,19 +116,19 @@ def test_one_liar_among_three_sources_is_not_believed(
         labelled(penguins[name::3], spec, source=f"source {name}", lies=name == 2)
         for name in range(3)
     ]
-    found = joined(penguins, spec, *parts)
-    assert [source.name for source in found.sources if not source.trusted] == ["source 2"]
-    assert found.distrusted == len(parts[2])
-    assert found.truth is TruthStatus.HOLDS
+    result = joined(penguins, spec, *parts)
+    assert [source.name for source in result.sources if not source.trusted] == ["source 2"]
+    assert result.distrusted == len(parts[2])
+    assert result.truth is TruthStatus.HOLDS
 
 
 def test_many_small_liars_are_judged_together(penguins: pd.DataFrame, spec: DataSpec) -> None:
     liars = [
         labelled(penguins[n : n + 5], spec, source=f"liar {n}", lies=True) for n in range(0, 100, 5)
     ]
-    found = joined(penguins, spec, labelled(penguins[100:], spec), *liars)
-    assert [s.name for s in found.sources if not s.trusted] == [SMALL_SOURCES]
-    assert found.distrusted == 100
+    result = joined(penguins, spec, labelled(penguins[100:], spec), *liars)
+    assert [s.name for s in result.sources if not s.trusted] == [SMALL_SOURCES]
+    assert result.distrusted == 100
 
 
 def test_who_labelled_another_hour_is_not_blamed_for_it(
@@ -136,9 +136,9 @@ def test_who_labelled_another_hour_is_not_blamed_for_it(
 ) -> None:
     before = labelled(penguins, spec, source="before")
     after = labelled(penguins, spec, source="after", window="2026-11-20-01:00", lies=True)
-    found = joined(penguins, spec, before, after)
-    assert all(source.trusted for source in found.sources)
-    assert found.truth is TruthStatus.DOUBTFUL
+    result = joined(penguins, spec, before, after)
+    assert all(source.trusted for source in result.sources)
+    assert result.truth is TruthStatus.DOUBTFUL
 
 
 def test_a_new_truth_needs_two_witnesses_or_somebody_who_verified_it(
@@ -151,12 +151,12 @@ def test_a_new_truth_needs_two_witnesses_or_somebody_who_verified_it(
     accepted = joined(penguins, spec, before, alone, accept_new_truth=True)
     second = labelled(penguins, spec, window=window, source="other", lies=True, start=1000)
     confirmed = joined(penguins, spec, before, alone[::2], second[1::2])
-    for found in (accepted, confirmed):
-        assert found.truth is TruthStatus.CHANGED
-        assert found.base_rows == 0
-        assert found.outdated == len(before)
+    for result in (accepted, confirmed):
+        assert result.truth is TruthStatus.CHANGED
+        assert result.base_rows == 0
+        assert result.outdated == len(before)
         old = dict(zip(input_keys(penguins, spec), penguins["species"], strict=True))
-        truths = zip(input_keys(found.training, spec), found.training["species"], strict=True)
+        truths = zip(input_keys(result.training, spec), result.training["species"], strict=True)
         assert all(old[key] != truth for key, truth in truths)
 
 
@@ -191,22 +191,22 @@ def test_where_inputs_recur_captures_are_added_and_replace_nothing(
     many = pd.concat([rows] * (200 // distinct)).reset_index(drop=True)
     base = drawn(many, spec, noise, 1)
     captures = labelled(drawn(many, spec, noise, 2), spec)
-    found = joined(base, spec, captures)
-    assert found.truth is TruthStatus.HOLDS
-    assert found.recurring
-    assert (found.replaced, found.repeated) == (0, 0)
-    assert found.captured_rows + len(found.held_out) == len(captures)
-    assert 0.15 < len(found.held_out) / len(captures) < 0.45
-    assert content_digest(found.training[: len(base)]) == content_digest(base)
-    assert set(found.training.index[len(base) :]).isdisjoint(found.held_out.index)
+    result = joined(base, spec, captures)
+    assert result.truth is TruthStatus.HOLDS
+    assert result.recurring
+    assert (result.replaced, result.repeated) == (0, 0)
+    assert result.captured_rows + len(result.held_out) == len(captures)
+    assert 0.15 < len(result.held_out) / len(captures) < 0.45
+    assert content_digest(result.training[: len(base)]) == content_digest(base)
+    assert set(result.training.index[len(base) :]).isdisjoint(result.held_out.index)
 
 
 @pytest.mark.parametrize("noise", [0.2, 0.35, 0.5])
 def test_honest_noise_is_no_new_truth(penguins: pd.DataFrame, spec: DataSpec, noise: float) -> None:
     base = drawn(penguins, spec, noise, 1)
-    found = joined(base, spec, labelled(drawn(penguins, spec, noise, 2), spec))
-    assert found.truth is TruthStatus.HOLDS
-    assert not found.recurring
+    result = joined(base, spec, labelled(drawn(penguins, spec, noise, 2), spec))
+    assert result.truth is TruthStatus.HOLDS
+    assert not result.recurring
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.2])
@@ -218,9 +218,9 @@ def test_a_new_truth_is_seen_where_inputs_recur_and_truth_is_noisy(
     changed = drawn(many, spec, noise, 2)
     lies = [labelled(changed, spec, source=name, lies=True) for name in ("one", "two")]
     assert joined(base, spec, lies[0]).truth is TruthStatus.DOUBTFUL
-    found = joined(base, spec, lies[0][::2], lies[1][1::2])
-    assert found.truth is TruthStatus.CHANGED
-    assert found.base_rows == 0
+    result = joined(base, spec, lies[0][::2], lies[1][1::2])
+    assert result.truth is TruthStatus.CHANGED
+    assert result.base_rows == 0
 
 
 def test_noise_is_how_often_rows_with_equal_inputs_differ(

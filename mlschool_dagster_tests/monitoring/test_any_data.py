@@ -128,22 +128,22 @@ def reported(window: pd.DataFrame, reference: pd.DataFrame, spec: DataSpec) -> D
     """All numbers of all three reports, which are JSON."""
     baseline = ReferenceProfile(reference, spec)
     summary = baseline.summary([window])
-    found = drift_from(baseline, summary, DriftConfig())
+    result = drift_from(baseline, summary, DriftConfig())
     e_values = CompositeNull(baseline, DriftConfig()).e_values(summary)
     gathered = evidence([e_values], 0.05)
     judged = quality([window], reference, spec, {"malformed": 1})
     fared = performance([window], [labels_of(window)], spec, {})
     metrics = [
-        *drift_metrics(Window(START), "1", found, e_values, gathered),
+        *drift_metrics(Window(START), "1", result, e_values, gathered),
         *performance_metrics(Window(START), fared, (1, 2)),
         *quality_metrics(Window(START), judged, spec),
     ]
     numbers = [n for m in metrics for n in (m.value, m.lower, m.upper) if n is not None]
     assert np.isfinite(numbers).all()
-    for report in (found, judged, fared):
+    for report in (result, judged, fared):
         json.dumps(report.to_dict(), allow_nan=False)
         assert report.summary
-    return found
+    return result
 
 
 KINDS = st.lists(st.sampled_from([*NUMBERS, *WORDS]), max_size=5)
@@ -176,9 +176,9 @@ def test_every_report_has_its_numbers_whatever_the_data(
 ) -> None:
     spec = spec_of(max(numeric, 1 - categorical), categorical)
     reference = table(spec, then, reference_rows, seed)
-    found = reported(as_window(table(spec, now, rows, seed + 1)), reference, spec)
+    result = reported(as_window(table(spec, now, rows, seed + 1)), reference, spec)
     if min(rows, reference_rows) < DriftConfig().minimum_rows:
-        assert found.verdict is DriftVerdict.NOT_ENOUGH_DATA
+        assert result.verdict is DriftVerdict.NOT_ENOUGH_DATA
 
 
 @pytest.mark.slow
@@ -200,7 +200,7 @@ def test_every_page_and_picture_of_such_data_is_there(tmp_path: Path) -> None:
     reference, subject = table(spec, ALL, 300, 0), Subject(spec.name, "1", "now", "then")
     for name, now in {"same": ALL, "other": ALL[::-1]}.items():
         window = as_window(table(spec, now, 120, 1))
-        found = drift(window, reference, spec)
+        result = drift(window, reference, spec)
         judged = quality([window], reference, spec)
         fared = performance([window], [labels_of(window)], spec, {})
         path = tmp_path / f"{name}.html"
@@ -208,7 +208,7 @@ def test_every_page_and_picture_of_such_data_is_there(tmp_path: Path) -> None:
             warnings.simplefilter("ignore")
             for lacking in (
                 write_quality_page(window, reference, spec, subject, judged, path),
-                write_drift_page(window, reference, spec, subject, found, path),
+                write_drift_page(window, reference, spec, subject, result, path),
                 write_performance_page(reference, spec, subject, fared, path),
             ):
                 assert lacking == ""
@@ -216,7 +216,7 @@ def test_every_page_and_picture_of_such_data_is_there(tmp_path: Path) -> None:
                 assert "<script>:" not in text
                 assert text.count("<body>") == 1
             pictures = [
-                plots.distributions(window, reference, spec, found),
+                plots.distributions(window, reference, spec, result),
                 plots.missing_shares(judged),
                 plots.accuracy(fared),
             ]

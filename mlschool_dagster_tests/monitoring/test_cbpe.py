@@ -32,9 +32,9 @@ def estimate(confidence: np.ndarray, reference: int = 344, seed: int = 0) -> Est
     rng = np.random.default_rng([RNG_SEED, seed])
     known = rng.beta(5, 1, reference)
     calibration = fit_calibration(known, rng.random(reference) < chance(known))
-    found = expected_correct(counts(confidence), calibration).estimate(0)
-    assert found is not None
-    return found
+    result = expected_correct(counts(confidence), calibration).estimate(0)
+    assert result is not None
+    return result
 
 
 @pytest.mark.parametrize(
@@ -48,9 +48,9 @@ def test_estimates_follow_a_shift_of_confidences_and_cover_what_comes_true(
         rng = np.random.default_rng(seed)
         confidence = rng.beta(*shape, 500)
         realised = (rng.random(500) < chance(confidence)).mean()
-        found = estimate(confidence, seed=seed)
-        covered.append(found.low <= realised <= found.high)
-        errors.append(abs(found.accuracy - realised))
+        result = estimate(confidence, seed=seed)
+        covered.append(result.low <= realised <= result.high)
+        errors.append(abs(result.accuracy - realised))
         raw.append(abs(confidence.mean() - realised))
     assert np.mean(covered) >= 0.9
     assert np.mean(errors) < 0.03
@@ -72,10 +72,10 @@ def test_the_interval_holds_both_doubts() -> None:
 @settings(max_examples=50)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=60))
 def test_an_estimate_is_a_share_within_its_interval(confidences: list[float]) -> None:
-    found = expected_correct(counts(np.array(confidences)), IDENTITY_CALIBRATION).estimate(0)
-    assert found is not None
-    assert 0 <= found.low <= found.accuracy <= found.high <= 1
-    assert found.accuracy == pytest.approx(np.mean(confidences), abs=0.015)
+    result = expected_correct(counts(np.array(confidences)), IDENTITY_CALIBRATION).estimate(0)
+    assert result is not None
+    assert 0 <= result.low <= result.accuracy <= result.high <= 1
+    assert result.accuracy == pytest.approx(np.mean(confidences), abs=0.015)
 
 
 def test_versions_add_up() -> None:
@@ -84,7 +84,7 @@ def test_versions_add_up() -> None:
         expected_correct(sure, IDENTITY_CALIBRATION),
         expected_correct(unsure, IDENTITY_CALIBRATION),
     ]
-    found = summed(parts, 1).estimate(0)
-    assert found is not None
-    assert found.accuracy == pytest.approx((300 * 0.99 + 100 * 0.6) / 400, abs=0.01)
+    result = summed(parts, 1).estimate(0)
+    assert result is not None
+    assert result.accuracy == pytest.approx((300 * 0.99 + 100 * 0.6) / 400, abs=0.01)
     assert summed([], 1).estimate(0) is None

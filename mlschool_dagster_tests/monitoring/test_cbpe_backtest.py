@@ -43,7 +43,7 @@ def test_the_verdict_allows_for_chance(
     assert len(report.rows()) == windows
 
 
-def test_errors_are_told_by_window_newest_first() -> None:
+def test_errors_are_reported_by_window_newest_first() -> None:
     report = backtest(history(20, 10))
     assert report.mean_absolute_error == pytest.approx((0.02 + 0.42) / 2)
     newest = report.rows()[0]

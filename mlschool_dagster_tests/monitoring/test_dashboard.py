@@ -39,13 +39,13 @@ def page(data: DashboardData) -> str:
 
 
 def figures(text: str) -> list[dict[str, Any]]:
-    found = re.findall(r'<script type="application/json">(.*?)</script>', text)
-    return [json.loads(figure) for figure in found]
+    result = re.findall(r'<script type="application/json">(.*?)</script>', text)
+    return [json.loads(figure) for figure in result]
 
 
 def section(data: DashboardData, key: str) -> Section:
-    (found,) = (found for found in health_summary(data).sections if found.key == key)
-    return found
+    (result,) = (result for result in health_summary(data).sections if result.key == key)
+    return result
 
 
 def check(name: str, passed: bool | None, window: Window = HOUR) -> Metric:
@@ -62,9 +62,9 @@ def verdict(name: str, passed: bool, window: Window = HOUR) -> list[Metric]:
 
 
 def test_every_figure_is_one_of_plotlys() -> None:
-    found = figures(page(month(60)))
-    assert len(found) == len(FIGURES)
-    for figure in found:
+    result = figures(page(month(60)))
+    assert len(result) == len(FIGURES)
+    for figure in result:
         Figure(figure)
 
 
@@ -146,8 +146,8 @@ def test_the_page_finds_nothing_that_the_checks_did_not() -> None:
     shares = [errors("a=x", 1, 50), errors("a=y", 30, 50)]
     everyone = Metric(HOUR, MetricName.REALISED_ACCURACY, 0.9, 400)
     data = DashboardData("m", HOUR.end, [everyone, *shares, check("segments", True)])
-    found = section(data, "segments")
-    assert (found.status, found.value) == (Status.HEALTHY, "a = y")
+    result = section(data, "segments")
+    assert (result.status, result.value) == (Status.HEALTHY, "a = y")
 
 
 def test_an_accuracy_below_what_was_promised_is_a_warning_that_says_so() -> None:
@@ -180,7 +180,7 @@ def test_an_accuracy_below_what_was_promised_is_a_warning_that_says_so() -> None
 
 def test_nothing_known_is_never_healthy() -> None:
     health = health_summary(DashboardData("m", START))
-    assert {found.status for found in health.sections} == {Status.UNKNOWN}
+    assert {result.status for result in health.sections} == {Status.UNKNOWN}
     assert (health.status, health.since) == (Status.UNKNOWN, None)
     cross_validated = Metric(HOUR, MetricName.CROSS_VALIDATED_ACCURACY, 0.99, 344)
     few = [Metric(HOUR, MetricName.REALISED_ACCURACY, None, 3), cross_validated]
@@ -253,8 +253,8 @@ def test_a_gap_between_windows_is_no_line() -> None:
 
 
 def test_a_single_window_has_no_axis_of_empty_hours() -> None:
-    found = figures(page(month(1)))
-    over_windows = [figure for figure in found if "meta" in figure["layout"]]
+    result = figures(page(month(1)))
+    over_windows = [figure for figure in result if "meta" in figure["layout"]]
     assert [figure["data"][0]["type"] for figure in over_windows] == ["heatmap", "heatmap"]
     for figure in over_windows:
         assert len(figure["layout"]["xaxis"]["tickvals"]) == 1
@@ -326,7 +326,7 @@ DATA = st.builds(
     model=TEXT,
     now=INSTANTS,
     metrics=st.lists(METRICS, max_size=40).map(
-        lambda found: sorted(found, key=lambda metric: metric.window)
+        lambda result: sorted(result, key=lambda metric: metric.window)
     ),
     periods=st.lists(PERIODS, max_size=3),
     events=st.lists(EVENTS, max_size=3),

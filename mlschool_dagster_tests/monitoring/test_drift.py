@@ -119,8 +119,8 @@ def test_odd_references_are_compared_as_far_as_they_go(values: Any) -> None:
     summary = baseline.summary([window(200)])
     report = drift_from(baseline, summary, DriftConfig())
     json.dumps(report.to_dict(), allow_nan=False)
-    told = CompositeNull(baseline, DriftConfig()).e_values(summary)
-    assert all(np.isfinite(e_value) for e_value in told.values())
+    e_values = CompositeNull(baseline, DriftConfig()).e_values(summary)
+    assert all(np.isfinite(e_value) for e_value in e_values.values())
 
 
 @settings(max_examples=15)
@@ -144,9 +144,9 @@ def test_a_shift_far_below_a_column_s_spread_is_named_given_the_other_columns() 
         current = resampled(REFERENCE, 1_000, seed)
         current["culmen_depth_mm"] += 0.25 * REFERENCE["culmen_depth_mm"].std()
         reference = resampled(REFERENCE, len(REFERENCE), 1_000 + seed)
-        found = drift(current, reference, SPEC)
-        assert "culmen_depth_mm" in found.drifted_columns
-        assert len(found.drifted_columns) <= 2
+        result = drift(current, reference, SPEC)
+        assert "culmen_depth_mm" in result.drifted_columns
+        assert len(result.drifted_columns) <= 2
 
 
 def test_what_no_column_shows_by_itself_is_found_in_all_together() -> None:
@@ -201,24 +201,24 @@ def test_the_segment_that_changed_is_named_with_its_column() -> None:
     there = current["island"] == "Dream"
     changed = shifted(current, "body_mass_g")
     current["body_mass_g"] = current["body_mass_g"].mask(there, changed["body_mass_g"])
-    found = {one.segment: one for one in drift_by_segment(current, REFERENCE, SPEC)}
-    assert found["island=Dream"].verdict == DriftVerdict.DRIFTED
-    assert "body_mass_g" in found["island=Dream"].columns
-    assert found["island=Biscoe"].verdict != DriftVerdict.DRIFTED
+    result = {one.segment: one for one in drift_by_segment(current, REFERENCE, SPEC)}
+    assert result["island=Dream"].verdict == DriftVerdict.DRIFTED
+    assert "body_mass_g" in result["island=Dream"].columns
+    assert result["island=Biscoe"].verdict != DriftVerdict.DRIFTED
 
 
 def test_small_segments_are_left_out() -> None:
     current = window(200).assign(island="Dream")
     current.loc[:9, "island"] = "Biscoe"
-    found = {one.segment: one.rows for one in drift_by_segment(current, REFERENCE, SPEC)}
-    assert found["island=Dream"] == 190
-    assert not {"island=Biscoe", "island=Torgersen", "role=primary"} & found.keys()
+    result = {one.segment: one.rows for one in drift_by_segment(current, REFERENCE, SPEC)}
+    assert result["island=Dream"] == 190
+    assert not {"island=Biscoe", "island=Torgersen", "role=primary"} & result.keys()
 
 
 def test_roles_are_compared_with_the_whole_reference() -> None:
     current = window(200).assign(role=["primary"] * 120 + ["canary"] * 80)
-    found = {one.segment: one for one in drift_by_segment(current, REFERENCE, SPEC)}
-    assert (found["role=canary"].rows, found["role=canary"].reference_rows) == (80, 344)
+    result = {one.segment: one for one in drift_by_segment(current, REFERENCE, SPEC)}
+    assert (result["role=canary"].rows, result["role=canary"].reference_rows) == (80, 344)
 
 
 @pytest.mark.slow

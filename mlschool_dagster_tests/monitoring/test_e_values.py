@@ -34,9 +34,9 @@ def e_values(rows: pd.DataFrame) -> dict[str, float]:
 
 
 def windows_until_confirmed(rows: list[pd.DataFrame]) -> int | None:
-    told = [e_values(frame) for frame in rows]
-    for count in range(1, len(told) + 1):
-        if evidence(told[:count], CONFIG.alpha).confirmed:
+    observed = [e_values(frame) for frame in rows]
+    for count in range(1, len(observed) + 1):
+        if evidence(observed[:count], CONFIG.alpha).confirmed:
             return count
     return None
 
@@ -45,26 +45,26 @@ def test_the_default_simulated_drift_is_confirmed_at_once_in_its_column() -> Non
     quiet = [e_values(window(200, seed)) for seed in range(5)]
     drifted = e_values(shifted(window(200, 9), "body_mass_g"))
     assert not evidence(quiet, CONFIG.alpha).confirmed
-    found = evidence([*quiet, drifted], CONFIG.alpha)
-    assert found.confirmed
-    assert found.confirmed_columns == ["body_mass_g"]
-    assert "body_mass_g" in found.summary
+    result = evidence([*quiet, drifted], CONFIG.alpha)
+    assert result.confirmed
+    assert result.confirmed_columns == ["body_mass_g"]
+    assert "body_mass_g" in result.summary
 
 
 def test_a_small_shift_is_confirmed_over_a_few_windows() -> None:
     rows = [window(200, seed) for seed in range(12)]
     step = 0.25 * POPULATION["body_mass_g"].std()
     moved = [frame.assign(body_mass_g=frame["body_mass_g"] + step) for frame in rows]
-    found = windows_until_confirmed(moved)
-    assert found is not None and found <= 8
+    result = windows_until_confirmed(moved)
+    assert result is not None and result <= 8
     assert windows_until_confirmed(rows) is None
 
 
 def test_an_alarm_ends_soon_after_the_drift() -> None:
-    told = [e_values(shifted(window(200, seed), "body_mass_g")) for seed in range(30)]
-    assert evidence(told, CONFIG.alpha).confirmed
-    told += [e_values(window(200, 100 + seed)) for seed in range(10)]
-    assert not evidence(told, CONFIG.alpha).confirmed
+    observed = [e_values(shifted(window(200, seed), "body_mass_g")) for seed in range(30)]
+    assert evidence(observed, CONFIG.alpha).confirmed
+    observed += [e_values(window(200, 100 + seed)) for seed in range(10)]
+    assert not evidence(observed, CONFIG.alpha).confirmed
 
 
 def test_without_rows_there_is_no_evidence_either_way() -> None:
@@ -86,18 +86,18 @@ def test_what_is_too_small_to_matter_is_no_evidence_however_many_rows(by: int, s
         max_size=30,
     )
 )
-def test_evidence_adds_up_and_is_bounded(told: list[dict[str, float]]) -> None:
-    found = evidence(told, CONFIG.alpha)
-    assert len(found.totals) == len(told)
-    assert found.totals[-1] == pytest.approx(sum(found.parts.values()))
-    assert all(0 <= part <= 10 * found.threshold for part in found.parts.values())
-    assert found.confirmed == (found.totals[-1] >= found.threshold)
+def test_evidence_adds_up_and_is_bounded(observed: list[dict[str, float]]) -> None:
+    result = evidence(observed, CONFIG.alpha)
+    assert len(result.totals) == len(observed)
+    assert result.totals[-1] == pytest.approx(sum(result.parts.values()))
+    assert all(0 <= part <= 10 * result.threshold for part in result.parts.values())
+    assert result.confirmed == (result.totals[-1] >= result.threshold)
 
 
 def test_evidence_is_that_of_a_mixture_over_the_beginning_of_the_change() -> None:
-    told = [2.0, 0.5, 3.0]
-    by_hand = sum(np.prod(told[start:]) for start in range(3)) / HORIZON
-    assert evidence([{"a": e} for e in told], 0.05).totals[-1] == pytest.approx(by_hand)
+    observed = [2.0, 0.5, 3.0]
+    by_hand = sum(np.prod(observed[start:]) for start in range(3)) / HORIZON
+    assert evidence([{"a": e} for e in observed], 0.05).totals[-1] == pytest.approx(by_hand)
 
 
 def test_a_window_again_leaves_the_same_evidence(tmp_path: object) -> None:
@@ -106,12 +106,14 @@ def test_a_window_again_leaves_the_same_evidence(tmp_path: object) -> None:
 
     def monitored(hour: int, version: str = "1") -> list[Metric]:
         summary = BASELINE.summary([shifted(window(60, hour), "body_mass_g", hour)])
-        told = NULL.e_values(summary)
+        observed = NULL.e_values(summary)
         earlier = earlier_e_values(history, hours[hour], version)
         report = drift_from(BASELINE, summary, CONFIG)
-        found = evidence([*earlier.values(), told], CONFIG.alpha)
+        result = evidence([*earlier.values(), observed], CONFIG.alpha)
         history.record(
-            hours[hour], "drift_report", drift_metrics(hours[hour], version, report, told, found)
+            hours[hour],
+            "drift_report",
+            drift_metrics(hours[hour], version, report, observed, result),
         )
         return history.read([MetricName.DRIFT_EVIDENCE], since=hours[hour], until=hours[hour])
 
@@ -132,10 +134,10 @@ def test_alarms_are_rare_over_a_thousand_quiet_windows_that_share_a_small_refere
         baseline = ReferenceProfile(resampled(POPULATION, 344, 10_000 + seed), SPEC)
         null = CompositeNull(baseline, CONFIG)
         rows = resampled(POPULATION, 60_000, seed)
-        told = [
+        observed = [
             null.e_values(baseline.summary([rows.iloc[start : start + 200]]))
             for start in range(0, len(rows), 200)
         ]
-        totals = evidence(told, CONFIG.alpha).totals
+        totals = evidence(observed, CONFIG.alpha).totals
         alarms += max(totals) >= 2 / CONFIG.alpha
     assert alarms <= 2

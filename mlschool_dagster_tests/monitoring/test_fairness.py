@@ -19,20 +19,20 @@ def judged(rows: int, errors: dict[str, float], spec: DataSpec = SPEC) -> Fairne
     current["sex"] = np.random.default_rng(0).choice(["FEMALE", "MALE"], rows)
     chances = current["sex"].map(errors).to_numpy(dtype=float)
     wrong = np.random.default_rng(1).random(rows) < chances
-    told = labels(current)
-    told.loc[wrong, "label"] = labels(current, wrong=rows).loc[wrong, "label"]
-    (found,) = performance([current], [told], spec, {}).fairness
-    return found
+    ground_truth = labels(current)
+    ground_truth.loc[wrong, "label"] = labels(current, wrong=rows).loc[wrong, "label"]
+    (result,) = performance([current], [ground_truth], spec, {}).fairness
+    return result
 
 
 def test_unequal_errors_are_found_and_told_by_group() -> None:
-    found = judged(1000, {"FEMALE": 0.25, "MALE": 0.05})
-    assert found.verdict is FairnessVerdict.UNEQUAL
-    assert found.disparity is not None
-    assert (found.disparity.worse, found.disparity.better) == ("sex=FEMALE", "sex=MALE")
-    assert found.disparity.low > found.disparity.tolerated
-    assert "more than the tolerated 5%" in found.summary
-    shares = {row["group"]: row["error_share"] for row in found.rows()}
+    result = judged(1000, {"FEMALE": 0.25, "MALE": 0.05})
+    assert result.verdict is FairnessVerdict.UNEQUAL
+    assert result.disparity is not None
+    assert (result.disparity.worse, result.disparity.better) == ("sex=FEMALE", "sex=MALE")
+    assert result.disparity.low > result.disparity.tolerated
+    assert "more than the tolerated 5%" in result.summary
+    shares = {row["group"]: row["error_share"] for row in result.rows()}
     assert shares["sex=FEMALE"] == pytest.approx(0.25, abs=0.05)
 
 
@@ -42,10 +42,10 @@ def test_equal_errors_are_not(rows: int) -> None:
 
 
 def test_a_sure_but_small_difference_is_tolerated() -> None:
-    found = judged(50_000, {"FEMALE": 0.12, "MALE": 0.10})
-    assert found.disparity is not None
-    assert found.disparity.low > 0
-    assert found.verdict is FairnessVerdict.TOLERABLE
+    result = judged(50_000, {"FEMALE": 0.12, "MALE": 0.10})
+    assert result.disparity is not None
+    assert result.disparity.low > 0
+    assert result.verdict is FairnessVerdict.TOLERABLE
 
 
 @pytest.mark.slow
@@ -55,17 +55,17 @@ def test_chance_accuses_nobody_more_often_than_stated() -> None:
     for seed in range(200):
         current = window(200, seed)
         wrong = np.random.default_rng(seed).random(200) < 0.15
-        told = labels(current)
-        told.loc[wrong, "label"] = labels(current, wrong=200).loc[wrong, "label"]
-        report = performance([current], [told], SPEC, {}, tolerated_difference=strict)
+        ground_truth = labels(current)
+        ground_truth.loc[wrong, "label"] = labels(current, wrong=200).loc[wrong, "label"]
+        report = performance([current], [ground_truth], SPEC, {}, tolerated_difference=strict)
         accused += report.fairness[0].verdict is FairnessVerdict.UNEQUAL
     assert accused <= 18
 
 
 def test_without_labels_nothing_is_said() -> None:
-    (found,) = performance([window(200)], [NO_LABELS], SPEC, {}).fairness
-    assert found.verdict is FairnessVerdict.NOT_ENOUGH_DATA
-    assert "Not enough labels to compare errors by sex" in found.summary
+    (result,) = performance([window(200)], [NO_LABELS], SPEC, {}).fairness
+    assert result.verdict is FairnessVerdict.NOT_ENOUGH_DATA
+    assert "Not enough labels to compare errors by sex" in result.summary
 
 
 def test_without_protected_columns_there_is_nothing_to_judge() -> None:

@@ -44,10 +44,10 @@ def rows(window: Window, value: float | None = 1.0) -> Metric:
 
 
 def test_a_metric_comes_back_as_it_was_recorded(uri: str, history: MetricsHistory) -> None:
-    told = [FULL, replace(FULL, column="", value=None), replace(FULL, segment="x" * 5000)]
-    history.record(WINDOWS[0], REPORT, told)
+    recorded = [FULL, replace(FULL, column="", value=None), replace(FULL, segment="x" * 5000)]
+    history.record(WINDOWS[0], REPORT, recorded)
     again = MetricsHistory(uri)
-    assert sorted(again.read(), key=repr) == sorted(told, key=repr)
+    assert sorted(again.read(), key=repr) == sorted(recorded, key=repr)
     again.close()
 
 

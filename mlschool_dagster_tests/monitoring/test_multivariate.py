@@ -18,14 +18,14 @@ NUMERIC = [column.name for column in SPEC.numeric]
 
 def test_means_from_counts_are_those_of_the_rows() -> None:
     rows = resampled(REFERENCE, 150, 1).assign(island="Anvers")
-    told = BASELINE.design.means(BASELINE.cells.profile(rows))
-    np.testing.assert_allclose(told, BASELINE.design.of(rows).mean(axis=0), atol=1e-12)
+    means = BASELINE.design.means(BASELINE.cells.profile(rows))
+    np.testing.assert_allclose(means, BASELINE.design.of(rows).mean(axis=0), atol=1e-12)
 
 
 def test_the_reference_itself_is_where_it_was() -> None:
-    found = shifts_given_others(BASELINE.design, BASELINE.own.profile, NUMERIC, [], 0.05)
-    assert list(found) == NUMERIC
-    assert all(result.p_value > 0.99 for result in found.values())
+    shifts = shifts_given_others(BASELINE.design, BASELINE.own.profile, NUMERIC, [], 0.05)
+    assert list(shifts) == NUMERIC
+    assert all(shift.p_value > 0.99 for shift in shifts.values())
 
 
 @pytest.mark.parametrize("column", NUMERIC)
@@ -33,9 +33,9 @@ def test_only_the_column_that_moved_is_blamed(column: str) -> None:
     rows = resampled(REFERENCE, 1_000, 5)
     rows[column] += 0.4 * REFERENCE[column].std()
     profile = BASELINE.cells.profile(rows)
-    found = shifts_given_others(BASELINE.design, profile, NUMERIC, [], 0.05)
-    assert [name for name, result in found.items() if result.p_value < 0.001] == [column]
-    assert found[column].effect == pytest.approx(0.4, abs=0.1)
+    shifts = shifts_given_others(BASELINE.design, profile, NUMERIC, [], 0.05)
+    assert [name for name, shift in shifts.items() if shift.p_value < 0.001] == [column]
+    assert shifts[column].effect == pytest.approx(0.4, abs=0.1)
 
 
 def test_residuals_of_the_reference_are_those_of_new_rows() -> None:
@@ -66,9 +66,9 @@ def test_the_joint_test_sees_a_relation_that_is_gone() -> None:
     first = rng.normal(size=(300, 1))
     related = np.hstack([first, first + 0.5 * rng.normal(size=(300, 1))])
     unrelated = np.column_stack([related[:, 0], rng.permutation(related[:, 1])])
-    found = joint_test(unrelated, related)
-    assert found.p_value < 0.001
-    assert found.effect > 0.5
+    result = joint_test(unrelated, related)
+    assert result.p_value < 0.001
+    assert result.effect > 0.5
 
 
 def test_the_sample_is_bounded_and_the_same_each_time() -> None:

@@ -19,11 +19,11 @@ def labels(current: pd.DataFrame, wrong: int = 0, hours: float = 2) -> pd.DataFr
     """A label for each row, equal to the prediction but for the first `wrong` rows."""
     other = {"Adelie": "Gentoo", "Chinstrap": "Adelie", "Gentoo": "Chinstrap"}
     predictions = current["prediction"].tolist()
-    told = [other[p] for p in predictions[:wrong]] + predictions[wrong:]
+    ground_truth = [other[p] for p in predictions[:wrong]] + predictions[wrong:]
     return pd.DataFrame(
         {
             "event_id": current["event_id"],
-            "label": told,
+            "label": ground_truth,
             "labelled_at": current["captured_at"] + pd.Timedelta(hours=hours),
             "source": "test",
         }
@@ -82,8 +82,8 @@ def test_the_confusion_counts_labels_by_predictions() -> None:
 
 def test_the_newest_label_counts() -> None:
     current = window(50)
-    told = [labels(current, hours=3), labels(current, wrong=50, hours=1)]
-    for frames in (told, told[::-1], [pd.concat(told)]):
+    ground_truth = [labels(current, hours=3), labels(current, wrong=50, hours=1)]
+    for frames in (ground_truth, ground_truth[::-1], [pd.concat(ground_truth)]):
         assert performance([current], frames, SPEC, {}).overall.measured == 1.0
 
 
@@ -101,25 +101,25 @@ def test_labels_that_are_no_classes_are_counted_named_and_no_evidence() -> None:
 
 def test_labels_of_the_classes_count_beside_others() -> None:
     current = window(50)
-    told = labels(current, wrong=5)
-    told.loc[10:19, "label"] = "adelie"
-    told.loc[20:22, "label"] = "Gentoo "
-    report = performance([current], [told.iloc[:15], told.iloc[15:]], SPEC, {})
+    ground_truth = labels(current, wrong=5)
+    ground_truth.loc[10:19, "label"] = "adelie"
+    ground_truth.loc[20:22, "label"] = "Gentoo "
+    report = performance([current], [ground_truth.iloc[:15], ground_truth.iloc[15:]], SPEC, {})
     assert (report.overall.labelled, report.overall.correct) == (37, 32)
     assert report.unknown_labels == {"adelie": 10, "Gentoo ": 3}
     assert "'Gentoo ' (3)" in report.summary
 
 
-def test_any_number_of_other_labels_is_told_in_bounded_space() -> None:
+def test_any_number_of_other_labels_is_reported_in_bounded_space() -> None:
     current = window(500)
-    told = labels(current).assign(label=[f"label {row}" * 100 for row in range(500)])
-    report = performance([current], [told.iloc[:90], told.iloc[90:]], SPEC, {})
+    ground_truth = labels(current).assign(label=[f"label {row}" * 100 for row in range(500)])
+    report = performance([current], [ground_truth.iloc[:90], ground_truth.iloc[90:]], SPEC, {})
     assert sum(report.unknown_labels.values()) == 500
     assert len(report.unknown_labels) == 101
     assert len(report.summary) < 1000
 
 
-def test_versions_are_told_apart() -> None:
+def test_versions_are_reported_apart() -> None:
     current = window(100)
     current["model_version"] = ["3"] * 60 + ["4"] * 40
     report = performance([current], [labels(current, wrong=60)], SPEC, {})
@@ -141,14 +141,14 @@ def test_an_accuracy_surely_below_what_was_expected_is_recorded_as_such(
     current = window(200)
     report = performance([current], [labels(current, wrong)], SPEC, {})
     assert report.verdict is PerformanceVerdict.ACCEPTABLE
-    told = {
+    judged = {
         metric.name: metric.finding
         for metric in performance_metrics(Window(START), report, (337, 344))
         if (metric.segment, metric.version) == ("", "")
     }
-    assert told[MetricName.ESTIMATE_OF_LABELLED] is short
-    assert told[MetricName.CROSS_VALIDATED_ACCURACY] is short
-    assert told[MetricName.REALISED_ACCURACY] is False
+    assert judged[MetricName.ESTIMATE_OF_LABELLED] is short
+    assert judged[MetricName.CROSS_VALIDATED_ACCURACY] is short
+    assert judged[MetricName.REALISED_ACCURACY] is False
 
 
 def test_an_empty_window_leaves_no_numbers() -> None:

@@ -45,25 +45,28 @@ def test_text_counts_alike_as_categories() -> None:
     rows = window(90).assign(island=islands)
     profile = CELLS.profile(rows.astype({"island": "category", "prediction": "category"}))
     for name in ("island", "prediction"):
-        told, plain = profile.categories[name], CELLS.profile(rows).categories[name]
-        assert (told.missing, told.counts.tolist()) == (plain.missing, plain.counts.tolist())
+        computed, plain = profile.categories[name], CELLS.profile(rows).categories[name]
+        assert (computed.missing, computed.counts.tolist()) == (
+            plain.missing,
+            plain.counts.tolist(),
+        )
 
 
 def test_means_and_variances_are_those_of_the_rows() -> None:
     rows = window(150)
     cells = CELLS.quantities["body_mass_g"]
-    told = CELLS.profile(rows).quantities["body_mass_g"]
-    assert cells.mean(told) == pytest.approx(rows["body_mass_g"].mean())
-    assert told.variance * cells.unit**2 == pytest.approx(rows["body_mass_g"].var())
+    computed = CELLS.profile(rows).quantities["body_mass_g"]
+    assert cells.mean(computed) == pytest.approx(rows["body_mass_g"].mean())
+    assert computed.variance * cells.unit**2 == pytest.approx(rows["body_mass_g"].var())
 
 
 def test_absurd_values_move_no_mean_far_from_what_the_reference_knows() -> None:
     known = REFERENCE["body_mass_g"]
     rows = window(10).assign(body_mass_g=[np.inf] * 9 + [-np.inf])
-    told = CELLS.profile(rows).quantities["body_mass_g"]
+    computed = CELLS.profile(rows).quantities["body_mass_g"]
     reach = known.max() - known.min()
     expected = 0.9 * (known.max() + reach) + 0.1 * (known.min() - reach)
-    assert CELLS.quantities["body_mass_g"].mean(told) == pytest.approx(expected)
+    assert CELLS.quantities["body_mass_g"].mean(computed) == pytest.approx(expected)
 
 
 @given(
@@ -73,27 +76,27 @@ def test_absurd_values_move_no_mean_far_from_what_the_reference_knows() -> None:
 def test_the_distance_is_what_values_have_to_move(first: list[int], second: list[int]) -> None:
     current, reference = np.array(first, float), np.array(second, float)
     cells = cells_at(reference, 0.0, 100.0)
-    told = transport(cells.count(current), cells.count(reference), cells)
+    distance = transport(cells.count(current), cells.count(reference), cells)
     exact = wasserstein_distance(current, reference)
     gaps = np.diff(cells.points, prepend=cells.points[0])
-    assert told <= exact + 1e-9
-    assert told >= exact - gaps.max() - 1e-9
+    assert distance <= exact + 1e-9
+    assert distance >= exact - gaps.max() - 1e-9
 
 
 def test_the_distance_of_a_shift_is_the_shift() -> None:
     values = REFERENCE["body_mass_g"].dropna().to_numpy()
     cells = cells_at(values, 0.0, 1e5)
-    told = transport(cells.count(values + 400), cells.count(values), cells)
-    assert told == pytest.approx(400)
+    distance = transport(cells.count(values + 400), cells.count(values), cells)
+    assert distance == pytest.approx(400)
 
 
 def test_a_reference_without_a_value_still_has_a_cell() -> None:
     cells = reference_cells(REFERENCE.assign(body_mass_g=np.nan), SPEC)
-    told = cells.profile(window(40)).quantities["body_mass_g"]
-    assert told.present == int(window(40)["body_mass_g"].notna().sum())
+    computed = cells.profile(window(40)).quantities["body_mass_g"]
+    assert computed.present == int(window(40)["body_mass_g"].notna().sum())
 
 
 def test_an_unknown_value_is_neither_missing_nor_known() -> None:
     rows = pd.concat([window(20).assign(island="Anvers"), window(5).assign(island=None)])
-    told = CELLS.profile(rows).categories["island"]
-    assert (told.missing, told.counts.tolist()) == (5, [0, 0, 0, 20])
+    computed = CELLS.profile(rows).categories["island"]
+    assert (computed.missing, computed.counts.tolist()) == (5, [0, 0, 0, 20])

@@ -53,14 +53,14 @@ def test_a_column_that_nearly_always_has_one_value_may_have_it_in_all_rows() -> 
     quiet = quality([window(200).assign(body_mass_g=0.0)], rare, SPEC)
     assert not [finding for finding in quiet.findings if "one and the same value" in finding]
     stuck = quality([window(200).assign(body_mass_g=3.0)], rare, SPEC)
-    assert any("body_mass_g has one and the same value" in found for found in stuck.findings)
+    assert any("body_mass_g has one and the same value" in result for result in stuck.findings)
 
 
 def test_distinct_values_are_exact_or_said_not_to_be() -> None:
     many = window(5_000).assign(body_mass_g=np.arange(5_000) + 2_000.0)
-    told = {row["column"]: row["distinct"] for row in quality([many], REFERENCE, SPEC).rows()}
-    assert told["body_mass_g"] == "1,000 or more"
-    assert told["island"] == 3
+    distinct = {row["column"]: row["distinct"] for row in quality([many], REFERENCE, SPEC).rows()}
+    assert distinct["body_mass_g"] == "1,000 or more"
+    assert distinct["island"] == 3
 
 
 def test_one_missing_value_in_a_small_window_is_chance() -> None:

@@ -60,18 +60,20 @@ def test_markup_in_known_categories_stays_text_and_the_charts_are_drawn(tmp_path
 def labels(current: pd.DataFrame, count: int) -> pd.DataFrame:
     if not count:
         return labels_frame([])
-    told = current.iloc[:count]
+    labelled = current.iloc[:count]
     return pd.DataFrame(
         {
-            "event_id": told["event_id"],
-            "label": told["species"],
-            "labelled_at": told["captured_at"],
+            "event_id": labelled["event_id"],
+            "label": labelled["species"],
+            "labelled_at": labelled["captured_at"],
             "source": "test",
         }
     )
 
 
-def pages(current: pd.DataFrame, told: pd.DataFrame, folder: Path, samples: int) -> dict[str, str]:
+def pages(
+    current: pd.DataFrame, ground_truth: pd.DataFrame, folder: Path, samples: int
+) -> dict[str, str]:
     """The text of all three pages."""
     folder.mkdir(exist_ok=True)
     common = (REFERENCE, SPEC, SUBJECT)
@@ -83,7 +85,7 @@ def pages(current: pd.DataFrame, told: pd.DataFrame, folder: Path, samples: int)
     )
     write_performance_page(
         *common,
-        performance([current], [told], SPEC, {}),
+        performance([current], [ground_truth], SPEC, {}),
         folder / "performance.html",
         samples,
     )
@@ -135,19 +137,19 @@ def test_every_window_has_its_pages(name: str, tmp_path: Path) -> None:
             assert_sound(text, len(current))
 
 
-TELLING = ("ordinary", "empty", "no values", "infinite", "formulas", "nearly constant")
+REPRESENTATIVE = ("ordinary", "empty", "no values", "infinite", "formulas", "nearly constant")
 
 
 @pytest.mark.parametrize(
     "name",
-    [n if n in TELLING else pytest.param(n, marks=pytest.mark.slow) for n in WINDOWS],
+    [n if n in REPRESENTATIVE else pytest.param(n, marks=pytest.mark.slow) for n in WINDOWS],
 )
 def test_every_window_has_its_pictures(name: str) -> None:
     current = WINDOWS[name]
-    told = labels(current, len(current) // 2)
+    ground_truth = labels(current, len(current) // 2)
     pictures = [
         plots.distributions(current, REFERENCE, SPEC, drift(current, REFERENCE, SPEC)),
         plots.missing_shares(quality([current], REFERENCE, SPEC)),
-        plots.accuracy(performance([current], [told], SPEC, {})),
+        plots.accuracy(performance([current], [ground_truth], SPEC, {})),
     ]
     assert all(picture.startswith(b"\x89PNG") for picture in pictures)

@@ -17,15 +17,17 @@ ISLANDS = ("Biscoe", "Dream", "Torgersen")
 
 def labelled(current: pd.DataFrame, wrong: "pd.Series[bool]") -> pd.DataFrame:
     """Labels that call the predictions of `wrong` rows wrong, and all others right."""
-    told = labels(current)
+    ground_truth = labels(current)
     classes = SPEC.target.classes
     others = dict(zip(classes, [*classes[1:], classes[0]], strict=True))
-    told["label"] = told["label"].mask(wrong.to_numpy(), told["label"].map(others))
-    return told
+    ground_truth["label"] = ground_truth["label"].mask(
+        wrong.to_numpy(), ground_truth["label"].map(others)
+    )
+    return ground_truth
 
 
-def judged(current: pd.DataFrame, told: pd.DataFrame) -> PerformanceReport:
-    return performance([current], [told], SPEC, {})
+def judged(current: pd.DataFrame, ground_truth: pd.DataFrame) -> PerformanceReport:
+    return performance([current], [ground_truth], SPEC, {})
 
 
 def test_every_row_is_in_one_segment_of_each_column() -> None:
@@ -34,7 +36,7 @@ def test_every_row_is_in_one_segment_of_each_column() -> None:
     current.loc[40:79, "sex"] = None
     segments = judged(current, NO_LABELS).segments
     for column in ("island", "sex", "role"):
-        rows = [found.rows for name, found in segments.items() if name.startswith(f"{column}=")]
+        rows = [result.rows for name, result in segments.items() if name.startswith(f"{column}=")]
         assert sum(rows) == 300
     assert segments["island=other"].rows == 40
     assert segments["sex=missing"].rows >= 40
@@ -88,9 +90,12 @@ def test_chance_blames_a_segment_in_at_most_one_of_twenty_windows() -> None:
 
 def test_segments_of_chunks_add_up_to_those_of_the_whole() -> None:
     current = window(500)
-    told = labels(current.iloc[:300], wrong=20)
+    ground_truth = labels(current.iloc[:300], wrong=20)
     pieces = [current.iloc[start : start + 37] for start in range(0, 500, 37)]
-    whole, parts = judged(current, told), performance(pieces, [told[:99], told[99:]], SPEC, {})
+    whole, parts = (
+        judged(current, ground_truth),
+        performance(pieces, [ground_truth[:99], ground_truth[99:]], SPEC, {}),
+    )
     assert parts.to_dict() == whole.to_dict()
 
 

@@ -36,20 +36,20 @@ def test_counts_among_the_reference_give_the_statistic_of_the_sorted_samples(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         standardised = anderson_ksamp([tied, np.arange(100)]).statistic
-    told, _ = counted(current, reference)
+    computed, _ = counted(current, reference)
     # Scipy subtracts the mean, 1, and divides by a standard deviation that tends to 0.761.
-    assert told == pytest.approx(1 + 0.761 * standardised, rel=0.03, abs=0.03)
+    assert computed == pytest.approx(1 + 0.761 * standardised, rel=0.03, abs=0.03)
 
 
 @pytest.mark.parametrize(("statistic", "p_value"), [(1.933, 0.10), (2.492, 0.05), (3.857, 0.01)])
 def test_the_tail_is_that_of_the_published_table(statistic: float, p_value: float) -> None:
     """Lewis (1961), table 1: the limiting distribution's percentage points."""
     rng = np.random.default_rng(1)
-    found = [
+    result = [
         counted(rng.normal(shift, 1, 200), rng.normal(0, 1, 1_000))
         for shift in np.linspace(0, 0.3, 1_000)
     ]
-    nearest = min(found, key=lambda pair: abs(pair[0] - statistic))
+    nearest = min(result, key=lambda pair: abs(pair[0] - statistic))
     assert nearest[1] == pytest.approx(p_value, rel=0.06)
 
 
@@ -60,9 +60,9 @@ def test_equal_distributions_are_never_significant_and_order_is_all_that_counts(
 ) -> None:
     current, reference = np.array(first, float), np.array(second, float)
     assert counted(reference, reference)[1] == 1
-    told = counted(current, reference)
-    assert 0 <= told[1] <= 1
-    assert counted(np.exp(current), np.exp(reference)) == pytest.approx(told)
+    computed = counted(current, reference)
+    assert 0 <= computed[1] <= 1
+    assert counted(np.exp(current), np.exp(reference)) == pytest.approx(computed)
 
 
 def test_small_counts_are_tested_by_random_tables() -> None:

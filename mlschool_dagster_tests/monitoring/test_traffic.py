@@ -83,7 +83,7 @@ def was(history: MetricsHistory, window: Window, rows: int) -> None:
 
 
 def verdicts(seen: TrafficCheck) -> list[VolumeVerdict]:
-    return [volume_verdict(found[MetricName.ROWS]) for found in seen.windows.values()]
+    return [volume_verdict(result[MetricName.ROWS]) for result in seen.windows.values()]
 
 
 def test_a_window_is_compared_with_its_own_hour_of_the_week(
@@ -153,7 +153,7 @@ def test_an_outage_teaches_nothing(store: CaptureStore, history: MetricsHistory)
     ]
 
 
-def test_what_is_refused_is_told_of_windows_without_any_capture(
+def test_what_is_refused_is_reported_of_windows_without_any_capture(
     store: CaptureStore, history: MetricsHistory
 ) -> None:
     store.count_refusals(back(2), {"no_such_column": 2})
@@ -161,7 +161,7 @@ def test_what_is_refused_is_told_of_windows_without_any_capture(
     comes(store, back(1), 1)
     seen = check_traffic(store, history, {}, NOW, CONFIG)
     assert {
-        window: volume_verdict(found[MetricName.ROWS]) for window, found in seen.windows.items()
+        window: volume_verdict(result[MetricName.ROWS]) for window, result in seen.windows.items()
     } == {
         back(2): VolumeVerdict.ALL_REFUSED,
         back(1): VolumeVerdict.UNKNOWN,
@@ -257,8 +257,8 @@ def test_what_is_compared_grows_with_what_is_known() -> None:
         for hour in (23, 24, WEEK, 4 * WEEK)
     }
     assert known[23] is None
-    found = [(each.basis, each.windows) for each in known.values() if each is not None]
-    assert found == [
+    result = [(each.basis, each.windows) for each in known.values() if each is not None]
+    assert result == [
         ("most recent windows", 24),
         ("same hour of the day", 7),
         ("same hour of the week", 4),

@@ -72,7 +72,7 @@ def periods(count: int) -> list[ServingPeriod]:
 def events(count: int) -> list[Event]:
     """What was deployed meanwhile, and the rollout of the third version."""
     rollout = ("rollout", "3", "promotion_sensor")
-    told = [
+    events = [
         (-0.1, "primary", "1", "3f2a9c1e", "deployed", "the first"),
         (0.29, "canary", "2", "b81d02aa", "canary", "a tenth of the requests"),
         (0.3, "primary", "2", "b81d02aa", "deployed", "more data"),
@@ -91,7 +91,7 @@ def events(count: int) -> list[Event]:
     ]
     return [
         Event(_at(count, share), subject, what, version, by, why)
-        for share, subject, version, by, what, why in told
+        for share, subject, version, by, what, why in events
     ]
 
 

@@ -31,11 +31,11 @@ from mlschool_dagster_tests.serving.tiny_model import ROW
 
 CLIENTS = 4
 MASSES = (3000, 4000, 5000, 6000)
-TROUBLE_SECONDS = 1.5
+FAULT_SECONDS = 1.5
 """How long each thing stays broken, and about how long it is whole in between."""
 
 Rows = tuple[int, ...]
-"""The masses of a request's rows, which tell one request from another."""
+"""The masses of a request's rows, which distinguish one request from another."""
 
 
 @dataclass
@@ -149,7 +149,7 @@ class Store(Protocol):
 
     uri: str
 
-    def troubles(self) -> Mapping[str, Callable[[Clients], None]]:
+    def faults(self) -> Mapping[str, Callable[[Clients], None]]:
         """What can be done to it, each undone when it returns."""
 
     def captures(self) -> list[Capture]:
@@ -165,43 +165,43 @@ class SqliteFile:
         self._moved: list[Path] = []
         self.uri = self._place.uri
 
-    def troubles(self) -> Mapping[str, Callable[[Clients], None]]:
+    def faults(self) -> Mapping[str, Callable[[Clients], None]]:
         return {
-            "store away": self._away,
+            "store unavailable": self._unavailable,
             "store locked": self._locked,
             "store locked by one who reads": self._read,
             "store moved": self._move,
         }
 
     def captures(self) -> list[Capture]:
-        found = []
+        captures = []
         for uri in (self.uri, *(f"sqlite:///{path}" for path in self._moved)):
             store = open_store(uri)
-            found += list(store.unlabelled())
+            captures += list(store.unlabelled())
             store.close()
-        return found
+        return captures
 
-    def _away(self, clients: Clients) -> None:
-        self._place.take_away()
-        time.sleep(TROUBLE_SECONDS)
-        self._place.bring_back()
+    def _unavailable(self, clients: Clients) -> None:
+        self._place.take_offline()
+        time.sleep(FAULT_SECONDS)
+        self._place.bring_online()
 
     def _locked(self, clients: Clients) -> None:
         with closing(sqlite3.connect(self._file, isolation_level=None, timeout=30)) as other:
             other.execute("BEGIN IMMEDIATE")
-            time.sleep(TROUBLE_SECONDS)
+            time.sleep(FAULT_SECONDS)
             other.execute("ROLLBACK")
 
     def _read(self, clients: Clients) -> None:
         with closing(sqlite3.connect(self._file, isolation_level=None, timeout=30)) as other:
             other.execute("BEGIN")
             other.execute("SELECT COUNT(*) FROM captures").fetchall()
-            time.sleep(TROUBLE_SECONDS)
+            time.sleep(FAULT_SECONDS)
 
     def _move(self, clients: Clients) -> None:
         with clients.forgetting():
             self._moved.append(self._file.rename(self._file.with_name(f"{len(self._moved)}.db")))
-        time.sleep(TROUBLE_SECONDS)
+        time.sleep(FAULT_SECONDS)
 
 
 class PostgresDatabase:
@@ -211,30 +211,30 @@ class PostgresDatabase:
         self._server = server
         self.uri = server.fresh_uri()
 
-    def troubles(self) -> Mapping[str, Callable[[Clients], None]]:
+    def faults(self) -> Mapping[str, Callable[[Clients], None]]:
         return {
-            "store away": self._away,
+            "store unavailable": self._unavailable,
             "store locked": self._locked,
-            "store frozen": self._freeze,
+            "store suspended": self._suspend,
         }
 
     def captures(self) -> list[Capture]:
         store = open_store(self.uri)
-        found = list(store.unlabelled())
+        captures = list(store.unlabelled())
         store.close()
-        return found
+        return captures
 
-    def _away(self, clients: Clients) -> None:
+    def _unavailable(self, clients: Clients) -> None:
         self._server.stop("immediate")
-        time.sleep(TROUBLE_SECONDS)
+        time.sleep(FAULT_SECONDS)
         self._server.start()
 
     def _locked(self, clients: Clients) -> None:
         with psycopg.connect(self.uri) as other:
             other.execute("LOCK TABLE captures")
-            time.sleep(TROUBLE_SECONDS)
+            time.sleep(FAULT_SECONDS)
 
-    def _freeze(self, clients: Clients) -> None:
+    def _suspend(self, clients: Clients) -> None:
         processes = [
             process
             for process in psutil.process_iter(["name"])
@@ -243,7 +243,7 @@ class PostgresDatabase:
         ]
         for process in processes:
             process.suspend()
-        time.sleep(TROUBLE_SECONDS)
+        time.sleep(FAULT_SECONDS)
         for process in processes:
             process.resume()
 
@@ -273,18 +273,18 @@ class Chaos:
             self._start(clients)
             traffic.enter_context(clients)
             for _ in range(rounds):
-                troubles = list(self._troubles().items())
-                order.shuffle(troubles)
-                for _, break_something in troubles:
+                faults = list(self._faults().items())
+                order.shuffle(faults)
+                for _, inject in faults:
                     injections += 1
                     self._swap()
-                    break_something(clients)
-                    time.sleep(TROUBLE_SECONDS * order.random())
+                    inject(clients)
+                    time.sleep(FAULT_SECONDS * order.random())
             traffic.close()
             wait_for(lambda: self._server.health()["spilled_bytes"] == 0)
         return account(clients, self._store.captures(), injections)
 
-    def _troubles(self) -> Mapping[str, Callable[[Clients], None]]:
+    def _faults(self) -> Mapping[str, Callable[[Clients], None]]:
         return {
             "worker killed": self._kill_worker,
             "server killed": self._kill_server,
@@ -296,7 +296,7 @@ class Chaos:
             "no memory": self._short(
                 resource.RLIMIT_AS, lambda worker: worker.memory_info().vms + 1024**2
             ),
-            **self._store.troubles(),
+            **self._store.faults(),
         }
 
     def _start(self, clients: Clients) -> None:
@@ -322,12 +322,12 @@ class Chaos:
 
     def _kill_worker(self, clients: Clients) -> None:
         self._workers()[0].kill()
-        time.sleep(TROUBLE_SECONDS)
+        time.sleep(FAULT_SECONDS)
 
     def _stop_worker(self, clients: Clients) -> None:
         worker = self._workers()[0]
         worker.suspend()
-        time.sleep(TROUBLE_SECONDS)
+        time.sleep(FAULT_SECONDS)
         worker.resume()
 
     def _kill_server(self, clients: Clients) -> None:
@@ -355,7 +355,7 @@ class Chaos:
                     before.append(
                         (worker, resource.prlimit(worker.pid, limit, (most(worker), hard)))
                     )
-            time.sleep(TROUBLE_SECONDS)
+            time.sleep(FAULT_SECONDS)
             for worker, limits in before:
                 # It may have died of it.
                 with suppress(psutil.NoSuchProcess, ProcessLookupError):
@@ -405,7 +405,7 @@ class Account:
 
 
 def account(clients: Clients, captures: Sequence[Capture], injections: int) -> Account:
-    """Hold what clients were told against what is kept."""
+    """Compare the answers that clients received with the stored captures."""
     kept: defaultdict[str, list[Capture]] = defaultdict(list)
     for capture in captures:
         kept[capture.event_id.partition("~")[0]].append(capture)
@@ -414,16 +414,16 @@ def account(clients: Clients, captures: Sequence[Capture], injections: int) -> A
     for asked in answered.values():
         first = asked.answers[0]
         for row in first["predictions"]:
-            event_id, found = row["event_id"], kept[row["event_id"]]
-            told = row["prediction"], row["probabilities"], first["model_version"]
-            same = [c for c in found if (c.prediction, c.probabilities, c.model_version) == told]
-            if not found:
+            event_id, stored = row["event_id"], kept[row["event_id"]]
+            answer = row["prediction"], row["probabilities"], first["model_version"]
+            same = [c for c in stored if (c.prediction, c.probabilities, c.model_version) == answer]
+            if not stored:
                 lost.append(event_id)
             elif not same:
                 otherwise.append(event_id)
             elif len(same) > 1:
                 twice.append(event_id)
-            elif len(found) > 1:
+            elif len(stored) > 1:
                 beside.append(event_id)
     return Account(
         injections=injections,

@@ -1,4 +1,4 @@
-"""Clients that keep a server busy, and remember exactly what they were told."""
+"""Clients that keep a server busy, and remember exactly what they were answered."""
 
 import http.client
 import json
@@ -9,7 +9,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from mlschool_dagster_tests.serving.server import PATIENCE, wait_for
+from mlschool_dagster_tests.serving.server import TIMEOUT, wait_for
 from mlschool_dagster_tests.serving.tiny_model import ROW
 
 RETRY_SECONDS = 0.02
@@ -18,7 +18,7 @@ RETRY_SECONDS = 0.02
 class LoadGenerator:
     """`clients` that post one row after the other to `url`, each under an event id of its own.
 
-    A connection that breaks tells nothing of its request, so the client asks again under the same
+    A broken connection says nothing of its request, so the client asks again under the same
     id, until it is answered; so it does, if `retry_503`, when it is answered 503. All that is
     answered is in ``answered`` (event id to version); what else was said is in ``refused``.
     """
@@ -70,12 +70,12 @@ class LoadGenerator:
         connection.close()
 
     def _connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection(self._address, timeout=PATIENCE)
+        return http.client.HTTPConnection(self._address, timeout=TIMEOUT)
 
     def _ask(
         self, connection: http.client.HTTPConnection, event_id: str
     ) -> http.client.HTTPConnection:
-        deadline = time.monotonic() + 2 * PATIENCE
+        deadline = time.monotonic() + 2 * TIMEOUT
         while time.monotonic() < deadline:
             try:
                 status, text = _post(connection, event_id)

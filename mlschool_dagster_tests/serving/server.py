@@ -26,7 +26,7 @@ from mlschool_dagster.serving.protocol import Limits
 from mlschool_dagster.serving.server_config import STORE_VARIABLE, TOKEN_VARIABLE, ServerConfig
 from mlschool_dagster_tests.serving.tiny_model import tiny_model
 
-PATIENCE = 30.0
+TIMEOUT = 30.0
 LIMITS = Limits(connections=512, keep_alive_seconds=620, preconnect_seconds=620)
 """Of a server with the defaults of the settings."""
 
@@ -73,9 +73,9 @@ class Server:
 
     def captures(self) -> list[Capture]:
         store = open_store(self.store_uri)
-        found = list(store.unlabelled())
+        result = list(store.unlabelled())
         store.close()
-        return found
+        return result
 
 
 def store_uri(home: Path) -> str:
@@ -137,7 +137,7 @@ def running_server(
         )
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     url = f"http://127.0.0.1:{port}"
-    with httpx.Client(base_url=url, headers=headers, timeout=PATIENCE) as client:
+    with httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT) as client:
         try:
             wait_for(lambda: answers(client), process)
             yield Server(home, process, client, store or store_uri(home))
@@ -150,7 +150,7 @@ def end(process: "subprocess.Popen[bytes]") -> None:
     workers = [] if process.poll() is not None else workers_of(process.pid)
     process.kill()
     process.wait()
-    psutil.wait_procs(workers, timeout=PATIENCE)
+    psutil.wait_procs(workers, timeout=TIMEOUT)
 
 
 def answers(client: httpx.Client) -> bool:
@@ -161,8 +161,8 @@ def answers(client: httpx.Client) -> bool:
 
 
 def wait_for(condition: Any, process: "subprocess.Popen[bytes] | None" = None) -> None:
-    """Poll until `condition()` holds; fail if `process` ends or patience does."""
-    deadline = time.monotonic() + PATIENCE
+    """Poll until `condition()` holds; fail if `process` ends or the timeout passes."""
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         assert process is None or process.poll() is None, "the process ended"
@@ -170,7 +170,7 @@ def wait_for(condition: Any, process: "subprocess.Popen[bytes] | None" = None) -
 
 
 def peak_memory(process: psutil.Process) -> float:
-    """The most bytes that `process` has held; where the system does not tell, what it holds now."""
+    """Peak memory of `process` in bytes; its present memory where the system reports no peak."""
     status = Path(f"/proc/{process.pid}/status")
     if status.exists():
         for line in status.read_text().splitlines():

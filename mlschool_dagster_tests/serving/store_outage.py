@@ -1,4 +1,4 @@
-"""A store that is really away, and a process that spills until it is killed."""
+"""A store that is really unavailable, and a process that spills until it is killed."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ PLENTY = 64 * 1024**2
 
 
 class Place:
-    """The folder of an SQLite store: taken away, nothing at its place can be opened."""
+    """The folder of an SQLite store: once removed, nothing at its path can be opened."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "folder"
@@ -23,17 +23,17 @@ class Place:
         self.uri = f"sqlite:///{self._link}/captures.db"
         self._folder.mkdir(exist_ok=True)
         if not self._link.exists():
-            self.bring_back()
+            self.bring_online()
 
     def open(self, limit: int = PLENTY) -> BufferedStore:
         return open_buffered_store(self.uri, self.buffer_folder, limit)
 
-    def take_away(self) -> None:
+    def take_offline(self) -> None:
         # In one step: a store that finds nothing at its place would begin a new one there.
         self._next.touch()
         self._next.replace(self._link)
 
-    def bring_back(self) -> None:
+    def bring_online(self) -> None:
         self._next.symlink_to(self._folder)
         self._next.replace(self._link)
 

@@ -45,15 +45,15 @@ def parquet_file(path: Path, rows: Rows) -> Path:
 
 
 def test_a_training_file_is_predicted_on_as_it_is(tmp_path: Path) -> None:
-    summary, found = batch(PENGUINS, tmp_path / "out")
+    summary, result = batch(PENGUINS, tmp_path / "out")
     assert (summary.rows, summary.rejected, summary.carried) == (344, 0, [SPEC.target.name])
     truth = pd.read_csv(PENGUINS, keep_default_na=False)
-    assert found[SPEC.target.name].tolist() == truth[SPEC.target.name].tolist()
-    assert found["row_number"].tolist() == list(range(1, 345))
-    assert set(found["source_file"]) == {"penguins.csv"}
-    assert set(found["model_version"]) == {"7"}
+    assert result[SPEC.target.name].tolist() == truth[SPEC.target.name].tolist()
+    assert result["row_number"].tolist() == list(range(1, 345))
+    assert set(result["source_file"]) == {"penguins.csv"}
+    assert set(result["model_version"]) == {"7"}
     assert summary.classes == {
-        label: int((found["prediction"] == label).sum()) for label in SPEC.target.classes
+        label: int((result["prediction"] == label).sum()) for label in SPEC.target.classes
     }
 
 
@@ -79,19 +79,19 @@ def test_each_row_gets_the_answer_of_the_model_whatever_the_chunks(
     tmp_path: Path, rows: Rows, chunk_rows: int, write: Any
 ) -> None:
     suffix = ".csv" if write is csv_file else ".parquet"
-    summary, found = batch(
+    summary, result = batch(
         write(tmp_path / f"in{suffix}", rows), tmp_path / "out", chunk_rows=chunk_rows
     )
     assert summary.rejected == 0
     expected = MODEL.probabilities(list(rows))
     names = [probability_column(label) for label in SPEC.target.classes]
-    assert np.allclose(found[names].to_numpy(), expected, atol=1e-9)
-    assert np.allclose(found["confidence"], expected.max(axis=1), atol=1e-9)
-    assert found["prediction"].tolist() == [
+    assert np.allclose(result[names].to_numpy(), expected, atol=1e-9)
+    assert np.allclose(result["confidence"], expected.max(axis=1), atol=1e-9)
+    assert result["prediction"].tolist() == [
         SPEC.target.classes[index] for index in expected.argmax(axis=1)
     ]
     for name in SPEC.input_names:
-        assert [None if pd.isna(v) else v for v in found[name]] == [row[name] for row in rows]
+        assert [None if pd.isna(v) else v for v in result[name]] == [row[name] for row in rows]
 
 
 def test_bad_rows_are_set_aside_with_their_place_and_reasons(tmp_path: Path) -> None:
@@ -110,10 +110,10 @@ def test_bad_rows_are_set_aside_with_their_place_and_reasons(tmp_path: Path) -> 
             ]
         )
     )
-    summary, found = batch(source, tmp_path / "out")
+    summary, result = batch(source, tmp_path / "out")
     rejected = pd.read_parquet(summary.rejections)
-    assert found["row_number"].tolist() == [1, 5]
-    assert found["id"].tolist() == ["a", "a"]
+    assert result["row_number"].tolist() == [1, 5]
+    assert result["id"].tolist() == ["a", "a"]
     assert rejected["row_number"].tolist() == [2, 3, 4]
     assert rejected["source_file"].tolist() == ["in.csv"] * 3
     first, second, third = (list(reasons) for reasons in rejected["reasons"])
@@ -135,9 +135,9 @@ def test_a_parquet_file_keeps_the_types_of_what_is_carried_along(tmp_path: Path)
         customer=[1, 2, 3], seen=pd.to_datetime(["2026-11-20"] * 3), body_mass_g=[1.0, 4000, np.inf]
     )
     frame.to_parquet(tmp_path / "in.parquet")
-    summary, found = batch(tmp_path / "in.parquet", tmp_path / "out")
-    assert found["customer"].tolist() == [2]
-    assert found["seen"].dtype.kind == "M"
+    summary, result = batch(tmp_path / "in.parquet", tmp_path / "out")
+    assert result["customer"].tolist() == [2]
+    assert result["seen"].dtype.kind == "M"
     documents = pd.read_parquet(summary.rejections)["input"].map(json.loads)
     assert [(d["customer"], d["body_mass_g"]) for d in documents] == [(1, 1.0), (3, "inf")]
 
@@ -151,10 +151,10 @@ def test_missing_is_missing_however_a_file_says_it(tmp_path: Path) -> None:
         )
     )
     (tmp_path / "in.csv").write_text(text)
-    summary, found = batch(tmp_path / "in.csv", tmp_path / "out")
+    summary, result = batch(tmp_path / "in.csv", tmp_path / "out")
     assert summary.rejected == 0
-    assert found["body_mass_g"].isna().all()
-    assert found["sex"].isna().all()
+    assert result["body_mass_g"].isna().all()
+    assert result["sex"].isna().all()
 
 
 def test_a_folder_is_read_in_order_of_name(tmp_path: Path) -> None:
@@ -163,8 +163,8 @@ def test_a_folder_is_read_in_order_of_name(tmp_path: Path) -> None:
     csv_file(folder / "b.csv", [{**ROW, "id": "x"}])
     parquet_file(folder / "a.parquet", [ROW, ROW])
     (folder / "notes.txt").write_text("not data")
-    _, found = batch(folder, tmp_path / "out")
-    assert list(zip(found["source_file"], found["row_number"], found["id"], strict=True)) == [
+    _, result = batch(folder, tmp_path / "out")
+    assert list(zip(result["source_file"], result["row_number"], result["id"], strict=True)) == [
         ("a.parquet", 1, None),
         ("a.parquet", 2, None),
         ("b.csv", 1, "x"),
@@ -173,15 +173,15 @@ def test_a_folder_is_read_in_order_of_name(tmp_path: Path) -> None:
 
 def test_a_header_without_rows_gives_no_predictions(tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text(",".join(SPEC.input_names) + "\n")
-    summary, found = batch(tmp_path / "in.csv", tmp_path / "out")
-    assert (summary.rows, len(found), summary.rejected_share) == (0, 0, 0.0)
+    summary, result = batch(tmp_path / "in.csv", tmp_path / "out")
+    assert (summary.rows, len(result), summary.rejected_share) == (0, 0, 0.0)
 
 
-def test_progress_is_told_with_each_chunk(tmp_path: Path) -> None:
-    told: list[str] = []
-    batch(PENGUINS, tmp_path / "out", chunk_rows=100, progress=told.append)
-    assert told[0] == "100 rows done, 0 of them rejected (penguins.csv)"
-    assert told[-1].startswith("344 rows done")
+def test_progress_is_reported_with_each_chunk(tmp_path: Path) -> None:
+    reported: list[str] = []
+    batch(PENGUINS, tmp_path / "out", chunk_rows=100, progress=reported.append)
+    assert reported[0] == "100 rows done, 0 of them rejected (penguins.csv)"
+    assert reported[-1].startswith("344 rows done")
 
 
 HEADER = ",".join(SPEC.input_names)
@@ -202,16 +202,16 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_file_that_is_no_data_is_told_in_one_sentence(tmp_path: Path, case: str) -> None:
-    name, content, told = REFUSED[case]
+def test_a_file_that_is_no_data_is_reported_in_one_sentence(tmp_path: Path, case: str) -> None:
+    name, content, expected = REFUSED[case]
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=told) as refused:
+    with pytest.raises(UserError, match=expected) as refused:
         batch(tmp_path / name, tmp_path / "out")
     assert "\n" not in str(refused.value)
     assert list((tmp_path / "out").glob("*")) == []
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="There is no data at"):
         batch(tmp_path / "nowhere.csv", tmp_path / "out")
     (tmp_path / "empty").mkdir()
@@ -232,7 +232,7 @@ def test_a_file_is_not_written_over_by_its_own_predictions(tmp_path: Path) -> No
     assert len(pd.read_parquet(source)) == 1
 
 
-def test_a_parquet_file_that_is_damaged_inside_is_told(tmp_path: Path) -> None:
+def test_a_parquet_file_that_is_damaged_inside_is_reported(tmp_path: Path) -> None:
     source = parquet_file(tmp_path / "in.parquet", [ROW] * 2000)
     content = bytearray(source.read_bytes())
     content[4:200] = bytes(196)
@@ -260,9 +260,9 @@ from mlschool_dagster.serving.batch import score
 from mlschool_dagster.storage import LocalLocation
 from mlschool_dagster_tests.serving.server import peak_memory
 from mlschool_dagster_tests.serving.tiny_model import tiny_model
-told = lambda text: print(text, flush=True)
+report = lambda text: print(text, flush=True)
 output = LocalLocation(Path(sys.argv[2]))
-summary = score(sys.argv[1], output, tiny_model(), "1", int(sys.argv[3]), told)
+summary = score(sys.argv[1], output, tiny_model(), "1", int(sys.argv[3]), report)
 print("peak", peak_memory(psutil.Process()), summary.rows_per_second)
 """
 
@@ -349,12 +349,12 @@ def test_texts_as_polars_writes_them_are_carried_along(tmp_path: Path) -> None:
     table = pa.Table.from_pandas(pd.DataFrame([ROW, {**ROW, "body_mass_g": -1.0}]))
     table = table.append_column("id", pa.array(["a", "b"], pa.string_view()))
     pq.write_table(table, tmp_path / "in.parquet")
-    summary, found = batch(tmp_path / "in.parquet", tmp_path / "out")
-    assert found["id"].tolist() == ["a"]
+    summary, result = batch(tmp_path / "in.parquet", tmp_path / "out")
+    assert result["id"].tolist() == ["a"]
     assert json.loads(pd.read_parquet(summary.rejections)["input"][0])["id"] == "b"
 
 
-def test_values_that_the_joint_type_cannot_hold_are_told_and_nothing_is_left(
+def test_values_that_the_joint_type_cannot_hold_are_reported_and_nothing_is_left(
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "in"
@@ -372,5 +372,5 @@ def test_a_file_whose_name_is_not_utf8_is_named_readably(tmp_path: Path) -> None
         csv_file(path, [ROW])
     except OSError:
         pytest.skip("this file system takes no such name")
-    _, found = batch(path, tmp_path / "out")
-    assert found["source_file"].tolist() == ["caf\N{REPLACEMENT CHARACTER}.csv"]
+    _, result = batch(path, tmp_path / "out")
+    assert result["source_file"].tolist() == ["caf\N{REPLACEMENT CHARACTER}.csv"]

@@ -281,7 +281,7 @@ def test_what_still_waits_is_written_before_the_end(tmp_path: Path) -> None:
     assert len(kept(tmp_path)) == 100
 
 
-def test_when_nothing_can_be_kept_everyone_who_waits_is_told(tmp_path: Path) -> None:
+def test_when_nothing_can_be_kept_everyone_who_waits_is_notified(tmp_path: Path) -> None:
     async def work() -> list[Any]:
         store = open_buffered_store(uri(tmp_path), tmp_path / "spill", PLENTY)
         batcher = Batcher(store, "penguins", Metrics("penguins"))

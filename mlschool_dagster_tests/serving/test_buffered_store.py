@@ -54,13 +54,13 @@ def test_a_store_that_is_there_needs_no_log(place: Place) -> None:
 def test_the_order_of_captures_outlives_an_absence(place: Place) -> None:
     store = place.open()
     store.append([capture("0")])
-    place.take_away()
+    place.take_offline()
     assert store.append([capture("1"), capture("2")]) == NO_DUPLICATES
     assert store.append([capture("3")]) == NO_DUPLICATES
     assert store.buffered_bytes > 0
     with pytest.raises(StoreUnavailableError):
         store.count_refusals(WINDOW, {"malformed": 1})
-    place.bring_back()
+    place.bring_online()
     number = 4
     while not is_back(store):
         store.append([capture(str(number))])
@@ -71,29 +71,29 @@ def test_the_order_of_captures_outlives_an_absence(place: Place) -> None:
     assert size_of_all(place.buffer_folder) == 0
 
 
-def test_a_server_starts_while_its_store_is_away(place: Place) -> None:
-    place.take_away()
+def test_a_server_starts_while_its_store_is_unavailable(place: Place) -> None:
+    place.take_offline()
     store = place.open()
     store.append([capture("a")])
-    place.bring_back()
+    place.bring_online()
     wait_until(lambda: is_back(store))
     store.close()
     assert place.events() == ["a"]
 
 
-def test_a_store_that_never_can_be_is_told_at_once(tmp_path: Path) -> None:
+def test_a_store_that_never_can_be_is_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No capture store is known"):
         open_buffered_store("nowhere://store", tmp_path, PLENTY)
 
 
-def test_repetitions_are_known_while_the_store_is_away(place: Place) -> None:
+def test_repetitions_are_known_while_the_store_is_unavailable(place: Place) -> None:
     store = place.open()
-    place.take_away()
+    place.take_offline()
     store.append([capture("a")])
     again = store.append([capture("a", timedelta(minutes=1))])
     assert again.duplicates == {"a": capture("a")}
     assert store.append([capture("b"), capture("a", mass=1)]).conflicts == {"a"}
-    place.bring_back()
+    place.bring_online()
     wait_until(lambda: is_back(store))
     store.close()
     assert place.events() == ["a"]
@@ -106,9 +106,9 @@ def test_a_conflict_that_shows_late_is_kept_under_another_id(
     another_server.append([capture("a", mass=1), capture("a", mass=1, role=Role.SHADOW)])
     another_server.close()
     store = place.open()
-    place.take_away()
+    place.take_offline()
     store.append([capture("a", mass=2), capture("a", mass=2, role=Role.SHADOW), capture("b")])
-    place.bring_back()
+    place.bring_online()
     wait_until(lambda: is_back(store))
     store.close()
     first, moved, other = place.masses().items()
@@ -122,32 +122,32 @@ def test_a_conflict_that_shows_late_is_kept_under_another_id(
     ]
 
 
-def test_what_neither_can_keep_is_told(place: Place) -> None:
+def test_what_neither_can_keep_is_reported(place: Place) -> None:
     store = place.open(limit=1000)
-    place.take_away()
+    place.take_offline()
     kept = []
     with pytest.raises(BufferFullError, match="make room"):
         for number in range(10):
             store.append([capture(str(number))])
             kept.append(str(number))
     assert 0 < len(kept) < 10
-    place.bring_back()
+    place.bring_online()
     wait_until(lambda: is_back(store))
     store.append([capture("after")])
     store.close()
     assert place.events() == [*kept, "after"]
 
 
-def test_a_disk_that_takes_nothing_is_told(place: Place) -> None:
+def test_a_disk_that_takes_nothing_is_reported(place: Place) -> None:
     place.buffer_folder.touch()
     store = place.open()
     store.append([capture("before")])
-    place.take_away()
+    place.take_offline()
     with pytest.raises(BufferFullError):
         store.append([capture("a")])
     place.buffer_folder.unlink()
     store.append([capture("a")])
-    place.bring_back()
+    place.bring_online()
     wait_until(lambda: is_back(store))
     store.close()
     assert place.events() == ["before", "a"]
@@ -158,10 +158,10 @@ def test_an_answer_that_turns_out_to_be_another_is_kept_too(place: Place) -> Non
     another_server = open_store(place.uri)
     another_server.append([capture("a")])
     another_server.close()
-    place.take_away()
+    place.take_offline()
     store = place.open()
     store.append([capture("b"), answered])
-    place.bring_back()
+    place.bring_online()
     wait_until(lambda: is_back(store))
     store.close()
     frame = open_store(place.uri).read(WINDOW)
@@ -172,14 +172,14 @@ def test_an_answer_that_turns_out_to_be_another_is_kept_too(place: Place) -> Non
 
 
 @pytest.mark.parametrize("is_restarted", [False, True])
-def test_what_the_server_has_answered_it_answers_again_while_the_store_is_away(
+def test_what_the_server_has_answered_it_answers_again_while_the_store_is_unavailable(
     place: Place, is_restarted: bool
 ) -> None:
     """Whichever worker is asked, and whether it was answered by the store or the log."""
     workers = [place.open() for _ in range(3)]
     rows = [capture("job"), capture("job#1", mass=3000)]
     workers[0].append([*rows, capture("unnamed")], named=rows)
-    place.take_away()
+    place.take_offline()
     workers[1].append([capture("late")])
     if is_restarted:
         for worker in workers:
@@ -190,7 +190,7 @@ def test_what_the_server_has_answered_it_answers_again_while_the_store_is_away(
         assert worker.append(later).duplicates == {c.event_id: c for c in (*rows, capture("late"))}
         assert worker.append([capture("job")]).conflicts == {"job"}
         assert worker.append([capture("late", mass=1)]).conflicts == {"late"}
-    place.bring_back()
+    place.bring_online()
     wait_until(lambda: all(map(is_back, workers)))
     for worker in workers:
         assert worker.append(later).duplicates.keys() == {"job", "job#1", "late"}
@@ -199,7 +199,7 @@ def test_what_the_server_has_answered_it_answers_again_while_the_store_is_away(
 
 
 @pytest.mark.parametrize("is_kept", [False, True], ids=["before the store", "after the store"])
-def test_what_a_killed_worker_may_have_kept_is_what_is_answered_while_the_store_is_away(
+def test_what_a_killed_worker_may_have_kept_is_what_is_answered_while_the_store_is_unavailable(
     place: Place, monkeypatch: pytest.MonkeyPatch, is_kept: bool
 ) -> None:
     """The capture of an attempt that nobody was answered is not kept beside the answer."""
@@ -218,10 +218,10 @@ def test_what_a_killed_worker_may_have_kept_is_what_is_answered_while_the_store_
         patch.setattr(SqliteStore, "append", killed)
         with pytest.raises(SystemExit):
             one.append(attempt)
-    place.take_away()
+    place.take_offline()
     again = [replace(c, model_version="4", prediction="Adelie") for c in attempt]
     assert other.append(again).duplicates == {c.event_id: c for c in attempt}
-    place.bring_back()
+    place.bring_online()
     wait_until(lambda: is_back(one) and is_back(other))
     for worker in (one, other):
         assert worker.append(again).duplicates == {c.event_id: c for c in attempt}
@@ -260,7 +260,7 @@ def test_what_was_answered_is_refused_for_other_rows_that_hung_in_the_store(
     assert place.events() == ["a"]
 
 
-def test_what_a_killed_worker_kept_in_the_log_is_answered_when_the_store_is_away_again(
+def test_what_a_killed_worker_kept_in_the_log_is_answered_when_the_store_is_unavailable_again(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append = WriteAheadLog.append
@@ -270,17 +270,17 @@ def test_what_a_killed_worker_kept_in_the_log_is_answered_when_the_store_is_away
         raise SystemExit
 
     one, other = place.open(), place.open()
-    place.take_away()
+    place.take_offline()
     with monkeypatch.context() as patch:
         patch.setattr(WriteAheadLog, "append", killed)
         with pytest.raises(SystemExit):
             one.append([capture("a")])
-    place.bring_back()
+    place.bring_online()
     wait_until(lambda: is_back(one) and is_back(other))
-    place.take_away()
+    place.take_offline()
     again = replace(capture("a"), model_version="4", prediction="Adelie")
     assert other.append([again]).duplicates == {"a": capture("a")}
-    place.bring_back()
+    place.bring_online()
     wait_until(lambda: is_back(one) and is_back(other))
     one.close()
     other.close()
@@ -290,7 +290,7 @@ def test_what_a_killed_worker_kept_in_the_log_is_answered_when_the_store_is_away
 def test_what_neither_store_nor_log_would_promise_may_be_kept_and_is_answered_then(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The store keeps it and says nothing, the log is full: the caller is told to come again."""
+    """The store keeps it and says nothing, the log is full: the caller is asked to retry."""
     append = SqliteStore.append
 
     def silent(store: SqliteStore, captures: Sequence[Capture]) -> Appended:
@@ -302,24 +302,24 @@ def test_what_neither_store_nor_log_would_promise_may_be_kept_and_is_answered_th
         patch.setattr(SqliteStore, "append", silent)
         with pytest.raises(BufferFullError):
             store.append([capture("a"), capture("b")])
-        place.take_away()
+        place.take_offline()
     again = replace(capture("a"), model_version="4", prediction="Adelie")
     assert store.append([again]).duplicates == {"a": capture("a")}
-    place.bring_back()
+    place.bring_online()
     wait_until(lambda: is_back(store))
     store.close()
     assert sorted(place.events()) == ["a", "b"]
 
 
-def test_what_the_log_has_answered_is_known_when_the_store_is_away_again(
+def test_what_the_log_has_answered_is_known_when_the_store_is_unavailable_again(
     place: Place,
 ) -> None:
     one, other = place.open(), place.open()
-    place.take_away()
+    place.take_offline()
     one.append([capture("a")])
-    place.bring_back()
+    place.bring_online()
     wait_until(lambda: is_back(one) and is_back(other))
-    place.take_away()
+    place.take_offline()
     again = other.append([replace(capture("a"), model_version="4")])
     assert again.duplicates == {"a": capture("a")}
     one.close()
@@ -365,11 +365,11 @@ def test_a_store_that_hangs_on_its_way_back_holds_nobody_up(
     oldest, append = WriteAheadLog.oldest, SqliteStore.append
 
     def one_more(wal: WriteAheadLog, most: int) -> list[Capture]:
-        found = oldest(wal, most)
-        if not found and not let_go.is_set():
-            # Before the last look, and so under everybody's eyes, one more came.
-            found = [capture("late")]
-        return found
+        result = oldest(wal, most)
+        if not result and not let_go.is_set():
+            # Before the last scan one more came.
+            result = [capture("late")]
+        return result
 
     def hang(store: SqliteStore, captures: Sequence[Capture]) -> Appended:
         if [c.event_id for c in captures] == ["late"]:
@@ -392,12 +392,12 @@ def test_a_store_that_hangs_on_its_way_back_holds_nobody_up(
 
 
 def test_what_no_store_takes_is_set_aside_and_holds_nothing_up(place: Place) -> None:
-    place.take_away()
+    place.take_offline()
     store = place.open()
     odd = replace(capture("odd"), endpoint=None)  # type: ignore[arg-type]
     store.append([capture("a"), odd, capture("b")])
     store.append([capture("c")])
-    place.bring_back()
+    place.bring_online()
     wait_until(lambda: is_back(store))
     store.close()
     assert place.events() == ["a", "b", "c"]
@@ -408,7 +408,7 @@ def test_what_no_store_takes_is_set_aside_and_holds_nothing_up(place: Place) -> 
 APPENDS = st.lists(
     st.tuples(st.sampled_from("abcdef"), st.sampled_from([1, 2])), min_size=1, max_size=4
 )
-STEPS = st.lists(APPENDS | st.sampled_from(["away", "back", "end", "other"]), max_size=12)
+STEPS = st.lists(APPENDS | st.sampled_from(["outage", "back", "end", "other"]), max_size=12)
 
 
 @settings(max_examples=25)
@@ -421,10 +421,10 @@ def test_any_history_is_in_the_store_once(steps: list[str | list[tuple[str, int]
         for step in steps:
             if step == "other":
                 store, other = other, store
-            elif step == "away":
-                place.take_away()
+            elif step == "outage":
+                place.take_offline()
             elif step == "back":
-                place.bring_back()
+                place.bring_online()
             elif step == "end":
                 store.close()
                 _tear(place.buffer_folder)
@@ -433,7 +433,7 @@ def test_any_history_is_in_the_store_once(steps: list[str | list[tuple[str, int]
                 assert not isinstance(step, str)
                 if not store.append([capture(event, mass=mass) for event, mass in step]).conflicts:
                     acknowledged |= set(step)
-        place.bring_back()
+        place.bring_online()
         wait_until(lambda: is_back(store) and is_back(other))
         store.close()
         other.close()
@@ -449,23 +449,25 @@ def _tear(wals: Path) -> None:
             file.write(b'1234abcd [{"event_id": "never ackno')
 
 
-@pytest.mark.parametrize("away_after", [0, 60], ids=["away from the start", "away later"])
+@pytest.mark.parametrize(
+    "outage_after", [0, 60], ids=["unavailable from the start", "unavailable later"]
+)
 def test_what_was_acknowledged_survives_a_killed_owner(
-    place: Place, tmp_path: Path, away_after: int
+    place: Place, tmp_path: Path, outage_after: int
 ) -> None:
     notes = tmp_path / "acknowledged"
-    if not away_after:
-        place.take_away()
+    if not outage_after:
+        place.take_offline()
     owner = SPAWN.Process(target=append_and_acknowledge, args=(tmp_path, notes))
     owner.start()
-    wait_until(lambda: notes.exists() and len(notes.read_text().splitlines()) >= away_after)
-    place.take_away()
+    wait_until(lambda: notes.exists() and len(notes.read_text().splitlines()) >= outage_after)
+    place.take_offline()
     seen = len(notes.read_text().splitlines())
     wait_until(lambda: len(notes.read_text().splitlines()) >= seen + 60)
     assert owner.pid is not None
     os.kill(owner.pid, signal.SIGKILL)
     owner.join()
-    place.bring_back()
+    place.bring_online()
     store = place.open()
     wait_until(lambda: size_of_all(place.buffer_folder) == 0)
     store.close()

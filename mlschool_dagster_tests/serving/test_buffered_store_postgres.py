@@ -68,9 +68,9 @@ def test_nothing_is_lost_doubled_or_reordered(
     with Client(store) as client:
         wait_until(lambda: len(client.acknowledged) > 50)
         server.stop(mode)
-        away = time.monotonic()
+        stopped = time.monotonic()
         wait_until(lambda: store.buffered_bytes > 0)
-        wait_until(lambda: time.monotonic() - away > seconds, seconds + 30)
+        wait_until(lambda: time.monotonic() - stopped > seconds, seconds + 30)
         server.start()
         wait_until(lambda: is_back(store), 60)
         in_time = len(client.acknowledged)

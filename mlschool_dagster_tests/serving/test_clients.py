@@ -1,4 +1,4 @@
-"""Clients as people have them, each as it is out of the box: they are answered, or told why not."""
+"""Common HTTP clients with their defaults: they are answered, or refused with the reason."""
 
 import asyncio
 import http.client
@@ -110,10 +110,10 @@ def by_curl(*options: str) -> Post:
 
 
 def needed(program: str) -> str:
-    found = shutil.which(program)
-    if found is None:
+    result = shutil.which(program)
+    if result is None:
         pytest.skip(f"{program} is not installed")
-    return found
+    return result
 
 
 CLIENTS: dict[str, Post] = {
@@ -140,7 +140,7 @@ def test_each_client_is_answered(server: Server, client: str, rows: int) -> None
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_each_client_is_told_that_its_body_is_too_large(server: Server, client: str) -> None:
+def test_each_client_learns_that_its_body_is_too_large(server: Server, client: str) -> None:
     status, answer = CLIENTS[client](url(server), LARGE)
     assert status == 413
     assert "split it" in answer["error"]
@@ -184,7 +184,7 @@ def test_a_client_that_closes_its_half_of_the_connection_is_answered(server: Ser
         assert json.load(answer)["predictions"]
 
 
-# A region and keys are asked for, though nobody here looks at them.
+# A region and keys are asked for, though nothing here reads them.
 AWS = {
     "region_name": "eu-central-1",
     "aws_access_key_id": "nobody",
@@ -217,7 +217,7 @@ def test_boto3_invokes_the_endpoint(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "status", "code", "told"),
+    ("changes", "status", "code", "expected"),
     [
         ({"Body": b"{"}, 400, "ValidationError", "JSON"),
         ({"Body": body(2).replace(b"MALE", b"MAYBE")}, 422, "ValidationError", "not valid"),
@@ -229,7 +229,7 @@ def test_boto3_invokes_the_endpoint(server: Server) -> None:
     ],
 )
 def test_boto3_shows_why_it_was_refused(
-    server: Server, changes: dict[str, Any], status: int, code: str, told: str
+    server: Server, changes: dict[str, Any], status: int, code: str, expected: str
 ) -> None:
     from botocore.exceptions import ClientError
 
@@ -239,7 +239,7 @@ def test_boto3_shows_why_it_was_refused(
     response = caught.value.response
     assert response["ResponseMetadata"]["HTTPStatusCode"] == status
     assert response["Error"]["Code"] == code
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
 
 
 def test_boto3_tries_again_where_nothing_serves_and_then_says_so(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_boto3_tries_again_where_nothing_serves_and_then_says_so(tmp_path: Path)
             )
 
 
-def test_boto3_presents_a_token_where_it_is_told_to(tmp_path: Path) -> None:
+def test_boto3_presents_a_token_where_it_is_configured_to(tmp_path: Path) -> None:
     import botocore
     from botocore.config import Config
     from botocore.exceptions import ClientError

@@ -15,7 +15,7 @@ import pytest
 
 from mlschool_dagster.capture.store import open_store
 from mlschool_dagster.settings import ROOT
-from mlschool_dagster_tests.serving.server import PATIENCE, answers, end, free_port, wait_for
+from mlschool_dagster_tests.serving.server import TIMEOUT, answers, end, free_port, wait_for
 from mlschool_dagster_tests.serving.tiny_model import ROW, tiny_model
 
 SERVE = ROOT / "infra" / "docker" / "serve"
@@ -77,7 +77,7 @@ def serving(
             stderr=output,
             user=user,
         )
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT) as client:
         try:
             wait_for(lambda: answers(client) and client.get("/ping").is_success, process)
             yield Container(process, client, temporary, log)
@@ -87,11 +87,11 @@ def serving(
 
 def contents(folder: Path) -> dict[str, tuple[int, int]]:
     """Every file and folder below `folder`, with its times of change."""
-    found = {}
+    result = {}
     for path in sorted(folder.rglob("*")):
         status = path.stat()
-        found[str(path)] = (status.st_mtime_ns, status.st_ctime_ns)
-    return found
+        result[str(path)] = (status.st_mtime_ns, status.st_ctime_ns)
+    return result
 
 
 def test_it_serves_that_version_and_leaves_the_folder_alone(tmp_path: Path, model: Path) -> None:
@@ -107,7 +107,7 @@ def test_it_serves_that_version_and_leaves_the_folder_alone(tmp_path: Path, mode
         assert refused.status_code in (400, 422)
         assert any(container.temporary.iterdir())
         container.process.terminate()
-        assert container.process.wait(PATIENCE) == 0
+        assert container.process.wait(TIMEOUT) == 0
         assert list(container.temporary.iterdir()) == []
     assert contents(model) == before
     assert '"level": "error"' not in container.log.read_text()
@@ -194,7 +194,7 @@ def test_a_folder_without_one_version_is_named(
         cwd="/",
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
     assert finished.returncode != 0
     assert expected.format(**places) in finished.stdout + finished.stderr

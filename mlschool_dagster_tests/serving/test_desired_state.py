@@ -39,9 +39,9 @@ def state(version: str, hours: int = 0, **candidate: str) -> DesiredState:
 
 
 def read(home: Path) -> DesiredState:
-    found = read_desired_state(home)
-    assert found is not None
-    return found
+    result = read_desired_state(home)
+    assert result is not None
+    return result
 
 
 def test_nothing_is_desired_at_first(tmp_path: Path) -> None:
@@ -56,9 +56,9 @@ def test_the_newest_state_is_read(
     home = tmp_path_factory.mktemp("home") / "endpoint"
     for each in written:
         write_desired_state(home, each)
-    found, last = read(home), written[-1]
-    assert (found.roles, found.id, found.at) == (last.roles, last.id, last.at)
-    assert (found.canary_share, found.sampling_share) == (last.canary_share, last.sampling_share)
+    result, last = read(home), written[-1]
+    assert (result.roles, result.id, result.at) == (last.roles, last.id, last.at)
+    assert (result.canary_share, result.sampling_share) == (last.canary_share, last.sampling_share)
 
 
 def test_a_version_has_a_role_since_it_first_got_one(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_soak_under_swaps_labelling_and_monitoring(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_store_that_is_away_for_a_minute_loses_and_repeats_nothing(tmp_path: Path) -> None:
+def test_a_store_that_is_unavailable_for_a_minute_loses_and_repeats_nothing(tmp_path: Path) -> None:
     with PostgresServer() as postgres:
         uri = postgres.fresh_uri()
         with (
@@ -120,10 +120,10 @@ def assert_each_is_one_capture(load: LoadGenerator, uri: str) -> None:
     """Each request that was made was answered 200, and each answer is one capture."""
     assert load.refused == []
     store = open_store(uri)
-    found = [event for window in store.windows() for event in store.read(window)["event_id"]]
+    result = [event for window in store.windows() for event in store.read(window)["event_id"]]
     store.close()
-    assert len(found) == len(set(found))
-    assert set(found) == set(load.answered)
+    assert len(result) == len(set(result))
+    assert set(result) == set(load.answered)
 
 
 @contextmanager

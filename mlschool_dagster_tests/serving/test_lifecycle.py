@@ -37,15 +37,15 @@ def test_it_waits_for_a_version_and_serves_it_within_a_second(tmp_path: Path) ->
     with running_server(tmp_path, version=None) as server:
         assert server.client.get("/ping").status_code == 503
         assert server.client.get("/version").status_code == 503
-        away = server.invoke([ROW])
-        assert away.status_code == 503
-        assert away.headers["retry-after"]
+        unavailable = server.invoke([ROW])
+        assert unavailable.status_code == 503
+        assert unavailable.headers["retry-after"]
         serve(tmp_path, "2")
         wait_for(lambda: server.client.get("/ping").status_code == 200)
         assert server.invoke([ROW]).json()["model_version"] == "2"
 
 
-def test_a_version_that_does_not_load_is_told_and_the_old_one_goes_on(tmp_path: Path) -> None:
+def test_a_version_that_does_not_load_is_reported_and_the_old_one_goes_on(tmp_path: Path) -> None:
     with running_server(tmp_path) as server:
         missing = VersionFolder("2", tmp_path / "nowhere")
         write_desired_state(tmp_path, DesiredState({Role.PRIMARY: missing}))
@@ -110,7 +110,7 @@ def test_told_to_stop_it_finishes_what_it_has_begun(tmp_path: Path) -> None:
 
 def test_its_log_is_structured_and_never_holds_a_payload(tmp_path: Path) -> None:
     with running_server(tmp_path, options=["--access-log"]) as server:
-        server.invoke([{**ROW, "body_mass_g": 4321.5}], x_request_id="told-in-the-log")
+        server.invoke([{**ROW, "body_mass_g": 4321.5}], x_request_id="logged-request")
         server.invoke([{**ROW, "island": "Atlantis"}])
         server.client.post(
             "/invocations", content=b"Atlantis", headers={"content-type": "application/json"}
@@ -118,13 +118,13 @@ def test_its_log_is_structured_and_never_holds_a_payload(tmp_path: Path) -> None
         wait_for(lambda: server.log.count("request refused") == 2)
         lines = [json.loads(line) for line in server.log.splitlines()]
     assert all({"at", "level", "message"} <= line.keys() for line in lines)
-    answered = [line for line in lines if line.get("event_id") == "told-in-the-log"]
+    answered = [line for line in lines if line.get("event_id") == "logged-request"]
     assert [(line["status"], line["version"], line["rows"]) for line in answered] == [(200, "1", 1)]
     assert "4321.5" not in server.log
     assert "Atlantis" not in server.log
 
 
-def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_reported(tmp_path: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -202,23 +202,23 @@ def test_a_full_home_stops_nothing_while_the_store_is_there(
         assert len(server.captures()) == 200
 
 
-def test_a_full_home_and_no_store_is_told_with_a_time_to_come_back(
+def test_a_full_home_and_no_store_is_reported_with_a_time_to_come_back(
     small_home: Path, tmp_path: Path
 ) -> None:
     place = Place(tmp_path)
     with running_server(small_home, store=place.uri) as server:
-        place.take_away()
+        place.take_offline()
         filler = fill(small_home)
         for _ in range(20):
             answer = server.invoke([ROW])
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
         filler.unlink()
         wait_for(lambda: server.invoke([ROW]).status_code == 200)
-        place.bring_back()
+        place.bring_online()
         wait_for(lambda: server.health()["spilled_bytes"] == 0)
 
 
-def test_a_store_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_opened_is_reported(tmp_path: Path) -> None:
     ended = start_and_wait(tmp_path, free_port(), "redis://somewhere")
     assert ended.returncode == 1
     assert "No capture store is known" in ended.stderr

@@ -75,12 +75,12 @@ def test_a_record_is_one_line_whatever_it_says(message: str, extra: dict[str, st
     record = logging.makeLogRecord({"msg": message, "levelno": logging.INFO, **extra})
     line = JsonLines().format(record)
     assert all(" " <= character <= "~" for character in line)
-    told = json.loads(line)
-    assert told["message"] == message
-    assert {name: told[name] for name in extra} == extra
+    logged = json.loads(line)
+    assert logged["message"] == message
+    assert {name: logged[name] for name in extra} == extra
 
 
-def test_every_request_is_told_if_asked_for(output: Output) -> None:
+def test_every_request_is_reported_if_asked_for(output: Output) -> None:
     requests = RequestLog(access=True)
     requests.answered(Request(rows=3), 0.0123456)
     requests.close()
@@ -98,7 +98,7 @@ def test_every_request_is_told_if_asked_for(output: Output) -> None:
     }
 
 
-def test_only_refused_requests_are_told_otherwise(output: Output) -> None:
+def test_only_refused_requests_are_reported_otherwise(output: Output) -> None:
     requests = RequestLog(access=False)
     requests.answered(Request(), 0.01)
     requests.rejected(Request(status=422), "unknown column")
@@ -117,9 +117,9 @@ def test_a_flood_of_refusals_is_bounded_and_accounted_for(output: Output) -> Non
         requests.rejected(Request(status=400), "malformed")
         refused += 1
     requests.close()
-    told = [line for line in output.lines if line["message"] == "request refused"]
-    assert len(told) == 2 * REJECTIONS_PER_SECOND
-    assert len(told) + sum(line.get("suppressed", 0) for line in output.lines) == refused
+    logged = [line for line in output.lines if line["message"] == "request refused"]
+    assert len(logged) == 2 * REJECTIONS_PER_SECOND
+    assert len(logged) + sum(line.get("suppressed", 0) for line in output.lines) == refused
 
 
 def test_errors_pass_whatever_the_rate() -> None:
@@ -136,9 +136,9 @@ def test_a_log_that_nobody_reads_holds_up_no_request(output: Output) -> None:
         requests.answered(Request(), 0.001)
     output.flowing.set()
     requests.close()
-    told = [line for line in output.lines if line["message"] == "request answered"]
-    assert MAX_WAITING_LINES <= len(told) < total
-    assert len(told) + sum(line.get("suppressed", 0) for line in output.lines) == total
+    logged = [line for line in output.lines if line["message"] == "request answered"]
+    assert MAX_WAITING_LINES <= len(logged) < total
+    assert len(logged) + sum(line.get("suppressed", 0) for line in output.lines) == total
 
 
 WORKER = """

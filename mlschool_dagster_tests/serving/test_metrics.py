@@ -1,4 +1,4 @@
-"""Metrics: what Prometheus is told equals what happened, over workers and their deaths."""
+"""Metrics: what Prometheus scrapes equals what happened, over workers and their deaths."""
 
 import time
 from bisect import bisect_left
@@ -60,7 +60,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         yield lambda: stack.enter_context(metrics_process(tmp_path))
 
 
-def told(metrics: Metrics) -> Samples:
+def exposed(metrics: Metrics) -> Samples:
     return samples(metrics.exposition()[0].decode())
 
 
@@ -77,19 +77,19 @@ def test_requests_are_counted_by_what_became_of_them(
     for request in made:
         metrics.request(*request)
     metrics.close()
-    found = told(metrics)
+    result = exposed(metrics)
     for (status, version, role), count in Counter(request[:3] for request in made).items():
         labels = {"status": str(status), "version": version, "role": role}
-        assert value(found, "mlschool_requests_total", **labels) == count
+        assert value(result, "mlschool_requests_total", **labels) == count
     for variant in {request[1:3] for request in made}:
         seconds = sorted(request[3] for request in made if request[1:3] == variant)
         labels = {"version": variant[0], "role": variant[1]}
         name = "mlschool_request_duration_seconds"
-        assert value(found, f"{name}_sum", **labels) == pytest.approx(sum(seconds))
-        assert value(found, f"{name}_count", **labels) == len(seconds)
+        assert value(result, f"{name}_sum", **labels) == pytest.approx(sum(seconds))
+        assert value(result, f"{name}_count", **labels) == len(seconds)
         for bound in LATENCY_BOUNDS:
             within = sum(s <= bound for s in seconds)
-            assert value(found, f"{name}_bucket", le=str(bound), **labels) == within
+            assert value(result, f"{name}_bucket", le=str(bound), **labels) == within
 
 
 @settings(max_examples=50)
@@ -99,28 +99,30 @@ def test_rows_are_counted_by_class_and_confidence(answered: list[list[Capture]])
     for rows in answered:
         metrics.predictions(rows)
     metrics.close()
-    found = told(metrics)
+    result = exposed(metrics)
     rows = [capture for captures in answered for capture in captures]
     predicted = Counter((row.prediction, row.model_version, row.role) for row in rows)
     for (prediction, version, role), count in predicted.items():
         labels = {"prediction": prediction, "version": version, "role": role.value}
-        assert value(found, "mlschool_predictions_total", **labels) == count
+        assert value(result, "mlschool_predictions_total", **labels) == count
     bounds = [*CONFIDENCE_BOUNDS, float("inf")]
     variants = Counter((row.model_version, row.role) for row in rows)
     for version, role in variants:
         inside = [r.confidence for r in rows if (r.model_version, r.role) == (version, role)]
         for bound in bounds:
-            told_count = value(
-                found,
+            exposed_count = value(
+                result,
                 "mlschool_prediction_confidence_bucket",
                 version=version,
                 role=role.value,
                 le="+Inf" if bound == float("inf") else str(bound),
             )
-            assert told_count == sum(bisect_left(bounds, c) <= bounds.index(bound) for c in inside)
+            assert exposed_count == sum(
+                bisect_left(bounds, c) <= bounds.index(bound) for c in inside
+            )
 
 
-def test_what_was_kept_refused_or_went_wrong_is_told(metrics: Metrics) -> None:
+def test_what_was_kept_refused_or_went_wrong_is_reported(metrics: Metrics) -> None:
     metrics.commit(0.004, 7)
     metrics.commit(0.2, 1)
     metrics.rejected("malformed")
@@ -129,30 +131,30 @@ def test_what_was_kept_refused_or_went_wrong_is_told(metrics: Metrics) -> None:
     metrics.shadow_failed()
     metrics.queue(5)
     metrics.buffered(4096)
-    found = told(metrics)
-    assert value(found, "mlschool_captures_total") == 8
-    assert value(found, "mlschool_capture_commit_duration_seconds_count") == 2
-    assert value(found, "mlschool_capture_commit_duration_seconds_bucket", le="0.005") == 1
-    assert value(found, "mlschool_refusals_total", reason="malformed") == 2
-    assert value(found, "mlschool_refusals_total", reason="too large") == 1
-    assert value(found, "mlschool_shadow_failures_total") == 1
-    assert value(found, "mlschool_capture_queue_depth") == 5
-    assert value(found, "mlschool_spill_bytes") == 4096
-    assert value(found, "mlschool_endpoint_info", endpoint="test") == 1
+    result = exposed(metrics)
+    assert value(result, "mlschool_captures_total") == 8
+    assert value(result, "mlschool_capture_commit_duration_seconds_count") == 2
+    assert value(result, "mlschool_capture_commit_duration_seconds_bucket", le="0.005") == 1
+    assert value(result, "mlschool_refusals_total", reason="malformed") == 2
+    assert value(result, "mlschool_refusals_total", reason="too large") == 1
+    assert value(result, "mlschool_shadow_failures_total") == 1
+    assert value(result, "mlschool_capture_queue_depth") == 5
+    assert value(result, "mlschool_spill_bytes") == 4096
+    assert value(result, "mlschool_endpoint_info", endpoint="test") == 1
 
 
-def test_a_version_is_told_with_its_age_for_as_long_as_it_serves(metrics: Metrics) -> None:
+def test_a_version_is_reported_with_its_age_for_as_long_as_it_serves(metrics: Metrics) -> None:
     an_hour_ago = utc_now() - timedelta(hours=1)
     metrics.serves("primary", "1", an_hour_ago)
     metrics.serves("canary", "2", utc_now())
-    age = value(told(metrics), "mlschool_model_age_seconds", role="primary", version="1")
+    age = value(exposed(metrics), "mlschool_model_age_seconds", role="primary", version="1")
     assert age == pytest.approx(3600, abs=5)
     metrics.serves("primary", "2", utc_now())
     metrics.retired("canary")
-    serving = {labels for name, labels in told(metrics) if name == "mlschool_model_info"}
+    serving = {labels for name, labels in exposed(metrics) if name == "mlschool_model_info"}
     assert serving == {(("role", "primary"), ("version", "2"))}
     metrics.serves("primary", "1", an_hour_ago)
-    assert value(told(metrics), "mlschool_model_info", role="primary", version="1") == 1
+    assert value(exposed(metrics), "mlschool_model_info", role="primary", version="1") == 1
 
 
 def test_swapping_back_and_forth_adds_no_series(start: Start) -> None:
@@ -167,21 +169,21 @@ def test_swapping_back_and_forth_adds_no_series(start: Start) -> None:
     assert set(samples(process.exposition())) == before
 
 
-def test_workers_add_up_and_any_of_them_tells(start: Start) -> None:
+def test_workers_add_up_and_any_of_them_reports(start: Start) -> None:
     one, other, reader = start(), start(), start()
     for process, share in ((one, 300), (other, 200)):
         for _ in range(share):
             process.count(("request", 200, "1", "primary", 0.002), ("commit", 0.001, 2))
         process.count(("queue", share), ("buffered", share), ("share",))
         process.exposition()
-    found = samples(reader.exposition())
+    result = samples(reader.exposition())
     labels = {"version": "1", "role": "primary"}
-    assert value(found, "mlschool_requests_total", status="200", **labels) == 500
-    assert value(found, "mlschool_request_duration_seconds_count", **labels) == 500
-    assert value(found, "mlschool_captures_total") == 1000
-    assert value(found, "mlschool_capture_queue_depth") == 500
-    assert value(found, "mlschool_spill_bytes") == 300
-    assert value(found, "mlschool_endpoint_info", endpoint="test") == 1
+    assert value(result, "mlschool_requests_total", status="200", **labels) == 500
+    assert value(result, "mlschool_request_duration_seconds_count", **labels) == 500
+    assert value(result, "mlschool_captures_total") == 1000
+    assert value(result, "mlschool_capture_queue_depth") == 500
+    assert value(result, "mlschool_spill_bytes") == 300
+    assert value(result, "mlschool_endpoint_info", endpoint="test") == 1
 
 
 def test_what_a_worker_counts_reaches_the_others_unasked(start: Start) -> None:
@@ -189,8 +191,8 @@ def test_what_a_worker_counts_reaches_the_others_unasked(start: Start) -> None:
     busy.count(("request", 422, "", "", 0.001))
 
     def arrived() -> bool:
-        found = samples(reader.exposition())
-        return value(found, "mlschool_requests_total", status="422", version="", role="") == 1
+        result = samples(reader.exposition())
+        return value(result, "mlschool_requests_total", status="422", version="", role="") == 1
 
     wait_for(arrived)
 
@@ -203,13 +205,13 @@ def test_a_dead_worker_leaves_its_counts_and_nothing_else(start: Start) -> None:
     doomed.exposition()
     doomed.kill()
     survivor.count(("serves", "primary", "2", now), ("queue", 1), ("forget", doomed.pid))
-    found = samples(survivor.exposition())
+    result = samples(survivor.exposition())
     labels = {"version": "1", "role": "primary"}
-    assert value(found, "mlschool_requests_total", status="200", **labels) == 1
-    assert value(found, "mlschool_capture_queue_depth") == 1
-    assert value(found, "mlschool_spill_bytes") == 0
-    assert value(found, "mlschool_model_info", **labels) is None
-    assert value(found, "mlschool_model_info", version="2", role="primary") == 1
+    assert value(result, "mlschool_requests_total", status="200", **labels) == 1
+    assert value(result, "mlschool_capture_queue_depth") == 1
+    assert value(result, "mlschool_spill_bytes") == 0
+    assert value(result, "mlschool_model_info", **labels) is None
+    assert value(result, "mlschool_model_info", version="2", role="primary") == 1
 
 
 def test_a_version_serves_while_any_worker_serves_it_and_is_as_old_as_there(start: Start) -> None:
@@ -240,7 +242,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("content", BROKEN)
-def test_a_broken_file_is_named_and_the_others_are_told(
+def test_a_broken_file_is_named_and_the_others_are_reported(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     metrics, other = Metrics("test", tmp_path), Metrics("test", tmp_path)
@@ -250,12 +252,12 @@ def test_a_broken_file_is_named_and_the_others_are_told(
     broken.write_bytes(content)
     (tmp_path / "counter_7.db").touch()
     for _ in range(2):
-        assert value(told(metrics), "mlschool_refusals_total", reason="malformed") == 1
+        assert value(exposed(metrics), "mlschool_refusals_total", reason="malformed") == 1
     metrics.close()
     assert [vars(r)["file"] for r in caplog.records] == [str(broken)]
 
 
-def test_what_cannot_be_written_is_told_later_and_by_its_own_worker_at_once(
+def test_what_cannot_be_written_is_reported_later_and_by_its_own_worker_at_once(
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "metrics"
@@ -263,11 +265,11 @@ def test_what_cannot_be_written_is_told_later_and_by_its_own_worker_at_once(
     metrics = Metrics("test", folder)
     metrics.rejected("malformed")
     metrics._flush()
-    assert value(told(metrics), "mlschool_refusals_total", reason="malformed") == 1
+    assert value(exposed(metrics), "mlschool_refusals_total", reason="malformed") == 1
     folder.unlink()
     metrics.close()
     other = Metrics("test", folder)
-    assert value(told(other), "mlschool_refusals_total", reason="malformed") == 1
+    assert value(exposed(other), "mlschool_refusals_total", reason="malformed") == 1
     other.close()
 
 

@@ -132,16 +132,16 @@ def test_every_shape_has_a_name_of_its_own_and_every_listed_difference_is_about_
 
 def differences(theirs: httpx.Client, ours: httpx.Client) -> dict[str, tuple[str, str]]:
     """What both do with each shape where that is not the same."""
-    found = {}
+    result = {}
     for shape in SHAPES:
         their, our = outcome(theirs, shape), outcome(ours, shape)
         if their == our:
             continue
         if their is None or our is None:
-            found[shape.name] = (REFUSES, ANSWERS) if their is None else (ANSWERS, REFUSES)
+            result[shape.name] = (REFUSES, ANSWERS) if their is None else (ANSWERS, REFUSES)
         else:
-            found[shape.name] = (ANSWERS, OTHERWISE)
-    return found
+            result[shape.name] = (ANSWERS, OTHERWISE)
+    return result
 
 
 def test_it_does_what_mlflow_does_or_the_difference_is_listed(
@@ -219,7 +219,7 @@ def test_mlflows_client_gets_from_it_what_it_gets_from_mlflows_server(
         assert ours == theirs
 
 
-def test_mlflows_client_is_told_what_is_wrong(server: Server) -> None:
+def test_mlflows_client_gets_the_reason(server: Server) -> None:
     url = server.client.base_url
     client = ScoringServerClient(url.host, url.port)
     with pytest.raises(Exception, match=r"error code 422.*must be one of Biscoe.*not 'Anvers'"):

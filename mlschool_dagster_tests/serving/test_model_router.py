@@ -20,14 +20,14 @@ from mlschool_dagster.serving.desired_state import (
 from mlschool_dagster.serving.model_router import ModelRouter, NoVersionError, Routing, Version
 from mlschool_dagster.serving.validation import Validator
 from mlschool_dagster.serving.worker_status import read_workers
-from mlschool_dagster_tests.serving.server import PATIENCE, release
+from mlschool_dagster_tests.serving.server import TIMEOUT, release
 from mlschool_dagster_tests.serving.tiny_model import SPEC, tiny_model
 
 NOWHERE = VersionFolder("9", Path("/nowhere"))
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), PATIENCE))
+    asyncio.run(asyncio.wait_for(test(), TIMEOUT))
 
 
 def routing_of(router: ModelRouter) -> dict[Role, str]:
@@ -151,7 +151,7 @@ def test_a_candidate_is_tested_even_if_what_should_serve_has_gone(tmp_path: Path
     run(test)
 
 
-def test_a_damaged_file_is_told_and_what_serves_goes_on(tmp_path: Path) -> None:
+def test_a_damaged_file_is_reported_and_what_serves_goes_on(tmp_path: Path) -> None:
     async def test() -> None:
         router = ModelRouter(tmp_path)
         write_desired_state(tmp_path, DesiredState({Role.PRIMARY: release(tmp_path, "1")}))
@@ -245,8 +245,8 @@ def test_it_follows_and_tells_while_it_lives(tmp_path: Path) -> None:
         (worker,) = read_workers(tmp_path)
         assert (worker.version, worker.since, worker.failure) == ("1", deployment.at, None)
         (file,) = (tmp_path / "workers").iterdir()
-        told = file.stat().st_mtime_ns
-        await until(lambda: file.stat().st_mtime_ns > told)
+        written_at = file.stat().st_mtime_ns
+        await until(lambda: file.stat().st_mtime_ns > written_at)
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
         assert not file.exists()

@@ -46,10 +46,10 @@ JUDGES = [judge(document, {"$ref": "#/components/schemas/Request"}) for document
 
 
 def resolve(reference: str, document: dict[str, Any]) -> Any:
-    found: Any = document
+    result: Any = document
     for part in reference.removeprefix("#/").split("/"):
-        found = found[part]
-    return found
+        result = result[part]
+    return result
 
 
 def nodes(value: Any) -> Iterator[Any]:

@@ -113,18 +113,18 @@ def test_columns_are_checked_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "found"),
+    ("first", "described"),
     [
         (LINE, "'Biscoe', '48.6', '16.0'"),
         (HEADER.replace(",", ":"), f"'{HEADER.replace(',', ':')[:40]}'..."),
     ],
 )
 @pytest.mark.parametrize("more", ["", f"\n{LINE}", f"\n{LINE}\n{LINE}\n"])
-def test_a_first_line_that_names_no_column_is_told_as_such(
-    first: str, found: str, more: str
+def test_a_first_line_that_names_no_column_is_reported_as_such(
+    first: str, described: str, more: str
 ) -> None:
     error = refusal_of(first + more)
-    reason = f"the first line must name the columns ({', '.join(ROW)}), and is {found}"
+    reason = f"the first line must name the columns ({', '.join(ROW)}), and is {described}"
     assert (error.status, error.faults) == (422, [{"reason": reason}])
 
 

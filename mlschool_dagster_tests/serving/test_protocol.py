@@ -18,7 +18,7 @@ from mlschool_dagster.serving.responses import OPEN_PATHS
 from mlschool_dagster.serving.server_config import OVERFLOW
 from mlschool_dagster_tests.serving.server import LIMITS
 from mlschool_dagster_tests.serving.web_server import (
-    PATIENCE,
+    TIMEOUT,
     answer_of,
     connect,
     serving,
@@ -29,7 +29,7 @@ QUICK = 0.5
 """The time limit that a test waits for."""
 
 
-class Hasty(LimitedProtocol):
+class ShortTimeouts(LimitedProtocol):
     limits = replace(
         LIMITS,
         header_bytes=1000,
@@ -42,14 +42,14 @@ class Hasty(LimitedProtocol):
     )
 
 
-class Patient(LimitedProtocol):
+class SlowTimeouts(LimitedProtocol):
     limits = replace(
         LIMITS,
         header_bytes=1000,
         request_bytes=10**6,
-        header_seconds=PATIENCE,
-        body_seconds=PATIENCE,
-        answer_seconds=PATIENCE,
+        header_seconds=TIMEOUT,
+        body_seconds=TIMEOUT,
+        answer_seconds=TIMEOUT,
         sweep_seconds=QUICK / 10,
         discarded_bytes=2 * 10**7,
     )
@@ -75,14 +75,14 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @pytest.fixture(scope="module")
-def hasty() -> Iterator[uvicorn.Server]:
-    with serving(Hasty, echo) as server:
+def short_timeouts() -> Iterator[uvicorn.Server]:
+    with serving(ShortTimeouts, echo) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def patient() -> Iterator[uvicorn.Server]:
-    with serving(Patient, echo) as server:
+def slow_timeouts() -> Iterator[uvicorn.Server]:
+    with serving(SlowTimeouts, echo) as server:
         yield server
 
 
@@ -109,10 +109,10 @@ REQUEST = HEAD + b"\r\nhello"
     "begun",
     [b"P", HEAD, REQUEST + HEAD, HEAD + b"X-Slow: ", HEAD + b"\r\n", HEAD + b"\r\nhel"],
 )
-def test_a_request_that_stops_halfway_is_told_so_and_closed(
-    hasty: uvicorn.Server, begun: bytes
+def test_a_request_that_stops_halfway_is_refused_and_closed(
+    short_timeouts: uvicorn.Server, begun: bytes
 ) -> None:
-    with connect(hasty) as connection:
+    with connect(short_timeouts) as connection:
         connection.sendall(begun)
         answer = answer_of(connection)
     assert b"HTTP/1.1 408 Request Timeout\r\n" in answer
@@ -124,45 +124,47 @@ def test_a_request_that_stops_halfway_is_told_so_and_closed(
 @pytest.mark.parametrize("before", [b"", REQUEST])
 @pytest.mark.parametrize("slow", [b"GET / HTTP/1.1\r\nX: " + b"x" * 10_000, b"\r\n" * 5_000])
 def test_a_trickle_of_headers_gains_no_time(
-    hasty: uvicorn.Server, before: bytes, slow: bytes
+    short_timeouts: uvicorn.Server, before: bytes, slow: bytes
 ) -> None:
-    with connect(hasty) as connection:
+    with connect(short_timeouts) as connection:
         connection.sendall(before)
         started = time.monotonic()
         with ThreadPoolExecutor(1) as threads:
             threads.submit(trickle, connection, slow, QUICK / 20)
             answer_of(connection)
-        assert QUICK * 0.9 < time.monotonic() - started < PATIENCE / 2
+        assert QUICK * 0.9 < time.monotonic() - started < TIMEOUT / 2
 
 
-def test_a_trickle_of_the_body_has_more_time_but_not_for_ever(hasty: uvicorn.Server) -> None:
-    with connect(hasty) as connection:
+def test_a_trickle_of_the_body_has_more_time_but_not_for_ever(
+    short_timeouts: uvicorn.Server,
+) -> None:
+    with connect(short_timeouts) as connection:
         started = time.monotonic()
         connection.sendall(b"POST / HTTP/1.1\r\nHost: endpoint\r\nContent-Length: 9999\r\n\r\n")
         with ThreadPoolExecutor(1) as threads:
             threads.submit(trickle, connection, b"x" * 9999, QUICK / 20)
             assert b" 408 " in answer_of(connection)
-        assert QUICK * 1.9 < time.monotonic() - started < PATIENCE / 2
+        assert QUICK * 1.9 < time.monotonic() - started < TIMEOUT / 2
 
 
 def test_a_connection_on_which_nothing_is_said_is_closed_without_a_word(
-    hasty: uvicorn.Server,
+    short_timeouts: uvicorn.Server,
 ) -> None:
-    with connect(hasty) as connection:
+    with connect(short_timeouts) as connection:
         assert answer_of(connection) == b""
 
 
-def test_a_client_that_does_not_take_its_answer_is_let_go(hasty: uvicorn.Server) -> None:
-    before = len(hasty.server_state.connections)
-    with connect(hasty) as connection:
+def test_a_client_that_does_not_take_its_answer_is_let_go(short_timeouts: uvicorn.Server) -> None:
+    before = len(short_timeouts.server_state.connections)
+    with connect(short_timeouts) as connection:
         connection.sendall(b"GET /large HTTP/1.1\r\nHost: endpoint\r\n\r\n")
-        wait_for(lambda: len(hasty.server_state.connections) > before)
-        wait_for(lambda: len(hasty.server_state.connections) <= before)
+        wait_for(lambda: len(short_timeouts.server_state.connections) > before)
+        wait_for(lambda: len(short_timeouts.server_state.connections) <= before)
         assert len(answer_of(connection)) < 50_000_000
 
 
-def test_an_idle_connection_stays_open_between_requests(hasty: uvicorn.Server) -> None:
-    with connect(hasty) as connection:
+def test_an_idle_connection_stays_open_between_requests(short_timeouts: uvicorn.Server) -> None:
+    with connect(short_timeouts) as connection:
         for _ in range(3):
             connection.sendall(REQUEST)
             answer = b""
@@ -181,9 +183,9 @@ LARGE_HEADERS = [
 @pytest.mark.parametrize("pause", [0.0, 0.001])
 @pytest.mark.parametrize("large", LARGE_HEADERS)
 def test_headers_that_are_too_large_are_refused(
-    patient: uvicorn.Server, large: bytes, pause: float
+    slow_timeouts: uvicorn.Server, large: bytes, pause: float
 ) -> None:
-    with connect(patient) as connection:
+    with connect(slow_timeouts) as connection:
         if pause:
             trickle(connection, large, pause)
         else:
@@ -194,18 +196,18 @@ def test_headers_that_are_too_large_are_refused(
 
 @pytest.mark.parametrize("large", LARGE_HEADERS)
 def test_headers_that_are_too_large_are_refused_behind_another_request(
-    patient: uvicorn.Server, large: bytes
+    slow_timeouts: uvicorn.Server, large: bytes
 ) -> None:
-    with connect(patient) as connection:
+    with connect(slow_timeouts) as connection:
         connection.sendall(REQUEST + large + REQUEST)
         assert answer_of(connection).count(b"hello") <= 1
 
 
-def test_a_large_body_is_no_large_header(patient: uvicorn.Server) -> None:
+def test_a_large_body_is_no_large_header(slow_timeouts: uvicorn.Server) -> None:
     body = b"x" * 300_000
     request = b"POST / HTTP/1.1\r\nHost: endpoint\r\nContent-Length: %d\r\n\r\n%s"
     last = b"GET / HTTP/1.1\r\nHost: endpoint\r\nConnection: close\r\n\r\n"
-    with connect(patient) as connection:
+    with connect(slow_timeouts) as connection:
         connection.sendall((request % (len(body), body)) * 3 + last)
         answer = answer_of(connection)
     assert answer.count(b"200 OK") == 4
@@ -223,18 +225,18 @@ CHUNKED = b"POST / HTTP/1.1\r\nHost: endpoint\r\nTransfer-Encoding: chunked\r\n\
     ],
 )
 def test_trailers_are_bounded_like_headers(
-    patient: uvicorn.Server, endless: bytes, status: bytes
+    slow_timeouts: uvicorn.Server, endless: bytes, status: bytes
 ) -> None:
-    with connect(patient) as connection:
+    with connect(slow_timeouts) as connection:
         connection.sendall(CHUNKED + b"0\r\n")
         with ThreadPoolExecutor(1) as threads:
             threads.submit(send_as_far_as_possible, connection, endless)
             assert answer_of(connection).startswith(b"HTTP/1.1 " + status)
 
 
-def test_an_endless_body_is_refused_however_it_is_cut(patient: uvicorn.Server) -> None:
+def test_an_endless_body_is_refused_however_it_is_cut(slow_timeouts: uvicorn.Server) -> None:
     for chunk in (b"1;" + b"x" * 5000 + b"\r\nx\r\n", b"1\r\nx\r\n"):
-        with connect(patient) as connection:
+        with connect(slow_timeouts) as connection:
             connection.sendall(CHUNKED)
             with ThreadPoolExecutor(1) as threads:
                 threads.submit(
@@ -246,20 +248,20 @@ def test_an_endless_body_is_refused_however_it_is_cut(patient: uvicorn.Server) -
 @pytest.mark.parametrize(
     "garbage", [b"\x16\x03\x01\x02\x00", b"HELO\r\n\r\n", HEAD + b"Content-Length: 6\r\n\r\n"]
 )
-def test_what_is_no_http_is_refused(patient: uvicorn.Server, garbage: bytes) -> None:
-    with connect(patient) as connection:
+def test_what_is_no_http_is_refused(slow_timeouts: uvicorn.Server, garbage: bytes) -> None:
+    with connect(slow_timeouts) as connection:
         connection.sendall(garbage)
         assert answer_of(connection).startswith(b"HTTP/1.1 400 Bad Request\r\n")
 
 
 def test_hundreds_of_slow_clients_do_not_keep_others_from_their_answers(
-    hasty: uvicorn.Server,
+    short_timeouts: uvicorn.Server,
 ) -> None:
-    slow = [connect(hasty) for _ in range(200)]
+    slow = [connect(short_timeouts) for _ in range(200)]
     try:
         for connection in slow:
             connection.sendall(b"POST / HTTP/1.1\r\nX-Slow: ")
-        with connect(hasty) as quick:
+        with connect(short_timeouts) as quick:
             quick.sendall(REQUEST.replace(b"Host", b"Connection: close\r\nHost"))
             assert answer_of(quick).endswith(b"hello")
         for connection in slow:
@@ -267,15 +269,15 @@ def test_hundreds_of_slow_clients_do_not_keep_others_from_their_answers(
     finally:
         for connection in slow:
             connection.close()
-    wait_for(lambda: not hasty.server_state.connections)
+    wait_for(lambda: not short_timeouts.server_state.connections)
 
 
 class Crowded(LimitedProtocol):
     limits = Limits(
-        header_seconds=PATIENCE,
+        header_seconds=TIMEOUT,
         sweep_seconds=QUICK / 10,
-        keep_alive_seconds=PATIENCE,
-        preconnect_seconds=PATIENCE,
+        keep_alive_seconds=TIMEOUT,
+        preconnect_seconds=TIMEOUT,
         connections=20,
     )
 
@@ -349,7 +351,7 @@ def test_a_connection_that_cannot_be_ended_keeps_no_other_from_its_end() -> None
             assert answer_of(another) == b""
 
 
-def test_where_all_are_busy_another_is_told_to_come_again_and_a_load_balancer_is_answered(
+def test_where_all_are_busy_another_is_asked_to_retry_and_a_load_balancer_is_answered(
     crowded: uvicorn.Server,
 ) -> None:
     with ExitStack() as stack:
@@ -382,10 +384,10 @@ def test_a_flood_of_connections_is_cut_off(crowded: uvicorn.Server) -> None:
     "length", [b"Content-Length: 10000000\r\n", b"Transfer-Encoding: chunked\r\n"]
 )
 def test_who_is_refused_while_sending_gets_the_answer_and_no_reset(
-    patient: uvicorn.Server, length: bytes
+    slow_timeouts: uvicorn.Server, length: bytes
 ) -> None:
     body = b"10000\r\n" + bytes(0x10000) + b"\r\n"
-    with connect(patient) as connection:
+    with connect(slow_timeouts) as connection:
         connection.sendall(b"POST / HTTP/1.1\r\nHost: endpoint\r\n" + length + b"\r\n")
         for _ in range(10_000_000 // len(body)):
             connection.sendall(body)
@@ -394,16 +396,16 @@ def test_who_is_refused_while_sending_gets_the_answer_and_no_reset(
         assert connection.recv(65536) == b""
 
 
-def test_who_never_stops_sending_is_cut_off_in_the_end(patient: uvicorn.Server) -> None:
-    with connect(patient) as connection, pytest.raises(ConnectionError):
+def test_who_never_stops_sending_is_cut_off_in_the_end(slow_timeouts: uvicorn.Server) -> None:
+    with connect(slow_timeouts) as connection, pytest.raises(ConnectionError):
         connection.sendall(b"POST / HTTP/1.1\r\nHost: endpoint\r\nContent-Length: 10\r\n")
         while True:
             connection.sendall(b"x: y\r\n" * 10_000)
 
 
-def test_requests_behind_each_other_are_answered_in_order(patient: uvicorn.Server) -> None:
+def test_requests_behind_each_other_are_answered_in_order(slow_timeouts: uvicorn.Server) -> None:
     requests = [HEAD.replace(b"5", b"1") + b"\r\n%d" % number for number in range(10)]
-    with connect(patient) as connection:
+    with connect(slow_timeouts) as connection:
         connection.sendall(b"".join(requests))
         connection.shutdown(socket.SHUT_WR)
         bodies = re.findall(rb"\r\n\r\n(\d)", answer_of(connection))
@@ -411,20 +413,20 @@ def test_requests_behind_each_other_are_answered_in_order(patient: uvicorn.Serve
 
 
 def test_a_flood_of_requests_behind_each_other_is_cut_off_behind_an_answer(
-    patient: uvicorn.Server,
+    slow_timeouts: uvicorn.Server,
 ) -> None:
-    with connect(patient) as connection:
+    with connect(slow_timeouts) as connection:
         connection.sendall(REQUEST * 500)
         answer = answer_of(connection)
     assert answer.count(b"200 OK") == answer.count(b"hello") < 500
     assert answer.count(b"connection: close") == 1
 
 
-def test_clients_of_http_1_0_may_keep_their_connection(patient: uvicorn.Server) -> None:
+def test_clients_of_http_1_0_may_keep_their_connection(slow_timeouts: uvicorn.Server) -> None:
     request = REQUEST.replace(b"HTTP/1.1", b"HTTP/1.0").replace(
         b"Host", b"Connection: Keep-Alive\r\nHost"
     )
-    with connect(patient) as connection:
+    with connect(slow_timeouts) as connection:
         for _ in range(3):
             connection.sendall(request)
             answer = connection.recv(65536)
@@ -432,9 +434,9 @@ def test_clients_of_http_1_0_may_keep_their_connection(patient: uvicorn.Server) 
             assert answer.endswith(b"hello")
 
 
-def test_an_answer_before_the_body_is_the_last_one(patient: uvicorn.Server) -> None:
+def test_an_answer_before_the_body_is_the_last_one(slow_timeouts: uvicorn.Server) -> None:
     head = HEAD.replace(b"POST /", b"POST /early") + b"Expect: 100-continue\r\n\r\n"
-    with connect(patient) as connection:
+    with connect(slow_timeouts) as connection:
         # The client may send the body or leave it, and take what it sends for another request.
         connection.sendall(head)
         answer = connection.recv(65536)
@@ -444,8 +446,8 @@ def test_an_answer_before_the_body_is_the_last_one(patient: uvicorn.Server) -> N
     assert b"connection: close" in answer
 
 
-def test_a_failure_of_the_application_is_told_in_json(patient: uvicorn.Server) -> None:
-    with connect(patient) as connection:
+def test_a_failure_of_the_application_is_reported_in_json(slow_timeouts: uvicorn.Server) -> None:
+    with connect(slow_timeouts) as connection:
         connection.sendall(b"GET /failing HTTP/1.1\r\nHost: endpoint\r\n\r\n")
         answer = answer_of(connection)
     assert answer.startswith(b"HTTP/1.1 500 ")

@@ -168,7 +168,7 @@ def test_the_key_of_probes_is_for_the_user_of_the_server_alone(tmp_path: Path) -
     assert path.read_text() in keys
 
 
-def test_invalid_input_is_told_field_by_field_and_not_captured(server: Server) -> None:
+def test_invalid_input_is_reported_field_by_field_and_not_captured(server: Server) -> None:
     before = server.health()["captures_written"]
     refused = server.invoke([ROW, {**ROW, "body_mass_g": -5800}])
     assert refused.status_code == 422
@@ -319,7 +319,7 @@ def test_a_request_that_breaks_off_leaves_no_capture(server: Server) -> None:
     assert server.health()["captures_written"] == before + 1
 
 
-def test_what_is_not_there_is_told_in_json(server: Server) -> None:
+def test_what_is_not_there_is_reported_in_json(server: Server) -> None:
     assert server.client.get("/invocations").status_code == 405
     unknown = server.client.get("/nowhere")
     assert (unknown.status_code, unknown.json()["error"]) == (404, "Not Found.")
@@ -399,7 +399,7 @@ def test_its_memory_stays_bounded_however_many_ask_much_and_read_nothing(
             thread.start()
         for thread in threads:
             thread.join()
-        # Each is answered or refused, and who is refused is told when to come again.
+        # Each is answered or refused, and a refusal says when to retry.
         answers = [connection.recv(4096) for connection in asking]
         assert {answer[:12] for answer in answers} == {b"HTTP/1.1 200", b"HTTP/1.1 503"}
         for answer in answers:

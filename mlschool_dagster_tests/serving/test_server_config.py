@@ -1,4 +1,4 @@
-"""What a server is started with, and the record that tells it from any other process."""
+"""Configuration of a server process, and the record that identifies the process."""
 
 import os
 import subprocess

@@ -154,8 +154,8 @@ def test_it_can_be_stored_replayed_and_reported(
     for column in OPEN.columns:
         assert current[column.name].isna().tolist() == [row[column.name] is None for row in rows]
     with np.errstate(all="ignore"):
-        found = [
+        result = [
             quality([current], REFERENCE, OPEN).to_dict(),
             drift(current, REFERENCE, OPEN).to_dict(),
         ]
-    json.dumps(found, allow_nan=False).encode()
+    json.dumps(result, allow_nan=False).encode()

@@ -1,4 +1,4 @@
-"""What workers tell of themselves: read while they live, gone when they do not."""
+"""Status files of workers: read while the worker lives, removed when it has ended."""
 
 import os
 import shutil

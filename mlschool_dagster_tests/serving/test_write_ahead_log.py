@@ -78,7 +78,7 @@ def test_captures_come_out_as_they_went_in(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_segments")
-def test_what_is_not_forgotten_is_told_again(tmp_path: Path) -> None:
+def test_what_is_not_forgotten_is_reported_again(tmp_path: Path) -> None:
     wal = WriteAheadLog(tmp_path, PLENTY)
     for number in range(10):
         wal.append([capture(str(number))])
@@ -284,8 +284,8 @@ def test_answers_are_remembered_by_all_workers(tmp_path: Path) -> None:
     other.add([capture("b", mass=1)])
     keys = [("a", False), ("a#1", False), ("b", False), ("c", False)]
     for answers in (one, other, AnswerCache(tmp_path)):
-        found = answers.find(keys)
-        assert found == {
+        result = answers.find(keys)
+        assert result == {
             keys[0]: capture("a"),
             keys[1]: capture("a#1"),
             keys[2]: capture("b", mass=1),
@@ -303,10 +303,10 @@ def test_answers_are_bounded_and_the_last_ones_count(
     for number in range(40):
         (one, other)[number % 2].add([capture(str(number))])
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 6000 + 600
-    found = one.find([(str(number), False) for number in range(40)])
-    assert len(found) > 5
-    assert ("39", False) in found
-    assert ("0", False) not in found
+    result = one.find([(str(number), False) for number in range(40)])
+    assert len(result) > 5
+    assert ("39", False) in result
+    assert ("0", False) not in result
 
 
 @given(garbage=st.binary(max_size=200))
@@ -318,6 +318,6 @@ def test_a_damaged_memory_is_no_answer(
     answers.add([capture("a")])
     (folder / "zz.answers").write_bytes(garbage + b'\n0 []\t[["b"],[]]\n')
     answers.add([capture("c")])
-    found = answers.find([("a", False), ("b", False), ("c", False)])
-    assert found == {("a", False): capture("a"), ("c", False): capture("c")}
+    result = answers.find([("a", False), ("b", False), ("c", False)])
+    assert result == {("a", False): capture("a"), ("c", False): capture("c")}
     answers.close()

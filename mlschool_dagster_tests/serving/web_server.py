@@ -11,7 +11,7 @@ import uvicorn
 
 from mlschool_dagster.serving.protocol import LimitedProtocol
 
-PATIENCE = 20.0
+TIMEOUT = 20.0
 
 
 @contextmanager
@@ -25,11 +25,11 @@ def serving(protocol: type[LimitedProtocol], application: Any) -> Iterator[uvico
         yield server
     finally:
         server.should_exit = server.force_exit = True
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.01)
@@ -37,7 +37,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def connect(server: uvicorn.Server) -> socket.socket:
     address = server.servers[0].sockets[0].getsockname()
-    return socket.create_connection(address, timeout=PATIENCE)
+    return socket.create_connection(address, timeout=TIMEOUT)
 
 
 def answer_of(connection: socket.socket) -> bytes:

@@ -23,7 +23,7 @@ def populated(folder: Path, samples: int) -> tuple[Endpoint, dict[str, str]]:
     return endpoint, read_ground_truth(logs)
 
 
-def told(endpoint: Endpoint) -> dict[str, str]:
+def labels_of(endpoint: Endpoint) -> dict[str, str]:
     labels: dict[str, str] = {}
     for window in endpoint.store.windows():
         newest = endpoint.store.read_labels(window)
@@ -35,22 +35,22 @@ def test_a_perfect_expert_tells_the_truth(tmp_path: Path) -> None:
     endpoint, ground_truth = populated(tmp_path, 150)
     summary = label_captures(endpoint.store, ground_truth, SPEC, [Labeller(quality=1)])
     assert (summary.labelled, summary.from_log, summary.guessed) == (150, 150, 0)
-    assert told(endpoint) == ground_truth
+    assert labels_of(endpoint) == ground_truth
 
 
 def test_labelling_again_finds_nothing_left(tmp_path: Path) -> None:
     endpoint, ground_truth = populated(tmp_path, 50)
     label_captures(endpoint.store, ground_truth, SPEC)
-    before = told(endpoint)
+    before = labels_of(endpoint)
     assert label_captures(endpoint.store, ground_truth, SPEC, seed=7).labelled == 0
-    assert told(endpoint) == before
+    assert labels_of(endpoint) == before
 
 
 def test_an_expert_of_quality_errs_as_often_as_said(tmp_path: Path) -> None:
     endpoint, ground_truth = populated(tmp_path, 2000)
     summary = label_captures(endpoint.store, ground_truth, SPEC, [Labeller(quality=0.8)])
     truths = ground_truth
-    wrong = sum(truths[event] != label for event, label in told(endpoint).items())
+    wrong = sum(truths[event] != label for event, label in labels_of(endpoint).items())
     assert 0.16 < summary.guessed / 2000 < 0.24
     assert 0.10 < wrong / 2000 < 0.17
 
@@ -60,7 +60,7 @@ def test_captures_that_were_not_simulated_are_labelled_by_prediction(tmp_path: P
     predictions = {c.event_id: c.prediction for c in endpoint.store.unlabelled()}
     summary = label_captures(endpoint.store, {}, SPEC, [Labeller(quality=1)])
     assert (summary.from_log, summary.from_predictions) == (0, 50)
-    assert told(endpoint) == predictions
+    assert labels_of(endpoint) == predictions
 
 
 @pytest.mark.parametrize("quality", [-0.1, 1.1])

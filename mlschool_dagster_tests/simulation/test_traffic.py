@@ -28,20 +28,20 @@ def send(
     endpoint: Endpoint, config: TrafficConfig
 ) -> tuple[TrafficSummary, dict[str, str], list[str]]:
     truths: dict[str, str] = {}
-    told: list[str] = []
-    summary = simulate(FRAME, SPEC, endpoint.invoke, config, told.append, truths.update)
-    return summary, truths, told
+    reported: list[str] = []
+    summary = simulate(FRAME, SPEC, endpoint.invoke, config, reported.append, truths.update)
+    return summary, truths, reported
 
 
 def test_every_row_is_sent_in_batches_and_its_truth_remembered(endpoint: Endpoint) -> None:
-    summary, truths, told = send(endpoint, TrafficConfig(samples=95, batch_size=10))
+    summary, truths, reported = send(endpoint, TrafficConfig(samples=95, batch_size=10))
     captures = list(endpoint.store.unlabelled())
     assert (summary.sent, summary.accepted, summary.refused) == (95, 95, 0)
     assert endpoint.batches == [10] * 9 + [5]
     assert {capture.event_id for capture in captures} == set(truths)
     assert set(truths.values()) <= set(SPEC.target.classes)
-    assert told[-1] == "95 of 95 rows sent, 0 refused"
-    assert len(told) <= 11
+    assert reported[-1] == "95 of 95 rows sent, 0 refused"
+    assert len(reported) <= 11
 
 
 def test_equal_seeds_send_equal_rows(tmp_path: Path) -> None:
@@ -106,12 +106,12 @@ def test_a_changed_concept_leaves_the_inputs_alone(tmp_path: Path) -> None:
     assert all(a != b for a, b in zip(truths, other_truths, strict=True))
 
 
-def test_an_endpoint_that_is_away_ends_the_traffic(endpoint: Endpoint) -> None:
-    def away(_rows: object) -> list[object]:
-        raise UserError("The endpoint is away.")
+def test_an_endpoint_that_is_unavailable_ends_the_traffic(endpoint: Endpoint) -> None:
+    def unavailable(_rows: object) -> list[object]:
+        raise UserError("The endpoint is unavailable.")
 
-    with pytest.raises(UserError, match="away"):
-        simulate(FRAME, SPEC, away, TrafficConfig(), print, print)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="unavailable"):
+        simulate(FRAME, SPEC, unavailable, TrafficConfig(), print, print)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -146,15 +146,15 @@ def test_any_data_drifts_within_its_rules_or_it_is_said_why_not(
     frame = read_data(str(tmp_path / "world.csv"), spec)
     config = TrafficConfig(samples=300, drift=drift)
     try:
-        found = drifted(frame, spec, config)
+        result = drifted(frame, spec, config)
     except UserError as refused:
         assert re.fullmatch(r"Drift of .* needs a \w+ column; choose one of: .*\.", str(refused))
         return
     rows = [
         {name: None if pd.isna(value) else value for name, value in row.items()}
-        for row in found.inputs.to_dict("records")
+        for row in result.inputs.to_dict("records")
     ]
     accepted = Validator(spec).accept(orjson.dumps({"inputs": rows}), "application/json", True)
     assert bool(accepted.faults) == (drift is Drift.NEW_CATEGORY)
     if drift is Drift.SHIFT and not spec.numeric:
-        assert found.description == "none"
+        assert result.description == "none"
