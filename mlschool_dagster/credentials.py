@@ -116,7 +116,7 @@ def public_uri(uri: str) -> str:
 
 
 def address_secrets(address: str) -> Iterator[str]:
-    """What must not be shown of an `address` that is a secret: itself, its path, password, tokens.
+    """Secret parts of an `address`: the address itself, its path, password and tokens.
 
     Services put tokens anywhere: ``slack://token/token/token``, ``pover://user@token``.
     """
@@ -166,10 +166,10 @@ def move_tracking_password(environment: MutableMapping[str, str] = os.environ) -
 def environment_of_child(
     *needed: str, environment: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
-    """What a child process gets of `environment`: what Python needs, and what matches `needed`.
+    """Environment of a child process: the variables that Python needs, and those matching `needed`.
 
-    Names are matched as those of files are: ``environment_of_child("MLFLOW_*")``. So a server that
-    is broken into gives away its own secrets and nobody else's.
+    Names are matched as those of files are: ``environment_of_child("MLFLOW_*")``. So a
+    compromised server holds no secrets but its own.
     """
     patterns = (*_NEEDED_BY_PYTHON, *needed)
     return {
@@ -182,8 +182,8 @@ def environment_of_child(
 def scrub_logs_and_tracebacks() -> None:
     """Scrub the log records of this process, and the tracebacks that end it or one of its threads.
 
-    A `UserError` that ends the process is told by its sentence, without traceback. Calling it again
-    changes nothing.
+    A `UserError` that ends the process is printed as its message, without traceback. Calling it
+    again changes nothing.
     """
     make = logging.getLogRecordFactory()
     if getattr(make, "scrubs", False):
@@ -227,8 +227,8 @@ def _print_scrubbed_of_thread(ended: threading.ExceptHookArgs) -> None:
         sys.stderr.write(scrub(f"Exception in thread {name}:\n{text}"))
 
 
-def _hide(found: re.Match[str]) -> str:
-    return f"{found['name']}={HIDDEN}" if found["name"] else HIDDEN
+def _hide(match: re.Match[str]) -> str:
+    return f"{match['name']}={HIDDEN}" if match["name"] else HIDDEN
 
 
 def _environment() -> tuple[tuple[str, str], ...]:
@@ -241,7 +241,7 @@ def _environment() -> tuple[tuple[str, str], ...]:
 
 @lru_cache(maxsize=16)
 def _pattern(environment: tuple[tuple[str, str], ...]) -> re.Pattern[str] | None:
-    """What finds the secrets of `environment`, the longest spelling first; None without any."""
+    """Pattern of the secrets in `environment`, the longest spelling first; None without any."""
     spellings: set[str] = set()
     for secret, user in _secrets(dict(environment)):
         if len(secret) >= _SHORTEST:
@@ -251,19 +251,19 @@ def _pattern(environment: tuple[tuple[str, str], ...]) -> re.Pattern[str] | None
 
 
 def _any_of(spellings: Iterable[str]) -> re.Pattern[str]:
-    """What finds any of `spellings`, the longest first."""
+    """Pattern that matches any of `spellings`, the longest first."""
     return re.compile("|".join(map(_bounded, sorted(spellings, key=len, reverse=True))))
 
 
 def _is_token(part: str) -> bool:
-    """Whether `part` of an address looks drawn by lot; names of hosts and recipients do not."""
+    """Whether `part` of an address looks random, unlike the name of a host or recipient."""
     is_mixed = any(map(str.isdigit, part)) and any(map(str.isalpha, part))
     is_name = "." in part or "@" in unquote(part)
     return not is_name and (len(part) >= 20 or (len(part) >= 8 and is_mixed))
 
 
 def _secrets(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Each secret with the user whose it is, if it is one's."""
+    """Each secret with its user, empty if it has none."""
     users = {"MLFLOW_TRACKING_PASSWORD": environment.get("MLFLOW_TRACKING_USERNAME", "")}
     for name, value in environment.items():
         if name in ADDRESSES:
@@ -292,7 +292,7 @@ def _spellings(secret: str) -> Iterator[str]:
     yield quote(secret, safe="")
     yield quote(secret)
     yield quote_plus(secret)
-    yield re.sub(r"%[0-9A-F]{2}", lambda found: found[0].lower(), quote(secret, safe=""))
+    yield re.sub(r"%[0-9A-F]{2}", lambda match: match[0].lower(), quote(secret, safe=""))
     yield quote(quote(secret, safe=""), safe="")
     yield repr(secret)[1:-1]
     yield escape(secret)
@@ -302,11 +302,11 @@ def _spellings(secret: str) -> Iterator[str]:
 
 
 def _base64(text: str, offsets: int = 3) -> Iterator[str]:
-    """What base64 makes of `text`, wherever it stands in what is encoded, without the edges."""
+    """Base64 encodings of `text` at any offset of a longer text, without the edges."""
     data = text.encode()
     for offset in range(offsets):
         encoded = base64.b64encode(b"\0" * offset + data).decode("ascii").rstrip("=")
-        # Characters at the edges hold bits of what stands beside.
+        # Characters at the edges hold bits of the neighbouring text.
         first = (offset * 8 + 5) // 6
         core = encoded[first : (offset + len(data)) * 8 // 6]
         if len(core) >= 2 * _SHORTEST:

@@ -42,7 +42,7 @@ is no hook before. Test: defs/test_secrets.py."""
 
 WEBSERVER = "dagster_webserver.cli"
 CREATE_WEB_APPLICATION = "create_app_from_workspace_process_context"
-"""Where the webserver's command gets its application: it has no option for middleware.
+"""Factory of the webserver command's application, which has no option for middleware.
 Test: local/test_webserver.py."""
 
 _SENTENCE = "a step fails with a sentence and no traceback", "defs/test_config.py"

@@ -1,4 +1,4 @@
-"""How the platform's own tables are opened: SQLite by default, PostgreSQL by URI.
+"""Connections to the platform's own tables: SQLite by default, PostgreSQL by URI.
 
 Belongs here: one SQLAlchemy engine for either database, its transactions and timeouts, and its
 errors as sentences. Does not belong here: what a table means, and the capture store, which does
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import psycopg
 
 BUSY_SECONDS = 30.0
-"""How long a statement waits for another process that writes."""
+"""Lock timeout of a statement while another process writes."""
 SETTING = "MLSCHOOL_HISTORY"
 _POLL_SECONDS = 0.01
 _READING = "reading"

@@ -53,7 +53,7 @@ def build_definitions(**overrides: Any) -> dg.Definitions:
     os.umask(PRIVATE)
     spec = load_spec(settings.spec)
     with suppress(OSError):
-        # Whoever only looks at the definitions needs no state.
+        # Listing the definitions needs no state folder.
         settings.make_home()
         settings.claim_home(spec.name)
     resources = {**RESOURCES[settings.deployment](settings, spec), **overrides}
@@ -169,7 +169,7 @@ RESOURCES = {"local": _local}
 
 
 def _secret(variable: str, default: str) -> str:
-    """What is or may carry a secret: the UI shows its variable's name where one is set."""
+    """A value that may hold a secret: the UI shows the name of its variable if one is set."""
     return dg.EnvVar(variable) if variable in os.environ else default
 
 

@@ -1,7 +1,7 @@
-"""The exceptions that more than one package must know, and how their sentences list and quote.
+"""Exceptions shared by several packages, and the formatting of names and values in messages.
 
-Belongs here: `UserError`, for what the user can mend, and `RefusedError`, an endpoint's answer to
-input it will not predict on. Does not belong here: errors of the program itself, which stay
+Belongs here: `UserError`, for what the user can resolve, and `RefusedError`, an endpoint's answer
+to input it will not predict on. Does not belong here: errors of the program itself, which stay
 ordinary exceptions with their traceback.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 from mlschool_dagster.credentials import scrub
 
 LISTED = 20
-"""How many names a sentence lists before it only counts them."""
+"""Number of names that a sentence lists; further ones are only counted."""
 _READ = 1000
 QUOTED = 40
 """Characters of a name or value that a sentence quotes."""
@@ -20,14 +20,14 @@ REASON = 200
 
 
 def listed(names: Sequence[object]) -> str:
-    """`names` as a sentence lists them: bounded, however many and long they are."""
+    """Format `names` as a list of bounded length."""
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(map(quoted, names[:LISTED])) + more
 
 
 def quoted(value: object) -> str:
-    """`value` as a sentence quotes it: bounded, and on one line."""
-    # Of a secret that is cut nothing would be recognised.
+    """Format `value` on one line of bounded length."""
+    # Scrubbed before it is cut, as a part of a secret would not be recognised.
     text = scrub(" ".join(str(value).split())[:_READ])
     return text if len(text) <= QUOTED else f"{text[:QUOTED]}\N{HORIZONTAL ELLIPSIS}"
 
@@ -38,7 +38,7 @@ def reason(error: Exception) -> str:
 
 
 class UserError(Exception):
-    """Something that the user can mend, told in one sentence: what is wrong, where, what to do.
+    """An error that the user can resolve, in one sentence: what is wrong, where, what to do.
 
     No secret of this process's settings is in its text.
     """
@@ -52,7 +52,7 @@ class UserError(Exception):
 class RefusedError(UserError):
     """The endpoint refused a request as a whole and predicted nothing.
 
-    ``faults`` lists the reasons as the endpoint told them, one mapping each; it may be empty.
+    ``faults`` lists the validation errors of the endpoint's response; it may be empty.
     """
 
     def __init__(self, message: str, faults: Sequence[dict[str, Any]] = ()) -> None:

@@ -1,21 +1,21 @@
-"""When not to look for garbage."""
+"""Suspension of the garbage collector."""
 
 import atexit
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# An interpreter that ends would look through all objects several times, for two seconds after
-# Evidently and MLflow; their memory is given back anyway.
+# At exit, the collector would scan all objects several times: two seconds after Evidently and
+# MLflow were imported, for memory that is freed anyway.
 atexit.register(gc.freeze)
 
 
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """Importing and tracing make a million objects that live on.
+    """Disable garbage collection while objects that live on are created.
 
-    Looking for garbage among them again and again would cost a third of a short training, and a
-    fifth of monitoring a small window.
+    Importing and tracing create a million of them. Scanning them repeatedly takes a third of a
+    short training, and a fifth of monitoring a small window.
     """
     enabled = gc.isenabled()
     gc.disable()

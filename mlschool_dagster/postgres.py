@@ -22,7 +22,7 @@ STATEMENT_SECONDS = 30
 READ_SECONDS = STATEMENT_SECONDS + 2.0
 """Longest wait for an answer: a server that hangs does not end its statements itself."""
 SILENCE_SECONDS = 5
-"""How long data may stay without acknowledgement before a connection counts as broken."""
+"""Time without acknowledgement after which a connection counts as broken."""
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):

@@ -75,9 +75,9 @@ def _state_folder(home: Path) -> Path:
         raise ValueError(
             f"is {home}, which holds more than the platform's state; name a folder of its own."
         )
-    if found := [sign for sign in "?%" if sign in str(home)]:
+    if signs := [sign for sign in "?%" if sign in str(home)]:
         raise ValueError(
-            f"is {home}, and {found[0]!r} means something else in the address of a SQLite file; "
+            f"is {home}, and {signs[0]!r} means something else in the address of a SQLite file; "
             "name another folder."
         )
     return home
@@ -202,7 +202,7 @@ class Settings(BaseModel):
     capture_import_seconds: int = _variable(
         "MLSCHOOL_CAPTURE_IMPORT_SECONDS",
         30,
-        "seconds between two looks for what can be imported, and so between two imports",
+        "seconds between two checks for importable objects, and so between two imports",
         ge=1,
         le=24 * 3600,
     )
@@ -406,7 +406,7 @@ def setting(name: str, default: Any = None) -> Any:
 
 
 def _sentence(error: ValidationError, variable: str = "") -> str:
-    """What is wrong with the first bad variable, and what to do."""
+    """Message about the first invalid variable: what is wrong and what to do."""
     first = error.errors(include_url=False)[0]
     name = variable or "".join(str(part) for part in first["loc"][:1])
     if first["type"] == "value_error":

@@ -132,11 +132,11 @@ class Location(ABC):
 
     @abstractmethod
     def children(self) -> Sequence[Self]:
-        """What is in this folder, in order of name; nothing if there is none."""
+        """Contents of this folder, sorted by name; empty if it does not exist."""
 
     @abstractmethod
     def files(self) -> int:
-        """How many files are in this folder and below, without the marker."""
+        """Number of files in this folder and its subfolders, without the marker."""
 
     @abstractmethod
     def make_owned(self) -> bool:
@@ -298,17 +298,17 @@ class RemoteLocation(Location):
     def modified(self) -> datetime:
         """See `Location`."""
         with self._reachable(FileNotFoundError):
-            found: datetime = self._path.fs.modified(self._path.path)
-            return found.astimezone(UTC)
+            modified: datetime = self._path.fs.modified(self._path.path)
+            return modified.astimezone(UTC)
 
     def children(self) -> "Sequence[RemoteLocation]":
         """See `Location`."""
         with self._reachable():
             try:
-                found = self._path.fs.ls(self._path.path, detail=False)
+                paths = self._path.fs.ls(self._path.path, detail=False)
             except FileNotFoundError:
                 return ()
-        names = {str(path).rstrip("/").rpartition("/")[2] for path in found}
+        names = {str(path).rstrip("/").rpartition("/")[2] for path in paths}
         return [self / name for name in sorted(names - {"", self.name})]
 
     def files(self) -> int:
@@ -358,15 +358,15 @@ class RemoteLocation(Location):
 
     @contextmanager
     def _reachable(self, *answers: type[Exception]) -> Iterator[None]:
-        """Say in a sentence what goes wrong with the store; `answers` are no faults, and pass."""
+        """Turn errors of the file store into `UserError`, except `answers`, which pass."""
         try:
             yield
         except answers:
             raise
         except Exception as error:
-            told = " ".join(str(error).split()) or "no reason given"
+            text = " ".join(str(error).split()) or "no reason given"
             raise UserError(
-                f"{self.uri} cannot be used ({type(error).__name__}: {told}); check the address, "
+                f"{self.uri} cannot be used ({type(error).__name__}: {text}); check the address, "
                 "and the credentials of this process."
             ) from None
 

@@ -85,9 +85,9 @@ class AppriseChannel:
             raise DeliveryError(self._reason([(e.level, e.message) for e in result.logs()]))
 
     def _reason(self, lines: Sequence[tuple[str, str]]) -> str:
-        """Why Apprise has failed, by its log of the attempt."""
+        """Reason for which Apprise failed, from its log of the attempt."""
         warnings = [text for level, text in lines if level in ("WARNING", "ERROR")]
-        causes = [found[1] or found[0] for _, text in lines for found in _CAUSE.finditer(text)]
+        causes = [match[1] or match[0] for _, text in lines for match in _CAUSE.finditer(text)]
         reason = " ".join(warnings or ["it gives no reason"]).rstrip(".")
         return hide(": ".join([reason, *causes[-1:]]), address_secrets(self._url.reveal()))
 
@@ -148,7 +148,7 @@ def _first(protocols: str | Sequence[str] | None) -> str:
 
 @cache
 def _asset() -> "apprise.AppriseAsset":
-    """How Apprise is to behave: in this thread, on memory alone, to no address but the given."""
+    """Apprise's configuration: in this thread, on memory alone, to no address but the given."""
     from apprise import AppriseAsset
 
     # Its debug lines name the causes of failures, and addresses: they are read here alone.

@@ -265,8 +265,8 @@ def _error(outcome: "Future[None]") -> DeliveryError | None:
 
 
 def _find_incident(connection: Connection, key: str) -> Incident | None:
-    found = connection.execute(select(_INCIDENTS).where(_INCIDENTS.c.key == key))
-    row = found.mappings().one_or_none()
+    rows = connection.execute(select(_INCIDENTS).where(_INCIDENTS.c.key == key))
+    row = rows.mappings().one_or_none()
     return None if row is None else _incident(row)
 
 
@@ -281,8 +281,8 @@ def _open(connection: Connection, *filters: ColumnElement[bool]) -> list[Inciden
 
 
 def _cause(connection: Connection, key: str) -> str:
-    found = connection.execute(select(_CAUSES.c.cause).where(_CAUSES.c.key == key))
-    return str(found.scalar() or "")
+    rows = connection.execute(select(_CAUSES.c.cause).where(_CAUSES.c.key == key))
+    return str(rows.scalar() or "")
 
 
 def _open_of_cause(connection: Connection, cause: str) -> list[Incident]:

@@ -1,4 +1,4 @@
-"""What all assets share: plain errors, pictures, tables, and looking up what was materialized."""
+"""Helpers that all assets share: plain errors, pictures, tables, metadata of materializations."""
 
 import base64
 import logging
@@ -40,7 +40,7 @@ UNFINISHED = [
 """The statuses of a run that waits for its turn or works."""
 
 RECORDS = 20
-"""How many materializations to look back for the one of this run."""
+"""Number of newest materializations searched for the one of this run."""
 
 NETWORK_RETRIES = dg.RetryPolicy(
     max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
@@ -53,40 +53,40 @@ def plain_errors() -> Iterator[None]:
     """Let a `UserError` fail the step with its sentence alone, without traceback or retry.
 
     Dagster prints the stack of whatever a step raises, `dagster.Failure` included, except for an
-    error that another process has already told: that one it shows as it was told.
+    error that another process has already reported: that one it shows as reported.
     """
     try:
         yield
     except UserError as error:
-        told = SerializableErrorInfo(f"{error}\n", [], "UserError")
+        reported = SerializableErrorInfo(f"{error}\n", [], "UserError")
         raise DagsterUserCodeProcessError(  # type: ignore[no-untyped-call]
-            str(error), user_code_process_error_infos=[told]
+            str(error), user_code_process_error_infos=[reported]
         ) from None
 
 
 class PlainConfig(dg.Config):
-    """Configuration of an op of which each value that cannot be used is told in a sentence."""
+    """Configuration of an op whose invalid values are reported in one sentence, no traceback."""
 
     def __init__(self, **values: Any) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:
-            told = "; ".join(map(_told, error.errors(include_url=False)))
+            faults = "; ".join(map(_fault_text, error.errors(include_url=False)))
             with plain_errors():
-                raise UserError(f"In the run's configuration, {told}.") from None
+                raise UserError(f"In the run's configuration, {faults}.") from None
 
 
-def _told(fault: "ErrorDetails") -> str:
-    """One fault that pydantic found, as in ``epochs is 0: it should be greater than 0``."""
+def _fault_text(fault: "ErrorDetails") -> str:
+    """One validation error of pydantic, as in ``epochs is 0: it should be greater than 0``."""
     entry = ".".join(map(str, fault["loc"]))
-    wanted = fault["msg"].replace("Input should", "it should").removeprefix("Value error, ")
-    return f"{entry} is {fault['input']!r}: {wanted.rstrip('.')}"
+    requirement = fault["msg"].replace("Input should", "it should").removeprefix("Value error, ")
+    return f"{entry} is {fault['input']!r}: {requirement.rstrip('.')}"
 
 
 def picture(draw: Callable[[], bytes], alt: str) -> dg.MetadataValue:
     """The PNG that `draw` makes, which Dagster's UI shows on a click, without any file beside it.
 
-    Where it cannot be drawn, a sentence says why instead: what an asset found never depends on it.
+    If it cannot be drawn, a sentence gives the reason: no result of an asset depends on it.
     """
     try:
         encoded = base64.b64encode(draw()).decode()
@@ -108,10 +108,10 @@ def page(
             lacking = write(path)
     except Exception as error:
         return {"report": dg.MetadataValue.text(not_drawn(f"The page {place.name}", error))}
-    told: dict[str, dg.MetadataValue] = {"report": files.link(place)}
+    metadata: dict[str, dg.MetadataValue] = {"report": files.link(place)}
     if lacking:
-        told["not_drawn"] = dg.MetadataValue.text(lacking)
-    return told
+        metadata["not_drawn"] = dg.MetadataValue.text(lacking)
+    return metadata
 
 
 def not_drawn(what: str, error: Exception) -> str:
@@ -158,11 +158,11 @@ def metadata_of(
 
 
 UNDECIDED = "undecided"
-"""Metadata of a check that could not tell; it is absent from all others."""
+"""Metadata of a check without enough data for a verdict; absent from all others."""
 
 
 def undecided(is_undecided: bool) -> dict[str, bool]:
-    """The mark as metadata of a check, nothing if it could tell."""
+    """Metadata that marks a check as undecided; empty if it is decided."""
     return {UNDECIDED: True} if is_undecided else {}
 
 
@@ -172,7 +172,7 @@ def of_window(window: Window, verdict: str) -> str:
 
 
 def outcomes(results: Iterable[dg.AssetCheckResult]) -> dict[str, bool | None]:
-    """Whether each check passed, by name; None where it could not tell."""
+    """Whether each check passed, by name; None where it is undecided."""
     return {
         str(result.check_name): None if UNDECIDED in (result.metadata or {}) else result.passed
         for result in results

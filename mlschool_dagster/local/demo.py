@@ -79,10 +79,10 @@ class Demonstration:
         if not touched:
             raise UserError(f"No {stream.name} landed; see {self.settings.home / 'logs'}.")
         deadline = time.monotonic() + PATIENCE_SECONDS
-        told: set[tuple[str, str]] = set()
+        reported: set[tuple[str, str]] = set()
         while waiting := [w for w in touched if followed.coverage(w) != followed.token(w)]:
-            for news in _run_news(instance, waiting, told):
-                self.say(f"  {news}")
+            for change in _status_changes(instance, waiting, reported):
+                self.say(f"  {change}")
             if time.monotonic() > deadline:
                 names = ", ".join(window.key for window in waiting)
                 raise UserError(
@@ -94,16 +94,16 @@ class Demonstration:
         return max(touched)
 
 
-def _run_news(
-    instance: dg.DagsterInstance, windows: list[Window], told: set[tuple[str, str]]
+def _status_changes(
+    instance: dg.DagsterInstance, windows: list[Window], reported: set[tuple[str, str]]
 ) -> Iterator[str]:
-    """Each change of status of the windows' runs, once."""
+    """Yield each status change of the windows' runs once."""
     for window in windows:
         filters = dg.RunsFilter(tags={PARTITION_TAG: window.key})
         for run in instance.get_runs(filters, limit=3):
             if run.is_finished:
-                told.add((run.run_id, run.status.value))
-            elif (run.run_id, run.status.value) not in told:
-                told.add((run.run_id, run.status.value))
+                reported.add((run.run_id, run.status.value))
+            elif (run.run_id, run.status.value) not in reported:
+                reported.add((run.run_id, run.status.value))
                 sensor = run.tags.get("dagster/sensor_name", "somebody")
                 yield f"run for window {window.key}, requested by {sensor}: {run.status.value}"

@@ -1,6 +1,6 @@
 """The command ``doctor``: what of the environment is missing or odd, in sentences.
 
-It looks and changes nothing.
+It changes nothing.
 """
 
 import difflib
@@ -42,7 +42,7 @@ ANSWER_SECONDS = 5.0
 
 
 class Level(StrEnum):
-    """How bad a finding is: only what is wrong lets the command fail."""
+    """Severity of a finding: only `WRONG` lets the command fail."""
 
     FINE = "fine"
     ODD = "odd"
@@ -58,7 +58,7 @@ class Finding:
 
 
 EnvFile = Mapping[str, str | None]
-"""What ``.env`` sets; None where it names a variable without a value."""
+"""Variables of ``.env``; None for a name without a value."""
 
 
 def examine(environment: Mapping[str, str], env_file: EnvFile) -> Iterator[Finding]:
@@ -81,20 +81,20 @@ def examine(environment: Mapping[str, str], env_file: EnvFile) -> Iterator[Findi
 
 def _python() -> Finding:
     version = sys.version_info[:2]
-    told = f"Python {version[0]}.{version[1]} ({sys.executable})"
+    python = f"Python {version[0]}.{version[1]} ({sys.executable})"
     if PYTHONS[0] <= version <= PYTHONS[1]:
-        return Finding(Level.FINE, f"{told}.")
+        return Finding(Level.FINE, f"{python}.")
     lowest, highest = (".".join(map(str, each)) for each in PYTHONS)
-    wanted = f"use one from {lowest} to {highest}: make PYTHON=/path/to/python"
-    return Finding(Level.WRONG, f"{told} is not supported; {wanted}.")
+    advice = f"use one from {lowest} to {highest}: make PYTHON=/path/to/python"
+    return Finding(Level.WRONG, f"{python} is not supported; {advice}.")
 
 
 def _sqlite() -> Finding:
-    told = f"SQLite {sqlite3.sqlite_version}"
+    sqlite = f"SQLite {sqlite3.sqlite_version}"
     if sqlite3.sqlite_version_info >= SQLITE:
-        return Finding(Level.FINE, f"{told}.")
-    wanted = ".".join(map(str, SQLITE))
-    return Finding(Level.WRONG, f"{told} is too old; use a Python that was built with {wanted}.")
+        return Finding(Level.FINE, f"{sqlite}.")
+    lowest = ".".join(map(str, SQLITE))
+    return Finding(Level.WRONG, f"{sqlite} is too old; use a Python that was built with {lowest}.")
 
 
 def known_variables() -> set[str]:
@@ -135,10 +135,10 @@ def _clock(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 def _memory() -> Finding:
     free = psutil.virtual_memory().available
-    told = f"{free / 1024**3:.1f} GB of memory are free"
+    text = f"{free / 1024**3:.1f} GB of memory are free"
     if free >= MEMORY_BYTES:
-        return Finding(Level.FINE, f"{told}.")
-    return Finding(Level.ODD, f"{told}; the platform takes about 1 GB, end something else.")
+        return Finding(Level.FINE, f"{text}.")
+    return Finding(Level.ODD, f"{text}; the platform takes about 1 GB, end something else.")
 
 
 def _state(settings: Settings) -> Iterator[Finding]:
@@ -147,11 +147,11 @@ def _state(settings: Settings) -> Iterator[Finding]:
         text = f"The state folder {settings.home} cannot be written; choose another: MLSCHOOL_HOME."
         yield Finding(Level.WRONG, text)
     free = shutil.disk_usage(existing).free
-    told = f"{free / 1024**3:.1f} GB of disk are free for the state folder {settings.home}"
+    text = f"{free / 1024**3:.1f} GB of disk are free for the state folder {settings.home}"
     if free >= DISK_BYTES:
-        yield Finding(Level.FINE, f"{told}.")
+        yield Finding(Level.FINE, f"{text}.")
     else:
-        yield Finding(Level.WRONG, f"{told}; make room, or choose another: MLSCHOOL_HOME.")
+        yield Finding(Level.WRONG, f"{text}; make room, or choose another: MLSCHOOL_HOME.")
     if settings.dagster_home != settings.home / "dagster":
         text = f"DAGSTER_HOME is {settings.dagster_home}: Dagster's runs are kept there."
         yield Finding(Level.ODD, text)
@@ -204,16 +204,16 @@ def _reachable(settings: Settings) -> Iterator[Finding]:
         ("MLSCHOOL_HISTORY", settings.history, _postgres),
         ("MLSCHOOL_ENDPOINT_URL", settings.endpoint_url, _http),
     ):
-        told = check(str(uri))
+        failure = check(str(uri))
         # The address may hold a password.
-        if told == "":
+        if failure == "":
             yield Finding(Level.FINE, f"What {variable} names answers.")
-        elif told is not None:
-            yield Finding(Level.WRONG, f"What {variable} names does not answer ({told}).")
+        elif failure is not None:
+            yield Finding(Level.WRONG, f"What {variable} names does not answer ({failure}).")
 
 
 def _http(uri: str) -> str | None:
-    """Why the server does not answer, empty if it does; None if it is none."""
+    """Reason why the server is unreachable, empty if it answers; None for another kind of URI."""
     import httpx
 
     if not uri.startswith(("http://", "https://")):
@@ -226,7 +226,7 @@ def _http(uri: str) -> str | None:
 
 
 def _postgres(uri: str) -> str | None:
-    """As `_http`, of a PostgreSQL server: whether it takes connections at all."""
+    """As `_http`, for a PostgreSQL server, which must accept a connection."""
     if not uri.startswith(("postgres://", "postgresql://")):
         return None
     try:
@@ -239,7 +239,7 @@ def _postgres(uri: str) -> str | None:
 
 
 def report(findings: Iterator[Finding], say: Callable[[str], None]) -> None:
-    """Say all findings.
+    """Print all findings.
 
     Raises:
         UserError: something is wrong.
@@ -249,4 +249,4 @@ def report(findings: Iterator[Finding], say: Callable[[str], None]) -> None:
         say(f"{finding.level:6} {finding.text}")
         wrong += finding.level is Level.WRONG
     if wrong:
-        raise UserError(f"{wrong} of these must be mended; see the sentences marked {Level.WRONG}.")
+        raise UserError(f"{wrong} of these must be fixed; see the lines marked {Level.WRONG}.")

@@ -1,7 +1,7 @@
 """Dagster's instance on one machine, as `dagster.yaml` names its parts.
 
 Belongs here: where a plain `dagster` command keeps its state, which is where `make` keeps it, and
-how a run is told to be dead. Does not belong here: anything that an instance of several machines
+how a dead run is recognised. Does not belong here: anything that an instance of several machines
 could use.
 """
 

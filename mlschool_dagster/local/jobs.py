@@ -18,7 +18,7 @@ def run_config(job: str) -> Path:
 
 
 def run_job(job: str, settings: Settings, say: Say, config: Path | None = None) -> None:
-    """Execute `job`, pass on what its steps tell, and keep the whole output among the logs.
+    """Execute `job`, print the log messages of its steps, and keep its whole output as a log file.
 
     Raises:
         UserError: the job failed.
@@ -45,7 +45,7 @@ def run_job(job: str, settings: Settings, say: Say, config: Path | None = None) 
     ):
         for line in process.stdout or ():
             kept.write(line)
-            if found := _PROGRESS.search(line):
-                say(f"  {found['step']}: {found['text']}")
+            if match := _PROGRESS.search(line):
+                say(f"  {match['step']}: {match['text']}")
     if process.returncode:
         raise UserError(f"{job} failed; its output is in {log}.")

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 PORTS = MappingProxyType({"Dagster": 3000, "MLflow": 5000, "report files": 8090})
-"""Where servers are looked for first."""
+"""Preferred ports of the servers."""
 _WHOSE = "MLSCHOOL_HOME"
 NEEDED = MappingProxyType(
     {"report files": (_WHOSE, "MLSCHOOL_HOSTS"), "MLflow": (_WHOSE, "MLFLOW_*")}
@@ -61,7 +61,7 @@ class Platform:
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """What the state folder remembers of a running platform: its owner and its children."""
+    """Record of a running platform in its state folder: its owner and its children."""
 
     owner: Identity
     children: list[Identity]
@@ -252,7 +252,7 @@ class _Start:
         return self.platform
 
     def note_again(self, service: Service) -> None:
-        """Remember and tell that `service` was started again."""
+        """Record and report that `service` was restarted."""
         self.say(f"{service.name} had ended and is started again; see {service.log}")
         self._note(service)
 

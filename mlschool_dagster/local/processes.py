@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 STOP_SECONDS = 10.0
 READY_SECONDS = 120.0
 POLL_SECONDS = 0.2
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
 """Between two starts of a service that ends again and again."""
 
@@ -131,7 +131,7 @@ def _keep(
     parents: set[Identity] = set()
     starts = dict.fromkeys((service.name for service in services), 0)
     not_before = dict.fromkeys(starts, 0.0)
-    while not over.wait(LOOK_SECONDS):
+    while not over.wait(CHECK_SECONDS):
         for position, service in enumerate(services):
             if service.process.poll() is None:
                 if not service.needs_child:
@@ -148,7 +148,7 @@ def _keep(
             if now < not_before[service.name]:
                 continue
             starts[service.name] += 1
-            pause = min(LOOK_SECONDS * 2 ** starts[service.name], LONGEST_PAUSE_SECONDS)
+            pause = min(CHECK_SECONDS * 2 ** starts[service.name], LONGEST_PAUSE_SECONDS)
             not_before[service.name] = now + pause
             services[position] = service.started_again()
             changed(services[position])

@@ -12,7 +12,7 @@ BUDGET_PERIOD = timedelta(days=7)
 
 
 class PromotionConfig(BaseModel):
-    """When to retrain, what a canary must show, and how long a new primary soaks.
+    """Policy of retraining, of a canary's evaluation, and of a new primary's soak.
 
     Raises:
         UserError: values contradict each other.
@@ -28,7 +28,7 @@ class PromotionConfig(BaseModel):
     confirmations: int = Field(
         default=2,
         ge=1,
-        description="Windows in which a signal must be found to confirm a degradation.",
+        description="Windows in which a signal must occur to confirm a degradation.",
     )
     horizon: int = Field(
         default=6, ge=1, description="Newest windows with a verdict among which they are counted."

@@ -30,7 +30,7 @@ MAXIMUM_ATTEMPTS = 3
 
 
 class RolloutAction(StrEnum):
-    """What a run does for a rollout."""
+    """Kind of a run of a rollout."""
 
     TRAINING = "training"
     CANARY = "canary"
@@ -53,7 +53,7 @@ class ServingState:
 
 
 class RolloutContext(Protocol):
-    """What one rollout observes at present."""
+    """Observed state of one rollout."""
 
     def attempts(self, action: RolloutAction) -> Sequence[RunStatus]:
         """The runs for that action, newest first."""
@@ -234,7 +234,7 @@ def _judge_soak(
 def _check_gate(
     rollout: Rollout, context: RolloutContext, config: PromotionConfig
 ) -> Decision | None:
-    """What the gate after the current step requires; None if it is open."""
+    """Unmet requirement of the gate after the current step; None if it is open."""
     gate, last = GATES.get(rollout.current.step), rollout.last
     match last.step:
         case Step.APPROVED:

@@ -1,4 +1,4 @@
-"""When to retrain: from the metrics of the windows since the champion serves.
+"""Decide whether to retrain, from the metrics of the windows since the champion serves.
 
 Three signals justify retraining: drift confirmed over windows, and estimated or realised accuracy
 below its threshold. Ignore windows with a data-quality failure: a broken sensor looks like drift
@@ -28,7 +28,7 @@ METRICS = (*SIGNALS, MetricName.DRIFT_E_VALUE, MetricName.QUALITY_FINDINGS)
 
 @dataclass(frozen=True, slots=True)
 class Degradation:
-    """A signal of degradation, and the windows in which it was found, in order."""
+    """A signal of degradation, and the windows in which it occurred, in order."""
 
     signal: MetricName
     windows: tuple[Window, ...]
@@ -70,23 +70,27 @@ def decide_retraining(
     confirmed = [m for m in metrics if m.name is MetricName.DRIFT_EVIDENCE and m.finding]
     drifted &= {m.window for m in confirmed if m.column not in trained_for}
     suspected = _degradations(sound, drifted, config)
-    found = [signal for signal in suspected if len(signal.windows) >= config.confirmations]
-    if not found:
+    confirmed_signals = [
+        signal for signal in suspected if len(signal.windows) >= config.confirmations
+    ]
+    if not confirmed_signals:
         return RetrainingDecision(
             False, _no_degradation(suspected, failed_quality, trained_for, config)
         )
-    reason = "; ".join(degradation.sentence for degradation in found)
+    reason = "; ".join(degradation.sentence for degradation in confirmed_signals)
     labels = sum(m.rows for m in sound if m.name is MetricName.REALISED_ACCURACY)
     obstacle = _too_soon(past, now, config) or _unlabelled(labels, config)
     if obstacle:
         return RetrainingDecision(False, f"Degradation is confirmed ({reason}), but {obstacle}")
-    windows = sorted({window for degradation in found for window in degradation.windows})
+    windows = sorted(
+        {window for degradation in confirmed_signals for window in degradation.windows}
+    )
     return RetrainingDecision(
         True,
         f"Degradation is confirmed: {reason}.",
         {
             "champion": champion,
-            "signals": [degradation.signal.value for degradation in found],
+            "signals": [degradation.signal.value for degradation in confirmed_signals],
             "windows": [window.key for window in windows],
             "drifted": sorted({m.column for m in confirmed if m.window in windows}),
             "labelled": labels,
@@ -121,8 +125,8 @@ def _adds_drift_evidence(metric: Metric, champion: str, trained_for: Set[str]) -
 def _degradations(
     metrics: Sequence[Metric], drifted: Set[Window], config: PromotionConfig
 ) -> list[Degradation]:
-    """The signals found in recent windows; `drifted` are the windows with drift that counts."""
-    found = []
+    """Signals of degradation in recent windows; `drifted` are windows whose drift counts."""
+    degradations = []
     for signal in SIGNALS:
         judged = [m for m in metrics if m.name is signal and m.value is not None]
         recent = sorted(judged, key=lambda m: m.window)[-config.horizon :]
@@ -130,8 +134,8 @@ def _degradations(
         if signal is MetricName.DRIFT_EVIDENCE:
             windows = tuple(window for window in windows if window in drifted)
         if windows:
-            found.append(Degradation(signal, windows))
-    return found
+            degradations.append(Degradation(signal, windows))
+    return degradations
 
 
 def _no_degradation(

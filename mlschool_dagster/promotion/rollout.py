@@ -23,7 +23,7 @@ from typing import Any
 
 
 class Step(StrEnum):
-    """What an entry of a rollout records."""
+    """Step of a rollout, as an entry records it."""
 
     REQUESTED = "requested"
     """Degradation is confirmed: a challenger is to be trained."""

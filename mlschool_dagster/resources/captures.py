@@ -31,7 +31,7 @@ class Captures(dg.ConfigurableResource):  # type: ignore[type-arg]
 
 
 class CaptureSources(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """Where others leave captures and labels, in the platform's own format."""
+    """Location of captures and labels written by others, in the platform's format."""
 
     uri: str = setting("capture_source")
     labels_uri: str = setting("label_source")

@@ -57,7 +57,7 @@ def _when_imported(name: str, change: Callable[[ModuleType], None]) -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds one module where it is found anyway, and has it changed once it is executed."""
+    """Import hook that finds one module as usual and patches it after execution."""
 
     def __init__(self, name: str, change: Callable[[ModuleType], None]) -> None:
         self.name = name

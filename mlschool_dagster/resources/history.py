@@ -1,4 +1,4 @@
-"""What monitoring found and what was done about it, opened for as long as it is used."""
+"""Resource for the history database: metrics, promotion ledger and deployment ledger."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class History(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """The history of metrics, and the promotion ledger."""
+    """Connection to the history of metrics and to the ledgers."""
 
     uri: str = setting("history")
 

@@ -18,7 +18,7 @@ def _field(name: str) -> Any:
 
 
 class PromotionPolicy(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """When a challenger is trained, and what it must show before it answers."""
+    """Policy of retraining and promotion."""
 
     approvals: list[str] = Field(
         default=[], description=PromotionConfig.model_fields["approvals"].description

@@ -171,7 +171,7 @@ def kill_children(service: Service) -> None:
 def test_a_service_is_of_no_use_without_the_child_that_does_its_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(processes, "CHECK_SECONDS", 0.01)
     program = tmp_path / "parent.py"
     program.write_text(PARENT)
     command = [sys.executable, str(program)]
@@ -194,7 +194,7 @@ def test_a_service_is_of_no_use_without_the_child_that_does_its_work(
 def test_a_service_that_ends_at_once_again_and_again_rests_in_between(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(processes, "CHECK_SECONDS", 0.01)
     services = [Service.start("brief", [sys.executable, "-c", ""], os.environ, tmp_path / "log")]
     starts: list[float] = []
     with kept_running(services, lambda _: starts.append(time.monotonic())):

@@ -21,7 +21,7 @@ from mlschool_dagster.dagster_internals import (
     TickStatus,
 )
 from mlschool_dagster.defs.common import UNDECIDED
-from mlschool_dagster.defs.monitoring.arrival_sensors import RUNS_LOOKED_AT
+from mlschool_dagster.defs.monitoring.arrival_sensors import MAXIMUM_RUNS
 from mlschool_dagster.defs.monitoring.windows import PARTITION_TAG
 from mlschool_dagster.promotion.rollout import Entry, Step
 
@@ -40,7 +40,7 @@ _AD_HOC = "__ASSET_JOB"
 """Dagster's name for the job of assets that somebody selects by hand."""
 
 _PARTICULAR = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|0x[0-9a-f]+|\d+")
-"""What differs between the messages of two failures of one cause: runs, windows, numbers."""
+"""Parts of a message that differ between failures of one cause: runs, windows, numbers."""
 
 _FAILURES = {
     Step.REJECTED: False,
@@ -61,14 +61,14 @@ def newest_ending(instance: dg.DagsterInstance) -> int:
 def endings_after(instance: dg.DagsterInstance, number: int, limit: int) -> list[dg.EventLogRecord]:
     """The events that ended a run, after event `number`: the oldest `limit` of them, in order."""
     cursor = EventLogCursor.from_storage_id(number).to_string()
-    found = [
+    records = [
         record
         for ending in ENDINGS
         for record in instance.fetch_run_status_changes(
             ending, limit, cursor=cursor, ascending=True
         ).records
     ]
-    return sorted(found, key=attrgetter("storage_id"))[:limit]
+    return sorted(records, key=attrgetter("storage_id"))[:limit]
 
 
 def of_run(
@@ -186,7 +186,7 @@ def _is_made_up_for(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
         statuses=[dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE],
         tags={PARTITION_TAG: _window(run)} if _window(run) else {},
     )
-    records = instance.get_run_records(filters, RUNS_LOOKED_AT)
+    records = instance.get_run_records(filters, MAXIMUM_RUNS)
     same = [record for record in records if _work(record.dagster_run) == _work(run)]
     if all(record.dagster_run.is_success for record in same):
         return True
@@ -229,8 +229,8 @@ def _cause(instance: dg.DagsterInstance, failure: dg.EventLogEntry) -> str:
 def _engine_error(instance: dg.DagsterInstance, run_id: str) -> SerializableErrorInfo | None:
     """The last error that Dagster itself had with the run."""
     events = instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
-    found = [event.get_dagster_event().event_specific_data for event in events]
-    errors = [data.error for data in found if isinstance(data, EngineEventData) and data.error]
+    data = [event.get_dagster_event().event_specific_data for event in events]
+    errors = [each.error for each in data if isinstance(each, EngineEventData) and each.error]
     return errors[-1] if errors else None
 
 

@@ -1,4 +1,4 @@
-"""Retention as a job: deletes what is older than it is to be kept, or tells what it would."""
+"""Retention job: delete data older than its retention period, or report what would be deleted."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -37,7 +37,7 @@ _FINISHED = [
 
 
 class RetentionConfig(PlainConfig):
-    """How long what is kept."""
+    """Retention period of each kind of data."""
 
     capture_days: int = Field(
         default=0, description="Days to keep captures, labels and refusals; 0: for ever."
@@ -54,7 +54,7 @@ class RetentionConfig(PlainConfig):
         default=0,
         description="Days to keep Dagster's finished runs with their events and logs; 0: for ever.",
     )
-    dry_run: bool = Field(default=True, description="Only tell what would be deleted.")
+    dry_run: bool = Field(default=True, description="Only report what would be deleted.")
 
 
 @dg.op(

@@ -54,7 +54,7 @@ def build_definitions(
         spec: the data that is captured.
         first: the oldest window.
         rest: the time between two monitoring runs of a window that is not over.
-        import_interval: the time between two looks for what can be imported.
+        import_interval: the time between two checks for importable objects.
         imports: whether there is a place to import from.
     """
     windows = partitions(first)

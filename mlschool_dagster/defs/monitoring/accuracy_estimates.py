@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class EstimatesConfig(PlainConfig):
-    """How far back estimates are judged."""
+    """Period over which estimates are compared with realised accuracy."""
 
     windows: int = Field(
         default=168,

@@ -26,16 +26,16 @@ from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.files import PlatformFiles
 
 INTERVAL_SECONDS = 2
-"""Less than the 5 s after which Dagster's daemon looks at its sensors again: a sensor that asks for
-just those is every other time a moment too early, and looks at its store every 10 s."""
+"""Less than the 5 s between two iterations of Dagster's daemon: a sensor with an interval of 5 s is
+skipped every other time, and evaluated only every 10 s."""
 
-RUNS_LOOKED_AT = 25
-"""How many runs of the same work are looked back at, the newest."""
+MAXIMUM_RUNS = 25
+"""Number of newest runs of the same work that are read."""
 
 MONITORED = (CAPTURED_TRAFFIC, LABELS, *REPORTS)
 
 MONITORING_SECONDS = 600
-"""How long monitoring a window may take; a run that takes longer has died with its machine."""
+"""Time limit of a monitoring run; one that takes longer has died with its machine."""
 
 monitoring_job = dg.define_asset_job(
     "monitoring_job",
@@ -113,12 +113,12 @@ class FollowedStream:
     def runs(self, window: Window) -> Sequence[Run]:
         """The runs of `window`, however they were started, newest first."""
         filters = dg.RunsFilter(tags={PARTITION_TAG: window.key})
-        records = self.instance.get_run_records(filters, RUNS_LOOKED_AT)
+        records = self.instance.get_run_records(filters, MAXIMUM_RUNS)
         return [self._run(record) for record in records]
 
     def _run(self, record: dg.RunRecord) -> Run:
         run = record.dagster_run
-        # Tokens of two streams may be equal, so that a run key alone does not tell whose it is.
+        # Tokens of two streams may be equal, so that a run key alone does not identify the stream.
         own = run.tags.get(STREAM_TAG) == self.stream.name
         return Run(
             key=run.tags.get(RUN_KEY_TAG) if own else None,

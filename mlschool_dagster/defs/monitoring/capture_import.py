@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 SHOWN = 50
 """Objects and faults that the tables show."""
 FAULTS_COUNT_FOR = timedelta(days=1)
-"""How long a line that could not be read fails the check."""
+"""Time for which an unreadable line fails the check."""
 IMPORT_SECONDS = 3600
-"""How long an import may take; what it has not reached then, the next one goes on with."""
+"""Time limit of an import; the next one continues where it stopped."""
 
 
 @dg.asset(
@@ -112,7 +112,7 @@ def _row(report: "ImportReport", store: "CaptureStore") -> dict[str, str | int]:
 
 
 def _lag(reports: "list[ImportReport]") -> dict[str, float]:
-    """How long captures waited between their request and this import, mean and longest."""
+    """Mean and maximum time between the request of a capture and this import."""
     means = [report.mean_lag for report in reports if report.mean_lag is not None]
     if not means:
         return {}
@@ -145,7 +145,7 @@ capture_import_job = dg.define_asset_job(
 
 
 def build_capture_import_sensor(interval: timedelta, is_set: bool) -> dg.SensorDefinition:
-    """The sensor ``capture_import_sensor``: one look each `interval` if a source is set."""
+    """The sensor ``capture_import_sensor``: one evaluation per `interval` if a source is set."""
 
     @dg.sensor(
         name="capture_import_sensor",

@@ -50,10 +50,10 @@ PREVIEW_ROWS = 8
 CLASSES_SHOWN = 100
 WINDOWS_CHECKED = 48
 HANGING = timedelta(hours=1)
-"""How long a run of a window may wait for its turn, or work, before it is taken for dead."""
+"""Time that a window's run may be queued or running before it counts as dead."""
 
 REPORTING_TIME = timedelta(minutes=10)
-"""How long after a window's end its last captures may still be on their way into the reports."""
+"""Time after a window's end within which the reports must cover its last captures."""
 
 
 def build_live_traffic(spec: DataSpec) -> dg.AssetSpec:
@@ -216,7 +216,7 @@ def coverage(context: dg.AssetCheckExecutionContext, captures: Captures) -> dg.A
         for window in windows:
             covered = covered_token(context.instance, window, REPORTS, CAPTURES_TOKEN)
             if covered != store.captures_token(window):
-                # Captures that land while a run reads those before them are no trouble yet.
+                # Captures that land while a run reads earlier ones are no failure yet.
                 on_its_way = window.end + REPORTING_TIME >= utc_now() or _is_monitored(
                     context.instance, window
                 )

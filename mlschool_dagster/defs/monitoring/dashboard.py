@@ -43,7 +43,7 @@ SHOWN = (
 
 
 class DashboardConfig(PlainConfig):
-    """How much the page shows."""
+    """Extent of the page."""
 
     windows: int = Field(
         default=720,

@@ -1,4 +1,4 @@
-"""The drift report: whether one hour's captures still look like the training data."""
+"""Drift report: compare the captures of one hour with the training data."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +42,7 @@ _DRIFT = DriftConfig()
 
 
 class DriftSettings(ReportConfig):
-    """When a difference counts as drift."""
+    """Thresholds from which a difference counts as drift."""
 
     alpha: float = Field(
         default=_DRIFT.alpha,
@@ -71,7 +71,7 @@ class DriftSettings(ReportConfig):
 def build_drift_report(
     spec: DataSpec, windows: dg.PartitionsDefinition[str]
 ) -> dg.AssetsDefinition:
-    """The asset ``drift_report``: whether a window still looks like the training data."""
+    """The asset ``drift_report``: tests a window's distributions against the training data."""
 
     @windowed_asset(
         DRIFT_REPORT,

@@ -45,7 +45,7 @@ NAME = PERFORMANCE_REPORT.to_user_string()
 
 
 class PerformanceSettings(ReportConfig):
-    """When the model counts as degraded."""
+    """Thresholds from which the model counts as degraded."""
 
     accuracy_threshold: float = Field(
         default=DEFAULT_ACCURACY_THRESHOLD,

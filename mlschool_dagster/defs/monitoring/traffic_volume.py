@@ -34,7 +34,7 @@ _DEFAULTS = VolumeConfig()
 
 
 class VolumeSettings(PlainConfig):
-    """When traffic counts as unusual."""
+    """Thresholds from which traffic counts as unusual."""
 
     level: float = Field(
         default=_DEFAULTS.level,

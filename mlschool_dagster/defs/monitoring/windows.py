@@ -1,4 +1,4 @@
-"""What the assets of one hourly window share: its partition, its snapshots and its reference."""
+"""Shared parts of the assets of one hourly window: its partition, snapshots and reference."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ PARTITION_TAG = "dagster/partition"
 
 
 class ReportConfig(PlainConfig):
-    """How a report is drawn."""
+    """Options of a report's plots."""
 
     samples: int = Field(
         default=1000,
@@ -141,16 +141,16 @@ class MonitoredWindow:
 
     @property
     def rows(self) -> int:
-        """How many captures the window holds."""
+        """Number of captures in the window."""
         return self.table.rows
 
     @property
     def refusals(self) -> dict[str, int]:
-        """What was refused in the window, by reason."""
+        """Refused rows of the window, by reason."""
         return dict(self.table.facts[REFUSALS])
 
     def metadata(self) -> dict[str, str | int]:
-        """What every report says of itself: version, window, reference and row counts."""
+        """Metadata common to all reports: version, window, reference and row counts."""
         return {
             "window": self.window.key,
             "model_version": self.subject.model_version,

@@ -41,7 +41,7 @@ GROUP = "training"
 
 
 class ComparisonSettings(PlainConfig):
-    """What the challenger must show."""
+    """Requirements on the challenger."""
 
     minimum_rows: int = Field(
         default=50, ge=1, description="Least number of labelled captures put aside for a verdict."
@@ -116,14 +116,14 @@ def build_challenger_comparison(spec: DataSpec) -> dg.AssetsDefinition:
                     f"Version {challenger} is the champion already; train a challenger first."
                 )
             if champion is None:
-                found, better, unknown = None, True, False
+                comparison, better, unknown = None, True, False
                 summary = "There is no champion yet to compare with; the challenger may serve."
             else:
-                found = _compared(context, champion, challenger, registry, files, spec, config)
-                better, summary = found.verdict == "better", found.summary
-                unknown = found.verdict == "not enough data"
+                comparison = _compared(context, champion, challenger, registry, files, spec, config)
+                better, summary = comparison.verdict == "better", comparison.summary
+                unknown = comparison.verdict == "not enough data"
             context.log.info(summary)
-            figures = _figures(found)
+            figures = _figures(comparison)
             with mlflow.asset_run(context, CHALLENGER_COMPARISON.to_user_string()) as run:
                 run.log_metrics(figures)
                 tags = {"comparison": summary, "comparison_champion": champion or "none"}
@@ -135,15 +135,15 @@ def build_challenger_comparison(spec: DataSpec) -> dg.AssetsDefinition:
                 "mlflow_run_id": run.run_id,
                 **figures,
             }
-            _tell_ledger(context, history, challenger, summary, details)
+            _record_in_ledger(context, history, challenger, summary, details)
             return dg.MaterializeResult(
                 metadata={
                     "challenger": challenger,
                     "champion": champion or "none",
-                    "verdict": str(found.verdict) if found else "no champion",
+                    "verdict": str(comparison.verdict) if comparison else "no champion",
                     "summary": summary,
                     **figures,
-                    **_shown(found),
+                    **_shown(comparison),
                     "mlflow": mlflow.link(run.path),
                 },
                 check_results=[
@@ -204,10 +204,10 @@ def _compared(
     )
 
 
-def _figures(found: "ChallengerComparison | None") -> dict[str, float]:
-    if found is None or found.overall is None:
+def _figures(comparison: "ChallengerComparison | None") -> dict[str, float]:
+    if comparison is None or comparison.overall is None:
         return {}
-    overall = found.overall
+    overall = comparison.overall
     figures = {
         "held_out_rows": float(overall.rows),
         "champion_accuracy": overall.champion,
@@ -219,27 +219,30 @@ def _figures(found: "ChallengerComparison | None") -> dict[str, float]:
         "gained": float(overall.gained),
         "lost": float(overall.lost),
     }
-    if found.base is not None:
-        figures |= {"base_rows": float(found.base.rows), "base_difference": found.base.difference}
+    if comparison.base is not None:
+        figures |= {
+            "base_rows": float(comparison.base.rows),
+            "base_difference": comparison.base.difference,
+        }
     return figures
 
 
-def _shown(found: "ChallengerComparison | None") -> dict[str, Any]:
-    if found is None or found.overall is None:
+def _shown(comparison: "ChallengerComparison | None") -> dict[str, Any]:
+    if comparison is None or comparison.overall is None:
         return {}
     from mlschool_dagster.modeling.plots import differences
 
-    compared = {"all put aside": found.overall, **found.parts}
-    if found.base is not None:
-        compared["base data, out of fold"] = found.base
+    compared = {"all put aside": comparison.overall, **comparison.parts}
+    if comparison.base is not None:
+        compared["base data, out of fold"] = comparison.base
     return {
-        "worst_part": found.worst_part or "none is large enough",
+        "worst_part": comparison.worst_part or "none is large enough",
         "comparisons": table({"part": name, **asdict(part)} for name, part in compared.items()),
         "differences": picture(lambda: differences(compared), "difference in accuracy by part"),
     }
 
 
-def _tell_ledger(
+def _record_in_ledger(
     context: dg.AssetExecutionContext,
     history: History,
     challenger: str,

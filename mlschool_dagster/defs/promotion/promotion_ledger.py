@@ -73,17 +73,19 @@ def build_canary_evidence(spec: DataSpec) -> dg.AssetsDefinition:
             with captures.open() as store:
                 # Read first: what arrives while the captures are read causes another evidence run.
                 token = replay_token(store, canary.at, now)
-                found = replay(store, champion, challenger, canary.at, now, spec.target.classes)
-            context.log.info(f"{found.pairs} rows replayed, {found.labelled} of them labelled")
+                evidence = replay(store, champion, challenger, canary.at, now, spec.target.classes)
+            context.log.info(
+                f"{evidence.pairs} rows replayed, {evidence.labelled} of them labelled"
+            )
             return dg.MaterializeResult(
                 metadata={
                     ROLLOUT: rollout.id,
                     "champion": rollout.champion,
                     "challenger": rollout.challenger,
                     "replayed_since": dg.MetadataValue.timestamp(canary.at),
-                    **found.figures(config.margin),
+                    **evidence.figures(config.margin),
                     "margin": config.margin,
-                    EVIDENCE: dg.MetadataValue.json(asdict(found)),
+                    EVIDENCE: dg.MetadataValue.json(asdict(evidence)),
                     AS_OF: token,
                 }
             )

@@ -116,5 +116,5 @@ def _decision(
     # Two versions served in the hour of a change.
     since = began if len(served) == 1 else Window(began.end)
     with history.metrics() as metrics:
-        found = metrics.read(METRICS, since=since, newest=WINDOWS)
-    return decide_retraining(found, served[-1].version, past, utc_now(), config)
+        recent = metrics.read(METRICS, since=since, newest=WINDOWS)
+    return decide_retraining(recent, served[-1].version, past, utc_now(), config)

@@ -49,7 +49,7 @@ class DagsterRolloutContext:
         return [_status(record.dagster_run) for record in self._runs(action)]
 
     def serving_state(self) -> ServingState | None:
-        """What the endpoint serves by the deployment ledger; None if nothing."""
+        """Versions served according to the deployment ledger; None if nothing is."""
         from mlschool_dagster.deployment.ledger import served_entries
 
         newest = served_entries(self.history.deployment_entries(self.endpoint.name))[-1:]
@@ -127,10 +127,10 @@ class DagsterRolloutContext:
     def _newest_evidence(self) -> Mapping[str, Any] | None:
         """Metadata of the newest evidence run of this rollout, if there is one."""
         records = self.instance.fetch_materializations(CANARY_EVIDENCE, 1).records
-        found = records[0].asset_materialization if records else None
-        if found is None or found.metadata[ROLLOUT].value != self.rollout.id:
+        newest = records[0].asset_materialization if records else None
+        if newest is None or newest.metadata[ROLLOUT].value != self.rollout.id:
             return None
-        return found.metadata
+        return newest.metadata
 
     def _runs(self, action: str) -> Sequence[dg.RunRecord]:
         tags = {ROLLOUT_TAG: self.rollout.id, ACTION_TAG: str(action)}

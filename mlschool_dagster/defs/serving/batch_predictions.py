@@ -21,7 +21,7 @@ def build_batch_predictions(spec: DataSpec, default_input: str) -> dg.AssetsDefi
     """The asset ``batch_predictions``: read from `default_input` unless configured."""
 
     class BatchConfig(PlainConfig):
-        """What is predicted on, by which version, and where the predictions go."""
+        """Input and output files, and the version that predicts."""
 
         input: str = Field(
             default=default_input,

@@ -321,7 +321,7 @@ def teardown_job() -> None:
 
 @dg.op(name="preflight")
 def check_endpoint(context: dg.OpExecutionContext, endpoint: EndpointResource) -> None:
-    """Check what a deployment would fail on; each finding names the command that mends it."""
+    """Check the preconditions of a deployment; each finding names the command that resolves it."""
     with plain_errors():
         findings = endpoint.connect().preflight()
         if findings:

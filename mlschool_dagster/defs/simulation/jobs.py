@@ -56,7 +56,7 @@ class LabelingSettings(PlainConfig):
         default=0.8,
         ge=0,
         le=1,
-        description="Share of labels that tell the truth; the others are drawn uniformly.",
+        description="Share of labels that are true; the others are drawn uniformly.",
     )
     seed: int = Field(default=42, description="Seed: equal seed, equal labels.")
 
