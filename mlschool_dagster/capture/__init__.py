@@ -1,4 +1,4 @@
-"""What the endpoint saw and answered, and what turned out to be true.
+"""Captures of requests and answers, and their ground truth.
 
 Belongs here: the capture record, labels, hourly windows, and the stores that keep them. Every store
 passes the same contract suite (``mlschool_dagster_tests/capture``).

@@ -1,8 +1,8 @@
-"""What an event id covers, and what it means that one is known already: one rule for all stores.
+"""Idempotency keys: which rows an event id covers; which repetitions are duplicates or conflicts.
 
 A request belongs to the name that its caller gave it, with exactly its rows. Its first row has the
 name as event id, the others the name with ``#1``, ``#2``, ... appended. So whatever is asked under
-a name that is taken collides in its first row, and the row after its last one tells whether there
+a name that is taken collides in its first row, and the row after its last one shows whether there
 were more before. A name that could be taken for another one's row gets a ``#`` at its end.
 """
 
@@ -46,7 +46,7 @@ def key_of(capture: Capture) -> EventKey:
 
 
 def affected_keys(captures: Iterable[Capture]) -> set[EventKey]:
-    """The keys that `resolve_duplicates` wants to know of."""
+    """The keys that `resolve_duplicates` looks up."""
     keys: set[EventKey] = set()
     for request in requests_of(captures):
         keys.update(map(key_of, request))
@@ -70,7 +70,7 @@ def requests_of(captures: Iterable[Capture]) -> list[list[Capture]]:
 def resolve_duplicates(
     captures: Sequence[Capture], known: Mapping[EventKey, Capture]
 ) -> tuple[Appended, list[Capture]]:
-    """What `CaptureStore.append` answers to `captures`, and which of them are to be kept.
+    """Result of `CaptureStore.append` for `captures`, and those of them to be kept.
 
     ``known`` are those already kept under the `affected_keys`.
     """
@@ -79,17 +79,17 @@ def resolve_duplicates(
     duplicates: dict[str, Capture] = {}
     conflicts: set[str] = set()
     for request in requests_of(captures):
-        found = [kept.get(key_of(capture)) for capture in request]
+        earlier = [kept.get(key_of(capture)) for capture in request]
         if request[0].role is Role.SHADOW:
-            fresh = [capture for capture, first in zip(request, found, strict=True) if not first]
-        elif (next_row_id(request[-1].event_id), False) in kept or not _agree(request, found):
+            fresh = [capture for capture, first in zip(request, earlier, strict=True) if not first]
+        elif (next_row_id(request[-1].event_id), False) in kept or not _agree(request, earlier):
             conflicts |= {capture.event_id for capture in request}
             continue
-        elif found[0] is None:
+        elif earlier[0] is None:
             fresh = request
         else:
             fresh = []
-            duplicates |= {first.event_id: first for first in found if first is not None}
+            duplicates |= {first.event_id: first for first in earlier if first is not None}
         new += fresh
         kept |= {key_of(capture): capture for capture in fresh}
     if conflicts:
@@ -103,8 +103,8 @@ def resolve_rows(
     """Which of the imported `captures` are new, how many are duplicates, which are conflicts.
 
     Others capture each row by itself, in any order: it is a duplicate of the row that is ``known``
-    under its id if the inputs are the same, else a conflict, given by its position. What a shadow
-    says under an id that is known is a duplicate.
+    under its id if the inputs are the same, else a conflict, given by its position. A shadow's
+    prediction under an id that is known is a duplicate.
     """
     kept = dict(known)
     new: list[Capture] = []
@@ -118,26 +118,26 @@ def resolve_rows(
     return new, len(captures) - len(new) - len(conflicts), conflicts
 
 
-def _agree(request: Sequence[Capture], found: Sequence[Capture | None]) -> bool:
+def _agree(request: Sequence[Capture], earlier: Sequence[Capture | None]) -> bool:
     """Whether the rows of `request` are all new, or all known with the same inputs."""
-    return not any(found) or all(
+    return not any(earlier) or all(
         first is not None and first.inputs == capture.inputs
-        for capture, first in zip(request, found, strict=True)
+        for capture, first in zip(request, earlier, strict=True)
     )
 
 
 def same_answer(one: Capture, other: Capture) -> bool:
-    """Whether a client was told the same."""
+    """Whether both hold the same answer to the client."""
     return _answer(one) == _answer(other)
 
 
 def with_distinct_ids(captures: Sequence[Capture]) -> list[Capture]:
-    """`captures` of one request under ids made of their own and of what they say.
+    """`captures` of one request under ids made of their own and of their answers.
 
     Those ids are the same each time, and nobody else's.
     """
-    said = orjson.dumps([_answer(c) for c in captures], option=orjson.OPT_SORT_KEYS)
-    digest = hashlib.sha256(said).hexdigest()[:16]
+    digested = orjson.dumps([_answer(c) for c in captures], option=orjson.OPT_SORT_KEYS)
+    digest = hashlib.sha256(digested).hexdigest()[:16]
     return [replace(capture, event_id=f"{capture.event_id}~{digest}") for capture in captures]
 
 

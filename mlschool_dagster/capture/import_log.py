@@ -1,4 +1,4 @@
-"""What has been imported: how far each object of each source was read, and what could not be.
+"""Import log: how far each object of each source was read, and its unreadable lines.
 
 The log is kept in the capture store's own database, so that rows and positions are committed
 together: whatever dies in between, each row is imported exactly once.
@@ -99,7 +99,7 @@ class Progress:
 
 @dataclass(slots=True)
 class ImportBatch:
-    """What is imported in one transaction."""
+    """Rows that are imported in one transaction."""
 
     progress: list[Progress] = field(default_factory=list)
     captures: list[tuple[str, int, Capture]] = field(default_factory=list)
@@ -111,7 +111,7 @@ class ImportBatch:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What became of a batch. Faults include captures whose event id belongs to another row."""
+    """Result of one batch. Faults include captures whose event id belongs to another row."""
 
     captures: int
     duplicates: int
@@ -185,7 +185,7 @@ class ImportLog(ABC):
     def unread(self, source: str, folder: str, items: Sequence[StoredObject]) -> list[Unread]:
         """See `CaptureStore.unread`."""
         self._make_tables()
-        found = []
+        unread = []
         for some in _slices(items):
             known = {
                 name: (version, Position(position, line))
@@ -203,8 +203,8 @@ class ImportLog(ABC):
             for item in some:
                 version, before = known.get(item.name, (None, None))
                 if version != item.version:
-                    found.append(Unread(item, before))
-        return found
+                    unread.append(Unread(item, before))
+        return unread
 
     def append_import(self, source: str, batch: ImportBatch, now: datetime) -> Imported:
         """See `CaptureStore.append_import`."""

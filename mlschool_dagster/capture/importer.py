@@ -1,8 +1,8 @@
-"""Importing: what has arrived at a capture source goes into the capture store, exactly once.
+"""Importer: move new objects of a capture source into the capture store, exactly once.
 
 A scan lists the folders in which something is to be expected, those of the last hours and those
 without a date, and a few of the older ones: each scan goes on where the one before it stopped, so
-that an object is found however late it comes, and no scan lists the whole history.
+that an object is imported however late it comes, and no scan lists the whole history.
 """
 
 import re
@@ -26,9 +26,9 @@ from mlschool_dagster.capture.windows import Window
 RECENT = timedelta(hours=6)
 """For how long after its end a dated folder is listed in each scan."""
 MOST_FOLDERS = 500
-"""Folders that a scan lists at once; of more, the rest is found by the sweep."""
+"""Folders that a scan lists at once; the sweep lists the rest."""
 SWEPT_FOLDERS = 8
-"""Older folders that a scan lists, and as many again as long as it finds something in them."""
+"""Older folders that a scan lists, and as many again as long as they hold unread objects."""
 SWEPT_OBJECTS = 100_000
 """Objects after which a scan lists no further older folder."""
 BATCH = 1000
@@ -40,7 +40,7 @@ _DATED = re.compile(r"(?:^|/)(\d{4})(?:/(\d\d)(?:/(\d\d)(?:/(\d\d))?)?)?$")
 
 
 class Scan:
-    """One look for objects that are new or have changed; the next one goes on after ``swept``."""
+    """One scan for objects that are new or have changed; the next one continues after ``swept``."""
 
     def __init__(self, source: CaptureSource, store: CaptureStore, now: datetime) -> None:
         self._source = source
@@ -57,13 +57,13 @@ class Scan:
             folder = folders.pop()
             yield from self._unread_in(folder)
             folders += [each for each in self._subfolders[folder] if self._is_expected(each)]
-        found = True
-        while found:
-            found = False
+        any_unread = True
+        while any_unread:
+            any_unread = False
             for unread in self._sweep():
-                found = True
+                any_unread = True
                 yield unread
-            found = found and bool(self.swept)
+            any_unread = any_unread and bool(self.swept)
 
     def _sweep(self) -> Iterator[list[Unread]]:
         folders, most_objects = 0, self._objects + SWEPT_OBJECTS
@@ -100,7 +100,7 @@ class Scan:
         """The objects in `folder` itself that are unread, some at a time."""
         subfolders: list[str] = []
         # Hashes, as the names of a million objects would fill the memory; one that is mistaken for
-        # another is found by the next process, whose hashes are others.
+        # another is read by the next process, whose hashes are others.
         read = set(map(hash, self._store.read_objects(self._source.name, folder)))
 
         def unread() -> Iterator[StoredObject]:
@@ -114,9 +114,9 @@ class Scan:
 
         listed = unread()
         while some := list(islice(listed, BATCH)):
-            found = self._store.unread(self._source.name, folder, some)
-            if found:
-                yield sorted(found, key=lambda each: each.item.name)
+            unread_items = self._store.unread(self._source.name, folder, some)
+            if unread_items:
+                yield sorted(unread_items, key=lambda each: each.item.name)
         self._subfolders[folder] = sorted(subfolders, key=lambda name: name.split("/"))
 
     def _is_expected(self, folder: str) -> bool:
@@ -156,7 +156,7 @@ def has_unread(source: CaptureSource, store: CaptureStore, now: datetime) -> boo
 
 @dataclass(slots=True)
 class ImportReport:
-    """What an import of one source did."""
+    """Result of importing one source."""
 
     source: str
     objects: int = 0

@@ -52,7 +52,7 @@ _INVALID_VALUES = (
     psycopg.errors.ProgramLimitExceeded,
     UnicodeError,
 )
-"""What is raised because of the values themselves, however often they are tried."""
+"""Errors caused by the values themselves: a retry raises them again."""
 
 _SCHEMA_VERSION = 3
 
@@ -108,7 +108,7 @@ _RIGHTS_OF_WRITER = (
     # Requests are added to the count there is.
     "GRANT UPDATE (requests) ON refusals TO {writer}",
 )
-"""What a server needs of its store: no captures are changed or deleted, and no labels seen."""
+"""Rights of a server in its store: no captures are changed or deleted, and no labels seen."""
 _MAY_WRITE = "SELECT has_table_privilege(%s, 'captures', 'INSERT')"
 _INSERT_STORE = "INSERT INTO store VALUES (%s, %s)"
 # Not to_regclass(): that answers from a cache which waiting for a lock does not renew.
@@ -154,7 +154,7 @@ class _Connections:
     """Connections to one database, for many threads; `prepare` sees each new one first.
 
     They are kept open between uses, and fail fast. psycopg's own pool would not do: it connects in
-    the background and tells a caller neither at once nor why a server cannot be reached, and a
+    the background and reports neither at once nor why a server cannot be reached, and a
     server's captures must not wait for it.
     """
 

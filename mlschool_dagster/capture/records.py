@@ -69,7 +69,7 @@ class Capture:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """The ground truth of one capture, told by ``source``; an event's newest label counts."""
+    """The ground truth of one capture, given by ``source``; an event's newest label counts."""
 
     event_id: str
     label: str

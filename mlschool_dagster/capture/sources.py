@@ -34,7 +34,7 @@ ENDINGS = (".jsonl", ".jsonl.gz")
 
 _GZIP = b"\x1f\x8b"
 _GZIP_BITS = 31
-"""What tells zlib that the format is gzip's."""
+"""Window size by which zlib expects the gzip format."""
 _TOO_LONG = f"it is longer than {LONGEST_LINE // 1024**2} MB"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -87,7 +87,7 @@ class NotYetError(Exception):
 
 @dataclass(slots=True)
 class Chunk:
-    """What a part of an object holds, and the position after it.
+    """Rows of a part of an object, and the position after it.
 
     The last chunk of an object is ``final``. It is ``waiting`` if there is more than could be read
     yet: a half-written line, or (``again``) a line that must be tried at the next import although
@@ -114,10 +114,10 @@ class CaptureSource(Protocol):
 
     @property
     def name(self) -> str:
-        """What names this source in the store and in reports: always the same, and no secret."""
+        """Stable name of this source in the store and in reports; holds no secret."""
 
     def entries(self, folder: str) -> Iterator[StoredObject | Folder]:
-        """What is in `folder` now, in any order and streamed; ``""`` is the root.
+        """Entries of `folder` now, in any order and streamed; ``""`` is the root.
 
         Only objects that can hold records are listed. A folder that does not exist is empty.
 
@@ -130,7 +130,7 @@ class CaptureSource(Protocol):
 
         Positions grow from chunk to chunk, and reading from any chunk's ``end`` goes on where that
         chunk ended. An object that has become shorter than `start` is read from its beginning,
-        with a fault that says so. One that has gone meanwhile gives no chunk.
+        and reported as a fault. One that has gone meanwhile gives no chunk.
 
         Raises:
             UserError: the place cannot be reached or the object not be read.
@@ -160,7 +160,7 @@ class LineParser(Protocol):
     """The format of one line."""
 
     def __call__(self, line: bytes, object_name: str) -> Iterable[Record]:
-        """What `line` of the object called `object_name` holds.
+        """Rows that `line` of the object called `object_name` holds.
 
         Raises:
             BadLineError: it cannot be read.
@@ -312,7 +312,7 @@ def _lines(
 
 
 def _unpacked(blocks: Iterable[bytes], skipped: int) -> Iterator[bytes]:
-    """What is packed in `blocks` after its first `skipped` bytes; one that is cut ends early."""
+    """Unpacked content of `blocks` after the first `skipped` bytes; one that is cut ends early."""
     for block in _members(blocks):
         if block[skipped:]:
             yield block[skipped:]
@@ -448,7 +448,7 @@ _MARKS = ("ETag", "etag", "content_md5", "LastModified", "last_modified", "mtime
 
 
 def _mark(entry: dict[str, Any]) -> object:
-    """What a listing of fsspec has that changes with the content, besides the size."""
+    """Version marker in a listing of fsspec: what changes with the content, besides the size."""
     return next((entry[key] for key in _MARKS if entry.get(key)), "")
 
 

@@ -1,4 +1,4 @@
-"""What the stores in SQL databases have in common: everything that is read.
+"""Queries that the stores in SQL databases share: everything that is read.
 
 What is particular to one, its connections, transactions and bulk inserts, is in that store's own
 module.
@@ -53,13 +53,13 @@ milliseconds."""
 CHUNK = 20 * PAGE
 """Captures per frame of a stream."""
 SCAN_LIMIT = 200_000
-"""Sequence numbers that are looked through at once for what has landed; the rest waits for the next
-time, so that a tick stays short even when a long history is new to it."""
+"""Most sequence numbers that one call of `changes` scans; the rest waits for the next call, so
+that a tick stays short even when a long history is new to it."""
 
 _MOST_WINDOWS = 10**9
 _ANSWER_OF_LABEL = "captures.event_id = labels.event_id AND role <> 'shadow'"
 TRAFFIC = "probe = 0 AND role <> 'shadow'"
-"""What counts as traffic. The index over it has this very condition."""
+"""SQL condition of a capture of traffic. The index over it has this very condition."""
 SHADOWS = "probe = 0 AND role = 'shadow'"
 WINDOW_NUMBER = f"captured_at / {WINDOW_MICROSECONDS}"
 """The window of a capture. The indices have this very expression."""
@@ -80,7 +80,7 @@ def _page_of(fields: str, kind: str) -> str:
 
 
 _NEWEST_WINDOWS = (
-    # Each step is one look into the index, which neither database would do for a DISTINCT.
+    # Each step is one index lookup, which neither database would do for a DISTINCT.
     "WITH RECURSIVE newest (number) AS ("  # noqa: S608
     f"SELECT MAX({WINDOW_NUMBER}) FROM captures WHERE {TRAFFIC} UNION ALL "
     f"SELECT (SELECT MAX({WINDOW_NUMBER}) FROM captures "

@@ -43,7 +43,7 @@ from mlschool_dagster.errors import UserError
 T = TypeVar("T")
 
 BUSY_SECONDS = 5.0
-"""How long a write waits for its turn before the store counts as away."""
+"""How long a write waits for its turn before the store counts as unavailable."""
 POLL_SECONDS = 0.001
 """SQLite's own waiting sleeps up to 100 ms, which a busy neighbour's short commits never meet."""
 STATEMENT_ROWS = 120
@@ -63,7 +63,7 @@ _INVALID_VALUES = (
     OverflowError,
     UnicodeError,
 )
-"""What is raised because of the values themselves, however often they are tried."""
+"""Errors caused by the values themselves: a retry raises them again."""
 
 log = logging.getLogger(__name__)
 
@@ -231,12 +231,12 @@ class SqliteStore(SqlStore):
                 outcome = _retry_while_busy(lambda: work(self._connection))
                 if _is_at_its_place(self._path, self._file):
                     return outcome
-                # Taken away meanwhile, and nobody may ever look into its log again.
+                # Removed meanwhile, and nothing may ever read its log again.
                 if self._release_file():
                     return outcome
 
     def _check_writable(self) -> None:
-        """Find out whether the file can be written, and let go of one that was taken away."""
+        """Check that the file can be written, and release one that was removed or moved."""
         with self._writing, self._errors():
             if _is_at_its_place(self._path, self._file):
                 _retry_while_busy(lambda: _nothing(self._connection))
@@ -251,7 +251,7 @@ class SqliteStore(SqlStore):
 
     def _write_one_of_many(self, work: Callable[[sqlite3.Connection], T]) -> T:
         outcome = self._write(work)
-        # Whoever waits for the file looks again within this time and finds it free; batch upon
+        # Whoever waits for the file retries within this time and finds it free; batch upon
         # batch would leave it no gap.
         time.sleep(2 * POLL_SECONDS)
         return outcome
@@ -306,7 +306,7 @@ class SqliteStore(SqlStore):
                 )
 
     def _release_file(self) -> bool:
-        """Let go of a file that was taken away; whether it keeps all that it was given.
+        """Release a file that was removed or moved; return whether it keeps all that it was given.
 
         It does unless it was deleted: it is not left before its log is written into it. Nor does
         its log stay where SQLite would take it for that of the file which is there now.
@@ -411,7 +411,7 @@ def _has_name(file: os.stat_result) -> bool:
 
 
 def _set_aside(path: Path) -> None:
-    """Give the log at `path`, if there is one, a name at which SQLite does not look for it."""
+    """Give the log at `path`, if there is one, a name that SQLite does not use."""
     try:
         if not path.stat().st_size:
             return

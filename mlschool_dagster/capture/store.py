@@ -1,4 +1,4 @@
-"""What every capture store can do, and how one is opened by URI."""
+"""Interface of capture stores, and opening one by URI."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What has landed since a cursor: the windows touched, and the cursor to ask with next time.
+    """Windows with new data since a cursor, and the cursor for the next call.
 
     The cursor is opaque to callers: a sequence number for a database, a listing's position for an
-    object store. After a long history it may reach only part of the way: what it has not come to
-    yet is told the next time.
+    object store. After a long history one call may cover only part of it; the next calls
+    return the rest.
     """
 
     windows: frozenset[Window]
@@ -54,7 +54,7 @@ class InvalidCaptureError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """What became of appended captures whose event ids were known already.
+    """Result of an append: the captures whose event ids were known already.
 
     ``duplicates`` holds, by event id, what was kept before with the same inputs. ``conflicts`` are
     the event ids of requests whose id belongs to a request with other rows; if there is one,
@@ -66,7 +66,7 @@ class Appended:
 
 
 class CaptureSink(Protocol):
-    """What a server needs of a capture store: to keep captures, and to count refusals."""
+    """Part of a capture store that a server uses: append captures and count refusals."""
 
     def append(self, captures: Sequence[Capture]) -> Appended:
         """Keep all of `captures` or none of them; durable on return.
@@ -137,7 +137,7 @@ class CaptureStore(CaptureSink, Protocol):
         """
 
     def stream_columns(self, window: Window, fields: str = CAPTURE_FIELDS) -> "Iterator[Columns]":
-        """What `stream` gives, column by column as it is stored, for whoever reads many rows.
+        """The rows of `stream`, column by column as stored, for reading many rows.
 
         `fields` are some of `CAPTURE_FIELDS`, with a comma and a space between.
         """
@@ -156,7 +156,7 @@ class CaptureStore(CaptureSink, Protocol):
         """
 
     def stream_label_columns(self, window: Window) -> "Iterator[Columns]":
-        """What `stream_labels` gives, column by column as it is stored."""
+        """The rows of `stream_labels`, column by column as stored."""
 
     def read_labels(self, window: Window) -> "pd.DataFrame":
         """All that `stream_labels` gives, as one frame."""
@@ -171,13 +171,13 @@ class CaptureStore(CaptureSink, Protocol):
         """Every window with captures and how many it holds, oldest first."""
 
     def newest_windows(self, count: int | None = None) -> list[Window]:
-        """At most `count` windows with captures, newest first; it looks at no others."""
+        """At most `count` windows with captures, newest first; reads no others."""
 
     def revision(self, window: Window) -> Revision:
-        """The present state of `window`; it looks at each of its captures."""
+        """The present state of `window`; reads each of its captures."""
 
     def captures_token(self, window: Window) -> str:
-        """The token of the captures in `revision`; it looks at none of them."""
+        """The token of the captures in `revision`; reads none of them."""
 
     def labels_token(self, window: Window) -> str:
         """The token of the labels in `revision`."""
@@ -222,13 +222,13 @@ class CaptureStore(CaptureSink, Protocol):
         """
 
     def swept(self, source: str) -> str:
-        """The folder of `source` up to which old folders were looked through; empty: none."""
+        """The folder of `source` up to which old folders were scanned; empty: none."""
 
     def set_swept(self, source: str, folder: str) -> None:
         """Record what `swept` gives from now on."""
 
     def import_faults(self, source: str, since: datetime, count: int) -> "tuple[int, list[Fault]]":
-        """How many lines of `source` were found to be unreadable since then, and the newest."""
+        """How many lines of `source` were unreadable since then, and the newest."""
 
     def imported_objects(self, source: str) -> tuple[int, int]:
         """How many objects of `source` are known, and how many of them wait to be completed."""

@@ -64,7 +64,7 @@ def earliest(now: datetime) -> Window:
 
 
 def first_window(file: Location, now: datetime) -> Window:
-    """Where the windows begin: with the data, as `file` says; else with last year.
+    """Start of the windows: that of the data, recorded in `file`; else of last year.
 
     Raises:
         UserError: the place for files cannot be reached.

@@ -1,4 +1,4 @@
-"""What a data set is: its spec, reading it by URI, the meaning of a cell, the contract.
+"""Data sets: the spec, reading it by URI, the meaning of a cell, the contract.
 
 Belongs here: everything that is known about the data before there is a model. Does not belong here:
 models, captures, Dagster.

@@ -1,6 +1,6 @@
 """Parsing of cells and CSV: one table of rules for training data, batches and requests alike.
 
-`RULES` says it for people; ``docs/data.md`` has a copy of it. Belongs here: CSV, and single cells.
+`RULES` describes them; ``docs/data.md`` has a copy. Belongs here: CSV, and single cells.
 Does not belong here: where the text comes from, and whether a value is allowed.
 """
 
@@ -40,7 +40,7 @@ RULES = {
     "whose misspelt name they may be",
     "a text in JSON": "is read as a cell, unless it is a category as it is",
 }
-"""The table of rules: what, and what becomes of it. In Parquet, texts are read as cells are."""
+"""The table of rules: text of a cell, and its value. In Parquet, texts are read as cells are."""
 
 Reader = Callable[[str], float | str | None]
 

@@ -14,7 +14,7 @@ from mlschool_dagster.dataset.documents import Complaints, load_yaml
 from mlschool_dagster.errors import UserError
 
 InputValue = float | int | str | bool | None
-"""What one cell of a request, a capture or a row of data can hold."""
+"""Value of one cell of a request, a capture or a row of data."""
 
 LARGEST = 1e15
 """Bound of a plausible range: beyond it, floating point skips whole numbers."""
@@ -101,7 +101,7 @@ RESERVED_PREFIXES = (PROBABILITY_PREFIX, "__")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the model predicts: one of ``classes``, in the order of the model's outputs."""
+    """Target of the model: one of ``classes``, in the order of the model's outputs."""
 
     name: str
     classes: tuple[str, ...]
@@ -109,7 +109,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """What a data set as a whole must satisfy before anything is trained on it.
+    """Requirements on a data set as a whole before anything is trained on it.
 
     Shares are fractions of rows in [0, 1]; the missing share holds for each nullable column.
     """

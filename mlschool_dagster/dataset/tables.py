@@ -85,7 +85,7 @@ def table_files(
 ) -> list[TableFile]:
     """The file at `source`, or the files of data in that folder in order of name.
 
-    Files that are hidden (``.name`` or ``_name``) or empty, and folders within, are none. Wanted
+    Files that are hidden (``.name`` or ``_name``) or empty, and folders within, are none. Required
     are the inputs of `spec`, and its target if `with_target`; if `carry`, all else is carried.
 
     Raises:
@@ -345,8 +345,8 @@ def describe_rows(rows: "pd.Index") -> str:
 def content_digest(frame: "pd.DataFrame") -> str:
     """The SHA-256 of the table's content, in hexadecimal.
 
-    It tells the values, their columns and the order of rows (on which training depends) apart, and
-    nothing else: not how the rows are spread over files, how a file quotes, the order of columns,
+    It depends on the values, their columns and the order of rows (as training does), and on nothing
+    else: not how the rows are spread over files, how a file quotes, the order of columns,
     or the index.
     """
     import hashlib

@@ -1,4 +1,4 @@
-"""What an endpoint did in a span of time: requests, errors, refusals, latency.
+"""Activity of an endpoint in a span of time: requests, errors, refusals, latency.
 
 The local endpoint counts by Prometheus metrics. Counters and histograms only grow while a server
 runs, so that what happened in a span is the difference between two readings.
@@ -22,7 +22,7 @@ Buckets = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activity:
-    """What an endpoint, or one version on it, did in a span of time.
+    """Activity of an endpoint, or of one version on it, in a span of time.
 
     ``errors`` are answers 5xx, ``refusals`` answers 4xx. ``latency`` has the `QUANTILES` of the
     seconds from request to answer, refusals excluded; it is empty if nothing is known.
@@ -45,7 +45,7 @@ class Activity:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What an endpoint's metrics showed at one time, over all of its workers.
+    """Reading of an endpoint's metrics at one time, over all of its workers.
 
     ``requests`` counts requests by version and status, ``latency`` is the histogram of their
     seconds by version, both since the server's start; the version is empty where none was chosen.
@@ -106,7 +106,7 @@ def read_metrics(exposition: str) -> Reading:
 
 
 def activity_between(readings: Sequence[Reading]) -> Activity:
-    """What happened between the first and the last of `readings`, which are in order of time.
+    """Activity between the first and the last of `readings`, which are in order of time.
 
     Where a counter went back, the server had been restarted: it is counted from zero, and what
     happened between the last reading and the restart is missing.

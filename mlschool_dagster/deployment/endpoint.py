@@ -17,7 +17,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class VersionFiles:
-    """Where the files of a version are: its folder here and now, and where it is published.
+    """Places of a version's files: its folder here and now, and where it is published.
 
     ``uri`` is the version folder under the files root, which a managed service reads; the folder's
     own ``file://`` address if it is published nowhere.
@@ -33,7 +33,7 @@ class VersionFiles:
 
 
 class State(StrEnum):
-    """What an endpoint is doing.
+    """State of an endpoint.
 
     An endpoint that is updated or rolled back goes on serving meanwhile.
     """
@@ -49,18 +49,18 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointStatus:
-    """What an endpoint serves, what it was asked to serve, and why the two differ if they do.
+    """Serving and desired plan of an endpoint, and why the two differ if they do.
 
-    ``serving`` is None if nothing takes traffic, ``wanted`` if nothing was deployed. ``since`` says
-    from when on the primary serves (UTC). ``url`` is where requests go, ``console`` a page about
-    the endpoint; either may be empty. ``details`` are what an operator wants to know of this kind
-    of endpoint, by label.
+    ``serving`` is None if nothing takes traffic, ``desired`` if nothing was deployed. ``since`` is
+    when the primary began to serve (UTC). ``url`` is where requests go, ``console`` a page about
+    the endpoint; either may be empty. ``details`` are facts about this kind of endpoint
+    for its operator, by label.
     """
 
     name: str
     state: State
     serving: Plan | None = None
-    wanted: Plan | None = None
+    desired: Plan | None = None
     since: datetime | None = None
     reason: str = ""
     url: str = ""
@@ -68,10 +68,12 @@ class EndpointStatus:
     details: Mapping[str, str | int] = field(default_factory=dict)
 
     @property
-    def is_as_wanted(self) -> bool:
-        """Whether the endpoint serves what was asked for, and nothing is under way."""
+    def is_as_desired(self) -> bool:
+        """Whether the endpoint serves the desired plan, and no operation is under way."""
         return (
-            self.state is State.SERVING and self.serving is not None and self.serving == self.wanted
+            self.state is State.SERVING
+            and self.serving is not None
+            and self.serving == self.desired
         )
 
     @property
@@ -125,7 +127,7 @@ class Endpoint(ABC):
     @property
     @abstractmethod
     def capabilities(self) -> Capabilities:
-        """What this kind of endpoint can do."""
+        """Capabilities of this kind of endpoint."""
 
     @abstractmethod
     def deploy(
@@ -159,7 +161,7 @@ class Endpoint(ABC):
 
     @abstractmethod
     def activity(self, since: datetime, until: datetime) -> Activity:
-        """What the endpoint did in [since, until), both timezone-aware.
+        """Activity of the endpoint in [since, until), both timezone-aware.
 
         It is as fine as the service's own counting; what it has not counted is left out.
 
@@ -191,4 +193,4 @@ class Endpoint(ABC):
 
     @abstractmethod
     def preflight(self) -> list[PreflightFinding]:
-        """What a deployment would fail on, as far as that can be known beforehand."""
+        """Reasons for which a deployment would fail, as far as they can be known beforehand."""

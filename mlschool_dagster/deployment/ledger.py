@@ -36,9 +36,9 @@ DEPLOYMENTS = Table(
 
 
 class DeploymentEvent(StrEnum):
-    """What an entry of the ledger records.
+    """Kind of an entry of the ledger.
 
-    Wanted: a deployment of the plan began. Serving: the endpoint serves the plan, as was wanted.
+    Wanted: a deployment of the plan was requested. Serving: the endpoint serves that plan.
     Taken back: the deployment failed, and the plan before serves on. Failed: it failed, and nothing
     serves. Observed: the endpoint serves something that nobody deployed through the platform.
     Removed: the endpoint was torn down.
@@ -56,7 +56,7 @@ class DeploymentEvent(StrEnum):
 class DeploymentEntry:
     """One event at ``at`` (UTC), by whom (a run's id, or empty) and why.
 
-    ``plan`` is what was wanted, or, for all other events, what serves from then on; None: nothing.
+    ``plan`` is the requested plan or, for all other events, the serving plan; None: nothing serves.
     ``number`` counts the ledger's entries from 1, and is given by the ledger.
     """
 
@@ -146,7 +146,7 @@ def served_entries(entries: Sequence[DeploymentEntry]) -> list[DeploymentEntry]:
 
 
 def serving_plan(entries: Sequence[DeploymentEntry]) -> Plan | None:
-    """What serves by the ledger; None if nothing does."""
+    """The plan that serves according to the ledger; None if nothing does."""
     served = served_entries(entries)
     return served[-1].plan if served else None
 
@@ -159,7 +159,7 @@ def previous_primary(entries: Sequence[DeploymentEntry]) -> str | None:
 
 
 class Action(StrEnum):
-    """What happened to a version.
+    """Change of a version's role.
 
     A primary is rolled back to when it had served before the one that it replaces ever did.
     Withdrawn is what has a role no more; a canary or shadow that went on to another role is not.
@@ -214,7 +214,7 @@ class Term:
 
 
 def changes(entries: Sequence[DeploymentEntry]) -> list[Change]:
-    """What changed with each of the `served_entries`, in order; each yields at least one change."""
+    """Changes of each of the `served_entries`, in order; each yields at least one change."""
     primaries: list[str] = []
     made: list[Change] = []
     plan: Plan | None = None

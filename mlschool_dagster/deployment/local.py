@@ -133,10 +133,10 @@ class LocalEndpoint(Endpoint):
         self.capabilities.require(plan)
         with self._only_deployment(progress):
             serving = (read_desired_state(self._home) or DesiredState()).without_candidate
-            wanted = _desired_state(plan, files)
+            target = _desired_state(plan, files)
             new = {
                 version: CompiledModel.load(version.folder)
-                for version in dict.fromkeys(wanted.roles.values())
+                for version in dict.fromkeys(target.roles.values())
                 if version not in serving.roles.values()
             }
             started = self._ensure_server(progress)
@@ -147,7 +147,7 @@ class LocalEndpoint(Endpoint):
                     invoke = self._invoke_candidate(version.version)
                     invoke(plausible_rows(model.spec))
                     verify(version.version, invoke)
-                self._carry_out(wanted, started)
+                self._carry_out(target, started)
             except BaseException:
                 self._take_back(serving)
                 raise
@@ -167,21 +167,21 @@ class LocalEndpoint(Endpoint):
             return self._status(State.FAILED, None, [], reason=str(error))
         answers = (not self._is_ours or self._running() is not None) and self._answers()
         workers = read_workers(self._home) if answers else []
-        wanted = _plan(desired) if desired is not None else None
+        plan = _plan(desired) if desired is not None else None
         if not any(worker.version for worker in workers):
-            if wanted is None:
+            if plan is None:
                 is_testing = desired is not None and Role.CANDIDATE in desired.roles
                 is_creating = answers and is_testing and self._is_locked()
                 return self._status(State.CREATING if is_creating else State.ABSENT, None, workers)
             reason = _failure(workers) or "The server does not answer; deploy again."
             state = State.CREATING if answers and not _failure(workers) else State.FAILED
-            return self._status(state, wanted, workers, reason=reason)
+            return self._status(state, plan, workers, reason=reason)
         is_changing = desired is not None and (
             Role.CANDIDATE in desired.roles
             or any(worker.deployment_id != desired.id for worker in workers)
         )
         state = State.UPDATING if is_changing and self._is_locked() else State.SERVING
-        return self._status(state, wanted, workers, reason=_failure(workers))
+        return self._status(state, plan, workers, reason=_failure(workers))
 
     def activity(self, since: datetime, until: datetime) -> Activity:
         """See `Endpoint.activity`: exact where an earlier call read the metrics at `since`."""
@@ -264,7 +264,7 @@ class LocalEndpoint(Endpoint):
     def _status(
         self,
         state: State,
-        wanted: Plan | None,
+        desired: Plan | None,
         workers: Sequence[WorkerStatus],
         reason: str = "",
     ) -> EndpointStatus:
@@ -277,7 +277,7 @@ class LocalEndpoint(Endpoint):
             name=self.name,
             state=state,
             serving=None if serving is None else _plan_of(serving),
-            wanted=wanted,
+            desired=desired,
             since=None if serving is None else serving.since,
             reason=reason,
             url=self._url,
@@ -469,7 +469,7 @@ def _desired_state(plan: Plan, files: Mapping[str, VersionFiles]) -> DesiredStat
 
 
 def _plan(desired: DesiredState) -> Plan | None:
-    """What `desired` is as a plan; None without a primary."""
+    """`desired` as a plan; None without a primary."""
     if Role.PRIMARY not in desired.roles:
         return None
     numbers = {role: files.version for role, files in desired.roles.items()}
@@ -484,7 +484,7 @@ def _plan(desired: DesiredState) -> Plan | None:
 
 
 def _plan_of(worker: WorkerStatus) -> Plan | None:
-    """What a worker serves as a plan."""
+    """The versions that a worker serves, as a plan."""
     if worker.version is None:
         return None
     return Plan(
@@ -524,8 +524,8 @@ def start_detached(
 
 def end(record: ServerRecord, grace: float) -> None:
     """End the process of `record`: ask, and after `grace` seconds insist."""
-    for sign, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
-        deadline = time.monotonic() + patience
+    for sign, timeout in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
+        deadline = time.monotonic() + timeout
         if record.is_running:
             os.kill(record.pid, sign)
         while record.is_running and time.monotonic() < deadline:
@@ -567,7 +567,7 @@ def _bind_error(host: str, port: int) -> OSError | None:
 
 
 def _listener(port: int) -> str:
-    """Who listens on `port`, as a phrase."""
+    """The program that listens on `port`, as a phrase."""
     try:
         for connection in psutil.net_connections("tcp"):
             address = connection.laddr if connection.status == psutil.CONN_LISTEN else None

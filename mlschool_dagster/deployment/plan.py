@@ -81,7 +81,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What a kind of endpoint can do.
+    """Capabilities of a kind of endpoint.
 
     ``share_step`` and ``sampling_step`` are the steps in which the service counts shares (0.01:
     whole percentages), 0 if any share will do. A deployment takes at most ``deploy_timeout``.

@@ -1,8 +1,8 @@
 """Deploying, observing and removing an endpoint, each recorded in the deployment ledger.
 
-An entry *wanted* is written before anything is touched, and another one when it is known what
-became of it. A process that dies in between leaves a *wanted* entry; the next deployment or
-observation finds out what serves and completes the ledger.
+A *wanted* entry is written before anything is touched, and another one when the result is known.
+A process that dies in between leaves a *wanted* entry; the next deployment or observation reads
+the serving plan from the endpoint and completes the ledger.
 """
 
 from collections.abc import Mapping
@@ -54,14 +54,14 @@ class RecordedEndpoint:
         """
         self.endpoint.capabilities.require(plan)
         self.observe()
-        wanted = self.ledger.append(DeploymentEntry(DeploymentEvent.WANTED, plan, by, reason))
+        requested = self.ledger.append(DeploymentEntry(DeploymentEvent.WANTED, plan, by, reason))
         try:
             status = self.endpoint.deploy(plan, files, verify=verify, progress=progress)
         except BaseException as error:
             self._record_failure(by, error)
             raise
         self.ledger.append(
-            DeploymentEntry(DeploymentEvent.SERVING, plan, by, reason, _began(status, wanted.at))
+            DeploymentEntry(DeploymentEvent.SERVING, plan, by, reason, _began(status, requested.at))
         )
         return status
 
@@ -119,9 +119,9 @@ class RecordedEndpoint:
         self.ledger.append(DeploymentEntry(event, serving, by, f"{event.capitalize()}: {words}"))
 
 
-def _began(status: EndpointStatus, wanted_at: datetime) -> datetime:
-    """When a plan that was wanted at `wanted_at` began to serve, as exactly as is known."""
-    if status.since is not None and status.since >= wanted_at:
+def _began(status: EndpointStatus, requested_at: datetime) -> datetime:
+    """When a plan requested at `requested_at` began to serve, as exactly as is known."""
+    if status.since is not None and status.since >= requested_at:
         return status.since
     return utc_now()
 

@@ -108,7 +108,7 @@ def dev(settings: Settings) -> None:
         os.environ.update(platform.environment)
         from mlschool_dagster.defs.monitoring.dashboard import PAGE
 
-        desired = local_endpoint(settings).status().wanted
+        desired = local_endpoint(settings).status().desired
         if desired is not None:
             run_job("deployment_job", settings, say)
         say(f"Dagster   {platform.dagster_url}")

@@ -169,7 +169,7 @@ class Sample:
 def samples(result: TrainingResult, frame: "pd.DataFrame", spec: DataSpec) -> list[Sample]:
     """For each class that the network predicts, the row of which it is most confident.
 
-    At most `SAMPLED_ROWS` rows of `frame` are looked at. Complete rows go first, since they test
+    At most `SAMPLED_ROWS` rows of `frame` are searched. Complete rows go first, since they test
     every input.
     """
     step = -(-len(frame) // SAMPLED_ROWS)

@@ -1,11 +1,11 @@
 """Training data of the next version: the base data, and captures that have been labelled since.
 
-Where hardly two rows of the base data have equal inputs, inputs tell an individual: rows with equal
-inputs are one row, and the newest ground truth counts, over the base data's too. A share of the
-inputs is put aside by a hash of their values, so that a comparison of versions rests on rows that
-this training has not seen, and no later one either. Where inputs recur, as with few distinct ones,
-each capture is an individual of its own: captures are added, none replaces another row, and the
-hash is one of the event id.
+Where hardly two rows of the base data have equal inputs, inputs identify an individual: rows with
+equal inputs are one row, and the newest ground truth counts, over the base data's too. A share of
+the inputs is put aside by a hash of their values, so that a comparison of versions rests on rows
+that this training has not seen, and no later one either. Where inputs recur, as with few distinct
+ones, each capture is an individual of its own: captures are added, none replaces another row, and
+the hash is one of the event id.
 
 Sources of labels (people, systems) are judged by each other, with the predictions that were served
 as a common yardstick. A source that contradicts them far more often than the other sources did in
@@ -180,7 +180,7 @@ HELD_OUT_SHARE = 0.3
 MAXIMUM_RECURRING = 0.1
 """Share of the base data's rows whose inputs an earlier row has, above which inputs recur."""
 NOISE_ROWS = 2000
-"""Most rows of the base data whose neighbours are looked for."""
+"""Most rows of the base data whose neighbours are searched."""
 
 _BITS = 32
 

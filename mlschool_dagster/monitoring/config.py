@@ -1,4 +1,4 @@
-"""What verdicts depend on: thresholds and their defaults, without the numerics that use them."""
+"""Thresholds of monitoring and their defaults, without the numerics that use them."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,7 +9,7 @@ DEFAULT_ACCURACY_THRESHOLD = 0.7
 """The accuracy below which a version would not have been registered either."""
 
 MAXIMUM_REFUSED_SHARE = 0.05
-"""What clients may get wrong before it is a finding: one request in twenty, as a convention."""
+"""Tolerated share of refused requests: one request in twenty, as a convention."""
 
 TOLERATED_DIFFERENCE = 0.05
 """By how much error shares of protected groups may differ: one row in twenty, as a convention."""
@@ -47,7 +47,7 @@ class DriftConfig:
 class VolumeConfig:
     """When traffic counts as unusual.
 
-    ``level`` is how often a usual window may be found below what is expected, and how often above;
+    ``level`` is the false-alarm rate of a usual window on either side of its expected volume;
     ``minimum_windows`` is how many windows must be known before anything is expected;
     ``patience`` is how many times the longest usual silence traffic may pause, and
     ``shortest_pause`` what it may always; ``horizon`` is how far back one learns.

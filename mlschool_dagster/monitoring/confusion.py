@@ -26,7 +26,7 @@ Floats = npt.NDArray[np.float32]
 
 
 UNLABELLED = -1
-"""What stands for no label. Lower numbers stand for labels that are none of the classes."""
+"""Code of a missing label. Lower numbers stand for labels that are none of the classes."""
 
 UNKNOWN_COUNTED = 100
 """Unknown labels are counted one by one up to this many; all others together."""

@@ -218,23 +218,23 @@ def drift_metrics(
 def _tested(window: Window, tests: list[DriftTest]) -> Iterator[Metric]:
     """The tests of one column: the effect of the one that shows drift, else of the first."""
     drifted = [test for test in tests if test.verdict is DriftVerdict.DRIFTED]
-    telling = min(drifted, key=lambda test: test.adjusted_p_value or 0.0, default=tests[0])
+    clearest = min(drifted, key=lambda test: test.adjusted_p_value or 0.0, default=tests[0])
     yield Metric(
         window,
         MetricName.DRIFT_EFFECT,
-        telling.effect,
-        telling.n_current,
-        column=telling.column,
-        threshold=telling.minimum_effect,
+        clearest.effect,
+        clearest.n_current,
+        column=clearest.column,
+        threshold=clearest.minimum_effect,
         finding=bool(drifted),
     )
     yield Metric(
         window,
         MetricName.DRIFT_P_VALUE,
-        telling.adjusted_p_value,
-        telling.n_current,
-        column=telling.column,
-        threshold=telling.alpha,
+        clearest.adjusted_p_value,
+        clearest.n_current,
+        column=clearest.column,
+        threshold=clearest.alpha,
         finding=bool(drifted),
     )
 

@@ -140,7 +140,7 @@ def _standardised_scores(counts: Counts) -> tuple[Floats, float]:
 
 
 def _ridge(values: Floats, most: float) -> float:
-    """What is added to variances, so that no more than `most` directions explain anything.
+    """Ridge added to variances, so that no more than `most` directions explain anything.
 
     `values` are the variances along the principal directions. A direction counts by the part of it
     that ridge regression keeps (Hoerl and Kennard 1970).
@@ -164,7 +164,7 @@ class Relations:
 
     ``active`` are their positions; ``precision`` is the inverse of their covariance, which holds
     all these regressions at once (Whittaker 1990, section 5.8); ``freedom`` is how many of the
-    ``rows`` of the fit are left to tell what remains unexplained.
+    ``rows`` of the fit are left to estimate the residual variance.
     """
 
     active: NDArray[np.intp]
@@ -174,11 +174,11 @@ class Relations:
 
     @property
     def variances(self) -> Floats:
-        """What the others leave of each variable's variance."""
+        """Residual variance of each variable given the others."""
         return np.asarray((self.rows - 1) / self.freedom / np.diag(self.precision))
 
     def residuals(self, matrix: Floats) -> Floats:
-        """What the others leave unexplained, row by row (or of one row of means)."""
+        """Residuals given the others, row by row (or of one row of means)."""
         return np.asarray(matrix[..., self.active] @ self.precision / np.diag(self.precision))
 
     def distances(self, matrix: Floats) -> Floats:

@@ -218,7 +218,7 @@ SHOWN = 168
 COLUMNS = 4
 """The columns with the most evidence, which have lines of their own."""
 LEAST = 1e-4
-"""What lies below is drawn there: it says the same, that there is no evidence."""
+"""Lower values are drawn at this one: they mean the same, that there is no evidence."""
 
 
 def evidence_plot(windows: Sequence[Window], evidence: Evidence) -> bytes:

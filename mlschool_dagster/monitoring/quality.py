@@ -177,7 +177,7 @@ def quality(
 
 
 class _Counted:
-    """What is counted of a window, chunk by chunk.
+    """Counts of a window, chunk by chunk.
 
     ``answered`` is how many rows were answered, when only a share of them is captured.
     """
@@ -204,7 +204,7 @@ class _Counted:
 
 
 class _CountedColumn:
-    """What is counted of one column."""
+    """Counts of one column."""
 
     def __init__(self, column: Column) -> None:
         self.column = column

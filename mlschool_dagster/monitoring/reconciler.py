@@ -27,7 +27,7 @@ STATE_VERSION = 1
 
 
 class RunStatus(StrEnum):
-    """Where a run stands.
+    """State of a run.
 
     ``QUEUED`` waits in a queue that outlives its processes; ``STARTED`` is anything from created to
     running, and may have died unnoticed; ``FAILED`` also holds for one that was cancelled.

@@ -55,12 +55,12 @@ class _Drawn:
 
 
 _END_OF_DATA = "</script>\n    </head>\n    <body>"
-"""What follows the data in Evidently's pages; no text of the data can hold these line ends."""
+"""Text after the data in Evidently's pages; no text of the data can hold these line ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What a page is about, in the words of its heading."""
+    """Subject of a page, in the words of its heading."""
 
     model: str
     model_version: str
@@ -70,7 +70,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """What stands above the charts; ``table`` has one mapping a row, all with the same keys."""
+    """Summary above the charts; ``table`` has one mapping a row, all with the same keys."""
 
     title: str
     subject: Subject
@@ -235,7 +235,7 @@ def _judged(report: PerformanceReport) -> list[dict[str, Any]]:
 
 def _findings(report: PerformanceReport) -> list[str]:
     worst = [report.worst.summary] if report.worst else []
-    return worst + [found.summary for found in report.fairness]
+    return worst + [group.summary for group in report.fairness]
 
 
 def _inputs(
@@ -400,9 +400,9 @@ def _charts(page: str) -> Charts:
         ValueError: the page is not built as in the known releases.
     """
     styles, begin, rest = page.partition("<head>")[2].partition("<script>")
-    data, found, rest = rest.partition(_END_OF_DATA)
+    data, separator, rest = rest.partition(_END_OF_DATA)
     body, end, _ = rest.rpartition("</body>")
-    if not (begin and found and end):
+    if not (begin and separator and end):
         raise ValueError("Evidently builds its pages in another way")
     # The rest is Evidently's own program.
     head = Markup(styles + begin) + script_json(data) + Markup("</script>")  # noqa: S704

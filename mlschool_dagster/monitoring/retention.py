@@ -23,7 +23,7 @@ _NAMED = 3
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """What of one `kind` is older than `before`, and what becomes of it.
+    """Items of one `kind` older than `before`, and how they are deleted.
 
     ``windows`` and ``items`` (rows, files or runs) go, or would go if this were no dry run;
     ``kept`` windows or runs stay although they are as old, for the reason in ``remark``;
@@ -143,7 +143,7 @@ def delete_metrics(history: "MetricsHistory", before: datetime, dry_run: bool) -
 
 
 def _windows(folder: Location) -> Iterable[tuple[Location, Window]]:
-    """What has the name of a window in `folder`."""
+    """Entries of `folder` named after a window."""
     for place in folder.children():
         try:
             start = datetime.strptime(place.name, FOLDER_FORMAT).replace(tzinfo=UTC)

@@ -187,7 +187,7 @@ class ParquetSnapshot:
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """What was written beside the rows."""
+        """Metadata that was written with the rows."""
         facts: dict[str, Any] = json.loads(self._file.schema_arrow.metadata[_FACTS])
         return facts
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mlschool_dagster.capture.store import CaptureStore
 
 FIELDS = "captured_at, sampling_share"
-"""What is read of each capture."""
+"""Columns that are read of each capture."""
 
 DAY, WEEK = timedelta(days=1), timedelta(weeks=1)
 DAYS_NEEDED, WEEKS_NEEDED = 7, 4
@@ -229,8 +229,8 @@ class TrafficCheck:
     ``windows`` are the finished windows of the span, oldest first; ``changed_windows`` those of
     them whose metrics differ from those recorded before; ``rows_now`` is how many captures the
     present, unfinished hour has so far. ``silence`` is the time since the last capture, None if
-    there never was one; ``pause`` how long it may be, None if too little is known. ``tokens`` tell
-    the next check which captures this one has read.
+    there never was one; ``pause`` how long it may be, None if too little is known. ``tokens`` name
+    the captures that this check has read, for the next one.
     """
 
     windows: dict[Window, Recorded]

@@ -1,4 +1,4 @@
-"""Who may talk to the server: who names it, presents its token if it has one, and is no other site.
+"""Authentication: a request must name the server, present its token and come from no other site.
 
 A server on loopback is reachable by every page that its user's browser shows. So a request must
 name the server (against DNS rebinding) and must not come from another site's page (against

@@ -159,7 +159,7 @@ def _score(
 
 
 def _judge(rows: Sequence[Any], rules: Mapping[str, Rule]) -> dict[int, list[str]]:
-    """What is wrong with which of `rows`, by position."""
+    """Faults of the invalid `rows`, by position."""
     issues: defaultdict[int, list[str]] = defaultdict(list)
     whole = []
     for at, row in enumerate(rows):

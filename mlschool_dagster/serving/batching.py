@@ -93,7 +93,7 @@ class Batcher:
             try:
                 await self._answer(batch)
             except BaseException:
-                # Who waits must hear of it, whatever ends this worker.
+                # Callers that wait must get the error, whatever ends this worker.
                 for _, answered in batch:
                     _finish(answered, CaptureFailedError("The worker cannot go on."))
                 raise
@@ -205,7 +205,7 @@ class Batcher:
             log.exception("captures could not be kept", extra={"requests": 1})
             return [CaptureFailedError(str(error))]
         except Exception as error:
-            # Whatever went wrong, those who wait must hear of it and the next batch have its try.
+            # Whatever failed, callers that wait must get the error, and the next batch must run.
             if not isinstance(error, BufferFullError):
                 log.exception("captures could not be kept", extra={"requests": len(requests)})
             return [CaptureFailedError(str(error))] * len(requests)

@@ -44,7 +44,7 @@ REPLAY_ROWS = 1000
 """Captures per transaction of a replay: many more than a request's, so that it catches up."""
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 1.0
-"""How long a store that is back, or moved away from under an idle server, may go unnoticed."""
+"""Longest time until an idle server notices that its store is available again, or was moved."""
 HAND_OVER_SECONDS = 0.5
 """How long a store may keep requests waiting before the write-ahead log takes over: many times what
 a commit takes, and hardly noticed by who waits."""
@@ -72,7 +72,7 @@ def open_buffered_store(store_uri: str, folder: Path, limit_bytes: int) -> "Buff
 
 
 class BufferedStore:
-    """What a server appends to: the store that `connect` opens, else at most `limit_bytes` on disk.
+    """Store of a server: the one that `connect` opens, else a buffer of `limit_bytes` on disk.
 
     Recent answers are kept beside `folder`, in which the write-ahead log is made when needed.
 
@@ -138,7 +138,7 @@ class BufferedStore:
         return outcome
 
     def remember(self, captures: Sequence[Capture]) -> Appended:
-        """What `append` would say of `captures` that are outside the sample, and so kept nowhere.
+        """Result of `append` for `captures` that are outside the sample, and so kept nowhere.
 
         Only what was answered lately counts as known.
         """
@@ -207,7 +207,7 @@ class BufferedStore:
         return self._wal
 
     def _append_to_store(self, captures: Sequence[Capture]) -> Appended | None:
-        """What the store says; None if it is unavailable."""
+        """Append to the store; None if it is unavailable."""
         if self._store is None or not self._may_use_store():
             return None
         this = threading.get_ident()

@@ -1,4 +1,4 @@
-"""What the data spec demands of each column of a request.
+"""Rules of the data spec for each column of a request.
 
 A rule judges twice: `fits` takes a whole column in a few passes that run in C, since nearly every
 request is valid; `issue` takes one value and says what is wrong with it. Both say the same.
@@ -33,13 +33,13 @@ _TEXTS_OR_NULL = _TEXTS | {_NULL}
 
 
 class Rule(Protocol):
-    """What one column demands of its values."""
+    """Rule for the values of one column."""
 
     def fits(self, values: Sequence[Any]) -> bool:
         """Whether all of `values`, of which there is at least one, are valid."""
 
     def issue(self, value: Any) -> ValidationIssue | None:
-        """What is wrong with `value`; None if it is valid."""
+        """Issue of `value`; None if it is valid."""
 
 
 def rules_of(spec: DataSpec) -> Mapping[str, Rule]:

@@ -1,6 +1,6 @@
 """The desired state of a server: which versions it should serve, in one file.
 
-Workers follow the file. Only the server and the endpoint that controls it know it. Who wanted a
+Workers follow the file. Only the server and the endpoint that controls it know it. Who requested a
 change and why is in the deployment ledger (`mlschool_dagster.deployment.ledger`).
 """
 

@@ -43,7 +43,7 @@ from mlschool_dagster.serving.responses import CLOSE, RETRY_LATER, Headers, erro
 from mlschool_dagster.serving.validation import Accepted, InvalidRequestError
 
 EVENT_ID_HEADERS = (b"x-amzn-sagemaker-inference-id", b"x-request-id")
-"""Where a caller may name its request, the first that is present counts (see `row_ids`)."""
+"""Headers in which a caller may name its request; the first present one counts (see `row_ids`)."""
 VARIANT_HEADER = b"x-amzn-sagemaker-target-variant"
 _PROBE_HEADER = PROBE_HEADER.lower().encode()
 MAX_EVENT_ID = 200
@@ -67,7 +67,7 @@ UNAVAILABLE: Mapping[type[Exception], str] = {
 
 @dataclass(slots=True, eq=False)
 class Exchange:
-    """One request and what became of it, as metrics and log want to know it."""
+    """One request and its outcome, for metrics and log."""
 
     started: float
     status: int = 500

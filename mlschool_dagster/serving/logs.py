@@ -79,7 +79,7 @@ class Bounded(logging.Filter):
 
 
 class Answered(Protocol):
-    """What is logged of a request; the name of a version and its role are empty without one."""
+    """Log record of a request; the name of a version and its role are empty without one."""
 
     status: int
     event_id: str
@@ -178,7 +178,7 @@ class _Waiting(QueueHandler):
         return record
 
     def enqueue(self, record: logging.LogRecord) -> None:
-        """Keep `record` until it is written, telling how many were ``dropped`` before it."""
+        """Keep `record` until it is written, with the number of records ``dropped`` before it."""
         if self.queue.qsize() >= MAX_WAITING_LINES:
             self.dropped += 1
             return

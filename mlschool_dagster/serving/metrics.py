@@ -34,7 +34,7 @@ from mlschool_dagster.serving.worker_status import LIVING, METRICS_FILES
 
 Labels = tuple[str, ...]
 Numbers = Mapping[Labels, Sequence[float]]
-"""What a buffer has counted, by the values of its labels: as many numbers for each."""
+"""Counts of a buffer, by the values of its labels: as many numbers for each."""
 FLUSH_SECONDS = 0.5
 """How far the shared files may be behind what happened in another worker."""
 LATENCY_BOUNDS = (
@@ -180,20 +180,20 @@ class Metrics(Collector):
             self._shadow_failures.add(())
 
     def queue(self, depth: int) -> None:
-        """Tell how many requests wait for their captures to be durable."""
+        """Set how many requests wait for their captures to be durable."""
         self._depth = depth
 
     def buffered(self, size: int) -> None:
-        """Tell the size of the write-ahead log in bytes."""
+        """Set the size of the write-ahead log in bytes."""
         self._buffered = size
 
     def serves(self, role: str, version: str, since: datetime) -> None:
-        """Tell that `version` serves in `role`, instead of the version that did."""
+        """Record that `version` serves in `role`, instead of the version that did."""
         with self._lock:
             self._serving[role] = version, since.timestamp()
 
     def retired(self, role: str) -> None:
-        """Tell that no version serves in `role`."""
+        """Record that no version serves in `role`."""
         with self._lock:
             self._serving.pop(role, None)
 
@@ -269,7 +269,7 @@ class Metrics(Collector):
             }
 
     def _others(self) -> Iterable[dict[str, Any]]:
-        """What the other workers have counted, the dead ones included."""
+        """Counts of the other workers, the dead ones included."""
         if self._path is None:
             return
         for path in sorted(self._path.parent.glob(METRICS_FILES)):
@@ -327,7 +327,7 @@ class MetricBuffer(Protocol):
     numbers: dict[Labels, list[float]]
 
     def metric(self, numbers: Numbers) -> Metric:
-        """`numbers`, added up over workers, as Prometheus wants them."""
+        """`numbers`, added up over workers, in the form of Prometheus."""
 
 
 class CounterBuffer:

@@ -69,12 +69,12 @@ class Routing:
 
     @property
     def primary(self) -> Version | None:
-        """What answers, but for the canary's share; None while nothing takes traffic."""
+        """The version that answers, but for the canary's share; None while none takes traffic."""
         return self.roles.get(Role.PRIMARY)
 
     @property
     def shadow(self) -> Version | None:
-        """What predicts beside the answer, if anything does."""
+        """The version that predicts beside the answer, if any."""
         return self.roles.get(Role.SHADOW)
 
     def variant(self, role: Role) -> Version | None:
@@ -82,7 +82,7 @@ class Routing:
         return self.roles.get(role)
 
     def choose(self, key: str) -> tuple[Role, Version]:
-        """Who answers the request with the event id `key`: the same key, the same role.
+        """Role and version for the request with the event id `key`: the same key, the same role.
 
         Raises:
             NoVersionError: there is only a candidate.
@@ -108,7 +108,7 @@ def _fraction(purpose: str, key: str) -> float:
 
 
 class ModelRouter:
-    """What serves by the desired state in `home`, kept up to date by `follow`.
+    """Serving versions by the desired state in `home`, kept up to date by `follow`.
 
     ``routing`` is replaced as a whole: a request goes on with the one it began with.
     ``deployment_id`` names the desired state that was last acted on. If one of its versions does
@@ -233,7 +233,7 @@ class ModelRouter:
 
 
 def _failure(role: Role | None, version: str | None, error: Exception) -> LoadFailure:
-    """What went wrong; it is logged, too."""
+    """Message of the failure; it is logged, too."""
     known = isinstance(error, UserError)
     reason = str(error) if known else f"{type(error).__name__}: {error}"
     log.error(

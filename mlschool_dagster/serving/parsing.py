@@ -42,7 +42,7 @@ _LAYOUTS = (
     (re.compile(rb"\[(?=\s*\{)"), re.compile(rb"\}\s*,\s*\{")),
     (re.compile(rb'"data"\s*:\s*\[(?=\s*\[)'), re.compile(rb"\]\s*,\s*\[")),
 )
-"""What is before the first row and between two, where rows are objects and where they are lists."""
+"""Text before the first row and between two, where rows are objects and where they are lists."""
 MAX_LINE = 64 * 1024
 """Characters in a line of CSV, so that a header cannot unfold into millions of names."""
 MAX_LINES = 100_000

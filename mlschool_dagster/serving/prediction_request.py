@@ -20,7 +20,7 @@ class PredictionRequest:
 
     ``event_ids`` has one id for each valid row; ``is_captured`` says whether the request belongs
     to the sample that is kept, ``is_named`` whether its caller chose the ids. Once predicted,
-    ``captures`` holds the answers and ``shadow_captures`` what the shadow says of the same rows.
+    ``captures`` holds the answers and ``shadow_captures`` the shadow's predictions for them.
     """
 
     role: Role
@@ -42,7 +42,7 @@ class PredictionRequest:
         endpoint: str,
         now: datetime,
     ) -> list[Capture]:
-        """What `version` predicted on the rows, as captures; `probabilities` has a row for each."""
+        """Predictions of `version` on the rows, as captures; `probabilities` has a row for each."""
         classes = version.model.spec.target.classes
         number, share = version.number, self.sampling_share
         captures = []

@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a connection may cost.
+    """Limits of a connection.
 
     ``header_bytes`` bounds request line, headers and trailers together, ``request_bytes`` all that
     is sent for one request, however its body is cut into chunks. From its first byte a request's
@@ -160,7 +160,7 @@ class LimitedProtocol(HttpToolsProtocol):
         return self._is_answering()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell whoever is still answering."""
+        """Notify the application that is still answering."""
         self._is_deaf = True
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True

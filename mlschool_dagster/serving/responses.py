@@ -20,8 +20,8 @@ LIVENESS_PATH = "/live"
 READINESS_PATH = "/ready"
 OPEN_PATH = "/ping"
 OPEN_PATHS = frozenset({OPEN_PATH, LIVENESS_PATH, READINESS_PATH})
-"""What load balancers and orchestrators ask, which have no token to present, and know the server by
-its address. Alive is a process that answers at all; ready is one that serves a version."""
+"""Paths for load balancers and orchestrators, which have no token to present, and know the server
+by its address. Alive is a process that answers at all; ready is one that serves a version."""
 DOCS_PATH = "/docs"
 DOCS_FOLDER = "/docs/"
 

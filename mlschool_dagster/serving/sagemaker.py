@@ -1,7 +1,7 @@
 """SageMaker's runtime API: its clients work with the endpoint's address as ``endpoint_url``.
 
 ``POST /endpoints/NAME/invocations`` answers as ``/invocations`` does. Errors say besides what AWS's
-clients look for: the header ``x-amzn-errortype`` names the exception that they raise, and
+clients read: the header ``x-amzn-errortype`` names the exception that they raise, and
 ``message`` is what it shows. See the API's InvokeEndpoint:
 https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpoint.html.
 """
@@ -48,7 +48,7 @@ class SageMakerRoute:
 
 
 class _ErrorsForAws:
-    """Sends responses; those of errors, which are small, with what AWS's clients look for."""
+    """Sends responses; those of errors, which are small, with the headers of AWS."""
 
     def __init__(self, send: Send) -> None:
         self._send = send

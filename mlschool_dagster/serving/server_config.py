@@ -1,4 +1,4 @@
-"""What a server is started with, and which process is the running one."""
+"""Configuration of a server, and the record of its running process."""
 
 import hashlib
 import hmac
@@ -26,7 +26,7 @@ LOG_FILE = "server.log"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """What a server is started with.
+    """Configuration of a server.
 
     ``home`` holds its desired state and whatever it keeps, ``store_uri`` is where it captures
     (nowhere if it is empty), ``name`` is kept with each capture. ``workers`` processes share the

@@ -141,7 +141,7 @@ class Supervisor(Multiprocess):
         log.warning("worker replaced", extra={"pid": dead.pid})
 
     def terminate_all(self) -> None:
-        """Tell the workers to end, and let nobody wait for an answer that will not come."""
+        """Ask the workers to end, and let nobody wait for an answer that will not come."""
         super().terminate_all()
         for listener in self.sockets:
             listener.close()
@@ -194,9 +194,9 @@ def _end_with_supervisor() -> None:
 def _allow_files(connections: int) -> None:
     """Let each process open what its connections need, as far as the system allows it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OVERFLOW * connections + OTHER_FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    needed = OVERFLOW * connections + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 

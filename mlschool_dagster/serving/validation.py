@@ -46,7 +46,7 @@ class Accepted:
     """The rows of a request that the model may see.
 
     ``rows`` are in the order of the request, ``positions`` are their places among the ``total``
-    rows of it. ``faults`` tell what is wrong with each row left out: everything for the first ones,
+    rows of it. ``faults`` list the issues of each row left out: everything for the first ones,
     one fault a row once there are `MAX_FAULTS`. ``reasons`` names what to count them under.
     """
 
@@ -118,7 +118,7 @@ class Validator:
         return all(fits(column) for fits, column in zip(self._fits, columns, strict=True))
 
     def _sort_out(self, table: Table, partial: bool) -> Accepted:
-        """What `table` holds of valid rows, checked one by one to say what is wrong."""
+        """Valid rows of `table`, checked one by one to collect the faults of the others."""
         valid: list[Row] = []
         positions: list[int] = []
         faults: list[Fault] = []
@@ -157,7 +157,7 @@ class Validator:
         return {name: read(row[name]) for name, read in self._readers.items() if name in row}
 
     def _issues(self, row: Any, values: Any, misshapen: ValidationIssue) -> list[tuple[Fault, str]]:
-        """What is wrong with `row`, and what to count it under: the first `MAX_FAULTS`.
+        """Faults of `row`, and the reasons to count: the first `MAX_FAULTS`.
 
         Its `values` are judged, and its names.
         """

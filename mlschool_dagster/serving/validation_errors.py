@@ -14,7 +14,7 @@ _BY_STATUS = {400: "malformed", 408: "too slow", 413: "too large", 415: "media t
 
 
 class ValidationIssue(NamedTuple):
-    """What is wrong in one place: `message` to the caller, `reason` under a name.
+    """Issue in one place: `message` to the caller, `reason` under a name.
 
     A message may quote the caller's own values. Reasons are shown to others, so they are few and
     hold nothing that a request can choose.

@@ -49,7 +49,7 @@ class LoadFailure:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """What a worker serves: the version of each role, and since when the primary does (UTC).
+    """Status of a worker: the version of each role, and since when the primary does (UTC).
 
     ``deployment_id`` names the desired state that it last acted on, ``failure`` says if that went
     wrong; then it serves what it served before.
@@ -135,7 +135,7 @@ def delete_all_workers(home: Path) -> None:
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether `error` says that the system gives no more memory, files or threads just now."""
+    """Whether `error` means that the system gives no more memory, files or threads just now."""
     if isinstance(error, OSError):
         return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
     return isinstance(error, MemoryError) or (

@@ -81,7 +81,7 @@ class _Index:
         self._attempts: dict[EventKey, list[tuple[_Seen, int]]] = {}
 
     def follow(self, paths: Iterable[Path]) -> None:
-        """Look through what has come into the files at `paths`; forget all others."""
+        """Read what has come into the files at `paths`; forget all others."""
         paths = list(paths)
         gone = self._files.keys() - set(paths)
         if gone:
@@ -100,17 +100,17 @@ class _Index:
     def find(
         self, keys: Iterable[EventKey], but: "Attempt | None" = None
     ) -> dict[EventKey, Capture]:
-        """What was kept under `keys`, as far as it is known, leaving out the attempt `but`."""
-        found: dict[EventKey, Capture] = {}
+        """Captures kept under `keys`, as far as known, leaving out the attempt `but`."""
+        captures: dict[EventKey, Capture] = {}
         for key in keys:
-            if key in found:
+            if key in captures:
                 continue
             with suppress(FileNotFoundError):
                 if key in self._places:
-                    found |= {key_of(c): c for c in _captures_at(*self._places[key])}
+                    captures |= {key_of(c): c for c in _captures_at(*self._places[key])}
                 elif key in self._attempts:
-                    found |= self._attempted(key, but)
-        return {key: capture for key, capture in found.items() if key in keys}
+                    captures |= self._attempted(key, but)
+        return {key: capture for key, capture in captures.items() if key in keys}
 
     def _attempted(self, first: EventKey, but: "Attempt | None") -> dict[EventKey, Capture]:
         """The rows of the request whose first row has the key `first`, all of them or none."""
@@ -401,7 +401,7 @@ class Attempt:
 
 
 class AnswerCache:
-    """What the workers that share `folder` have answered lately: a file for each of them.
+    """Recent answers of the workers that share `folder`: a file for each of them.
 
     An `attempt` is noted before the store keeps it and confirmed once it did. Whoever gets the
     request again after its worker was killed in between, and cannot ask the store, answers what
@@ -466,12 +466,12 @@ class AnswerCache:
             written = 0
         self._size += written
         if written < len(line):
-            # Behind what has no end nothing would be found.
+            # Nothing could be read behind an unfinished line.
             self._let_go()
         return written == len(line)
 
     def find(self, keys: Iterable[EventKey]) -> dict[EventKey, Capture]:
-        """What was answered under `keys`, as far as it is remembered.
+        """Answers under `keys`, as far as they are remembered.
 
         An attempt counts as an answer, since the store may have kept it; but not the newest one
         made here, which is under way, until it has `ended`.
@@ -548,7 +548,7 @@ def _changed(path: Path) -> float:
 
 
 def _line(captures: Sequence[Capture], *mark: str) -> bytes:
-    """`captures` and the event ids by which they are found, those of shadows apart."""
+    """`captures` and the event ids that index them, those of shadows apart."""
     keys: tuple[list[str], list[str]] = ([], [])
     for capture in captures:
         keys[capture.role is Role.SHADOW].append(capture.event_id)

@@ -71,7 +71,7 @@ def label_captures(
     progress: Callable[[str], None] = lambda _: None,
     until: datetime | None = None,
 ) -> LabelSummary:
-    """Labels every capture of `store` that has no label; run again, it finds nothing left to do.
+    """Labels every capture of `store` that has no label; run again, it has nothing left to do.
 
     Each capture is given to one of `labellers` at random, who knows its truth from `truths` (by
     event id, from the ground-truth log). A capture that was not simulated is not in it: its

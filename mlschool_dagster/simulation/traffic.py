@@ -40,7 +40,7 @@ Invoke = Callable[[Sequence[Row]], Sequence[Answer]]
 class TrafficSummary:
     """Counts of the rows by outcome.
 
-    ``correct`` counts accepted rows whose prediction is the truth; ``refusals`` tallies the faults
+    ``correct`` counts accepted rows whose prediction is the truth; ``refusals`` counts the faults
     that the endpoint named, most frequent first; ``drift`` says in words what was done to the rows.
     """
 

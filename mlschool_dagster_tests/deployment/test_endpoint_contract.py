@@ -77,7 +77,7 @@ def deploy(
     """Deploy `plan`, and return the sentences about its progress."""
     steps: list[str] = []
     status = endpoint.deploy(plan, files, verify=verify, progress=steps.append)
-    assert status.is_as_wanted
+    assert status.is_as_desired
     assert status.serving == plan
     return steps
 
@@ -137,8 +137,8 @@ def test_a_deployed_version_serves(endpoint: Endpoint, files: Mapping[str, Versi
     steps = deploy(endpoint, ONE, files)
     status = endpoint.status()
     assert (status.name, status.state) == (endpoint.name, State.SERVING)
-    assert status.serving == status.wanted == ONE
-    assert status.is_as_wanted
+    assert status.serving == status.desired == ONE
+    assert status.is_as_desired
     assert not status.is_changing
     assert status.url.startswith("http")
     assert status.reason == ""
@@ -181,7 +181,7 @@ def test_nothing_serves_before_a_deployment_and_after_a_teardown(
     for _ in range(2):
         endpoint.teardown()
         status = endpoint.status()
-        assert (status.state, status.serving, status.wanted) == (State.ABSENT, None, None)
+        assert (status.state, status.serving, status.desired) == (State.ABSENT, None, None)
         with pytest.raises(UserError):
             endpoint.invoke([ROW])
         deploy(endpoint, TWO, files)
@@ -221,7 +221,7 @@ def test_the_first_version_takes_no_traffic_before_it_is_verified(
     def verify(version: str, invoke: Invoke) -> None:
         assert invoke([ROW])[0].model_version == version == "1"
         status = endpoint.status()
-        assert not status.is_as_wanted
+        assert not status.is_as_desired
         assert status.is_changing
 
     deploy(endpoint, ONE, files, verify)
@@ -243,7 +243,7 @@ def test_each_new_version_is_verified_beside_what_serves(
         if len(verified) > 1:
             assert answering(endpoint) == "1"
             assert endpoint.status().serving == ONE
-            assert not endpoint.status().is_as_wanted
+            assert not endpoint.status().is_as_desired
 
     deploy(endpoint, ONE, files, verify)
     deploy(endpoint, TWO, files, verify)

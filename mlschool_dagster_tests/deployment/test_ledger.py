@@ -66,7 +66,7 @@ def actions_of(*steps: Step) -> Actions:
 
 
 CASES: dict[str, tuple[list[Step], Actions]] = {
-    "a first version is wanted and deployed": (
+    "a first version is requested and deployed": (
         [(DeploymentEvent.WANTED, plan("1")), plan("1")],
         [("deployed", "primary", None, "1")],
     ),

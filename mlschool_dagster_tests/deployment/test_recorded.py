@@ -54,7 +54,7 @@ def test_a_deployment_is_wanted_and_then_serves(recorded: RecordedEndpoint, tmp_
     assert recorded.observe() == (recorded.endpoint.status(), "")
 
 
-def test_a_plan_that_does_not_fit_is_not_even_wanted(
+def test_a_plan_that_does_not_fit_is_not_recorded(
     recorded: RecordedEndpoint, tmp_path: Path
 ) -> None:
     plan = Plan(primary="1", shadow="2", shadow_share=0.5)
@@ -146,7 +146,7 @@ def test_an_endpoint_that_does_not_answer_is_no_change(
     os.kill(int(endpoint.status().details["pid"]), signal.SIGTERM)
     endpoint.stop()
     status, difference = recorded.observe()
-    assert (status.serving, status.wanted, difference) == (None, ONE, "")
+    assert (status.serving, status.desired, difference) == (None, ONE, "")
     assert len(events_of(recorded)) == 2
 
 

@@ -1,4 +1,4 @@
-"""What the dashboard is made from: metrics of the newest windows, and what was deployed."""
+"""Data of the dashboard: metrics of the newest windows, deployments and rollouts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -112,7 +112,7 @@ def evidence(data: DashboardData) -> go.Figure | None:
     lines += [_line(series[c], _short(c), COLOURS[2 + i]) for i, c in enumerate(strongest)]
     lines += [_marked(together, "confirmed"), _threshold(together)]
     for trace in lines:
-        # What a logarithmic axis can show; beyond its ends all look alike.
+        # What a logarithmic axis can show; beyond its ends all values are drawn alike.
         trace.y = [None if value is None else min(max(value, 1e-3), 1e9) for value in trace.y]
     powers = [math.log10(value) for trace in lines for value in trace.y if value is not None]
     low, high = math.floor(min([-1, *powers])), math.ceil(max([2, *powers]))
@@ -277,14 +277,14 @@ def _line(series: Sequence[Metric], name: str, colour: str, yaxis: str = "y") ->
 
 def _marked(series: Sequence[Metric], name: str, yaxis: str = "y") -> go.Scatter:
     """A red point on each value that is a finding."""
-    found = [metric for metric in series if metric.finding and metric.value is not None]
+    findings = [metric for metric in series if metric.finding and metric.value is not None]
     marker = {"size": 5 if len(series) > MANY_WINDOWS else 8, "color": RED}
-    shown = {"name": name, "mode": "markers", "marker": marker, "showlegend": bool(found)}
-    return go.Scatter(**_points(found), **shown, hoverinfo="skip", yaxis=yaxis)
+    shown = {"name": name, "mode": "markers", "marker": marker, "showlegend": bool(findings)}
+    return go.Scatter(**_points(findings), **shown, hoverinfo="skip", yaxis=yaxis)
 
 
 def _threshold(series: Sequence[Metric]) -> go.Scatter:
-    """What the values of `series` are compared with, as a dashed step."""
+    """The threshold of `series`, as a dashed step."""
     known = [metric for metric in series if metric.threshold is not None]
     steps = [(metric.window.start, metric.threshold) for metric in known]
     steps += [(metric.window.end, metric.threshold) for metric in known[-1:]]

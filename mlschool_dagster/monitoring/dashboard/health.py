@@ -309,9 +309,11 @@ def minute(instant: datetime) -> str:
 def _findings(data: DashboardData, name: MetricName, window: Window) -> list[str]:
     """The columns with a finding in `window`, the largest value first; else all together."""
     series = data.by_column(name).values()
-    found = [m for metrics in series for m in metrics if m.window == window and m.finding]
-    ranked = sorted(found, key=lambda metric: -(metric.value or 0.0))
-    return [metric.column for metric in ranked if metric.column != ALL] or [TOGETHER][: len(found)]
+    findings = [m for metrics in series for m in metrics if m.window == window and m.finding]
+    ranked = sorted(findings, key=lambda metric: -(metric.value or 0.0))
+    return [metric.column for metric in ranked if metric.column != ALL] or [TOGETHER][
+        : len(findings)
+    ]
 
 
 def _interval(metric: Metric) -> str:

@@ -19,7 +19,7 @@ FIGURES = (
     figures.segments,
     figures.labels,
 )
-"""What draws the figures; the template has their titles, by the names of these."""
+"""Functions that draw the figures; the template has their titles, by the names of these."""
 EVENTS_LISTED = 30
 """Most deployments and steps of rollouts in the table, the newest."""
 RANGES = {"1 day": timedelta(days=1), "1 week": timedelta(days=7)}

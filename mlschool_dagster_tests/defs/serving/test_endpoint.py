@@ -159,7 +159,7 @@ def test_a_teardown_stops_the_endpoint_and_leaves_the_captures(
     target.invoke([ROW])
     assert trained_platform.run("teardown_job", {"teardown": {"reason": "too dear"}}).success
     status = target.status()
-    assert (status.state, status.serving, status.wanted) == (State.ABSENT, None, None)
+    assert (status.state, status.serving, status.desired) == (State.ABSENT, None, None)
     with trained_platform.store() as store:
         assert sum(store.windows().values()) == 1
     result = trained_platform.run("deployment_job")
