@@ -1,6 +1,7 @@
 """Which package may depend on which, and what loading the definitions may import."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -53,6 +54,11 @@ HEAVY = {
     "mlflow", "pandas", "pandera", "plotly", "sagemaker", "scipy", "skops", "sklearn", "numpy",
     "httpx", "sqlalchemy",
 }  # fmt: skip
+PRIVATE_WORDS = {
+    "trouble", "ailing", "episode", "diary", "corked", "tally", "probation", "told", "news",
+    "standing",
+}  # fmt: skip
+"""Words for which the field has a standard term: incident, rollout, soak, message, ..."""
 
 
 TESTS = Path(__file__).parent
@@ -197,6 +203,33 @@ def test_only_modeling_imports_keras(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_modules_stay_small(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 600
+
+
+def defined_names(path: Path) -> Iterator[str]:
+    """The names of functions, classes, parameters, variables and fields that the file defines."""
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr
+
+
+def words(name: str) -> set[str]:
+    """The words of a name in snake or camel case, in lower case."""
+    return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
+
+
+def test_names_are_split_into_words() -> None:
+    assert words("_HTTPServer_of_aTroubleBook2") == {"http", "server", "of", "a", "trouble", "book"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_names_use_standard_words(path: Path) -> None:
+    assert not [name for name in defined_names(path) if words(name) & PRIVATE_WORDS]
 
 
 def test_every_package_says_what_belongs_in_it() -> None:
