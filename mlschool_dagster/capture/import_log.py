@@ -76,7 +76,7 @@ class Unread:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class ImportFault:
     """A line that was not imported."""
 
     object_name: str
@@ -106,7 +106,7 @@ class ImportBatch:
     """Each with the name of its object and its line."""
     labels: list[tuple[str, int, Label]] = field(default_factory=list)
     refusals: Counter[tuple[Window, str]] = field(default_factory=Counter)
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[ImportFault] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class Imported:
     captures: int
     duplicates: int
     labels: int
-    faults: tuple[Fault, ...]
+    faults: tuple[ImportFault, ...]
 
 
 class _TakenError(Exception):
@@ -228,7 +228,9 @@ class ImportLog(ABC):
         self._make_tables()
         self._change([_SET_SWEPT], {"source": source, "swept": folder})
 
-    def import_faults(self, source: str, since: datetime, count: int) -> tuple[int, list[Fault]]:
+    def import_faults(
+        self, source: str, since: datetime, count: int
+    ) -> tuple[int, list[ImportFault]]:
         """See `CaptureStore.import_faults`."""
         self._make_tables()
         parameters = {"source": source, "since": microseconds(since), "count": count}
@@ -239,7 +241,7 @@ class ImportLog(ABC):
             "ORDER BY recorded_at DESC, object, line LIMIT :count",
             parameters,
         )
-        return int(total), [Fault(*row) for row in rows]
+        return int(total), [ImportFault(*row) for row in rows]
 
     def imported_objects(self, source: str) -> tuple[int, int]:
         """See `CaptureStore.imported_objects`."""
@@ -257,12 +259,12 @@ class ImportLog(ABC):
             if self._takes(ImportBatch(captures=[capture])):
                 valid.captures.append(capture)
             else:
-                valid.faults.append(Fault(*capture[:2], _NOT_TAKEN))
+                valid.faults.append(ImportFault(*capture[:2], _NOT_TAKEN))
         for label in batch.labels:
             if self._takes(ImportBatch(labels=[label])):
                 valid.labels.append(label)
             else:
-                valid.faults.append(Fault(*label[:2], _NOT_TAKEN))
+                valid.faults.append(ImportFault(*label[:2], _NOT_TAKEN))
         return valid
 
     def _takes(self, batch: ImportBatch) -> bool:
@@ -317,7 +319,9 @@ def _append(transaction: Transaction, source: str, batch: ImportBatch, now: date
     faults = [
         *batch.faults,
         *(
-            Fault(name, line, f"its event id {capture.event_id[:100]!a} belongs to another row")
+            ImportFault(
+                name, line, f"its event id {capture.event_id[:100]!a} belongs to another row"
+            )
             for position, (name, line, capture) in enumerate(batch.captures)
             if position in conflicts
         ),

@@ -12,14 +12,20 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 
 from mlschool_dagster.capture.import_log import (
-    Fault,
     ImportBatch,
+    ImportFault,
     PositionMovedError,
     Progress,
     Unread,
 )
 from mlschool_dagster.capture.records import Capture, Label
-from mlschool_dagster.capture.sources import CaptureSource, Chunk, Folder, Position, StoredObject
+from mlschool_dagster.capture.sources import (
+    CaptureSource,
+    Folder,
+    ObjectChunk,
+    Position,
+    StoredObject,
+)
 from mlschool_dagster.capture.store import CaptureStore
 from mlschool_dagster.capture.windows import Window
 
@@ -166,7 +172,7 @@ class ImportReport:
     duplicates: int = 0
     labels: int = 0
     refusals: int = 0
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[ImportFault] = field(default_factory=list)
     fault_count: int = 0
     skipped: int = 0
     """Objects that another import has read on meanwhile."""
@@ -226,13 +232,13 @@ class Importer:
         if len(self._batch.progress) >= BATCH:
             self._commit()
 
-    def _add(self, item: StoredObject, before: Position | None, chunk: Chunk) -> None:
+    def _add(self, item: StoredObject, before: Position | None, chunk: ObjectChunk) -> None:
         batch = self._batch
         if batch.progress and batch.progress[-1].object_name == item.name:
             before = batch.progress.pop().before
         version = item.version if chunk.final and not chunk.again else ""
         batch.progress.append(Progress(item.name, before, chunk.end, version, chunk.waiting))
-        batch.faults += [Fault(item.name, line, reason) for line, reason in chunk.faults]
+        batch.faults += [ImportFault(item.name, line, reason) for line, reason in chunk.faults]
         for line, record in chunk.records:
             if isinstance(record, Capture):
                 batch.captures.append((item.name, line, record))

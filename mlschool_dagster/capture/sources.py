@@ -86,7 +86,7 @@ class NotYetError(Exception):
 
 
 @dataclass(slots=True)
-class Chunk:
+class ObjectChunk:
     """Rows of a part of an object, and the position after it.
 
     The last chunk of an object is ``final``. It is ``waiting`` if there is more than could be read
@@ -125,7 +125,7 @@ class CaptureSource(Protocol):
             UserError: the place cannot be reached or listed.
         """
 
-    def read(self, item: StoredObject, start: Position) -> Iterator[Chunk]:
+    def read(self, item: StoredObject, start: Position) -> Iterator[ObjectChunk]:
         """The content of `item` after `start`, as far as the listing showed it; the last is final.
 
         Positions grow from chunk to chunk, and reading from any chunk's ``end`` goes on where that
@@ -212,22 +212,22 @@ class JsonLinesSource:
             if isinstance(entry, Folder) or entry.name.endswith(ENDINGS)
         )
 
-    def read(self, item: StoredObject, start: Position) -> Iterator[Chunk]:
+    def read(self, item: StoredObject, start: Position) -> Iterator[ObjectChunk]:
         """See `CaptureSource.read`."""
         try:
             yield from self._chunks(item, start)
         except FileNotFoundError:
             return
 
-    def _chunks(self, item: StoredObject, start: Position) -> Iterator[Chunk]:
+    def _chunks(self, item: StoredObject, start: Position) -> Iterator[ObjectChunk]:
         # A range of its own is asked for only where the object cannot be read from its beginning.
         first = BLOCK if start.offset == 0 or item.name.endswith(".gz") else len(_GZIP)
         head = self._files.read(item.name, 0, min(first, item.size))
-        chunk = Chunk(start)
+        chunk = ObjectChunk(start)
         if head.startswith(_GZIP):
             blocks = _unpacked(self._blocks(item, head, 0), start.offset)
         elif item.size < start.offset:
-            chunk = Chunk(Position())
+            chunk = ObjectChunk(Position())
             chunk.faults.append((0, "it is shorter than what was read of it before, and read anew"))
             blocks = self._blocks(item, b"", 0)
         elif start.offset:
@@ -246,7 +246,7 @@ class JsonLinesSource:
                 chunk.end = Position(end, number)
                 if len(chunk.records) + len(chunk.faults) >= CHUNK_LINES:
                     yield chunk
-                    chunk = Chunk(chunk.end)
+                    chunk = ObjectChunk(chunk.end)
         except NotYetError:
             chunk.waiting = chunk.again = True
         except zlib.error as error:
@@ -254,7 +254,7 @@ class JsonLinesSource:
         chunk.final = True
         yield chunk
 
-    def _add(self, chunk: Chunk, number: int, line: bytes, name: str) -> None:
+    def _add(self, chunk: ObjectChunk, number: int, line: bytes, name: str) -> None:
         if number == 1:
             line = line.removeprefix(_BYTE_ORDER_MARK)
         if not line or line.isspace():
@@ -264,7 +264,9 @@ class JsonLinesSource:
         except BadLineError as error:
             chunk.faults.append((number, str(error)))
 
-    def _add_unfinished(self, chunk: Chunk, number: int, line: bytes | None, name: str) -> None:
+    def _add_unfinished(
+        self, chunk: ObjectChunk, number: int, line: bytes | None, name: str
+    ) -> None:
         if line is None or not _is_object(line):
             chunk.waiting = line is None or not line.isspace()
             return

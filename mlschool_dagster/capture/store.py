@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mlschool_dagster.capture.frames import Columns
-    from mlschool_dagster.capture.import_log import Fault, ImportBatch, Imported, Unread
+    from mlschool_dagster.capture.import_log import ImportBatch, Imported, ImportFault, Unread
     from mlschool_dagster.capture.sources import StoredObject
 
 
@@ -227,7 +227,9 @@ class CaptureStore(CaptureSink, Protocol):
     def set_swept(self, source: str, folder: str) -> None:
         """Record what `swept` gives from now on."""
 
-    def import_faults(self, source: str, since: datetime, count: int) -> "tuple[int, list[Fault]]":
+    def import_faults(
+        self, source: str, since: datetime, count: int
+    ) -> "tuple[int, list[ImportFault]]":
         """How many lines of `source` were unreadable since then, and the newest."""
 
     def imported_objects(self, source: str) -> tuple[int, int]:

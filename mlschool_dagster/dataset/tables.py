@@ -42,7 +42,7 @@ SHOWN_ROWS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class TableChunk:
     """Some rows of one file, the first of which is number ``first_row``.
 
     ``rows`` map the required columns to their values, whatever these are; one that has not as many
@@ -66,7 +66,7 @@ class TableFile:
     required: tuple[str, ...]
     carried: "pa.Schema"
 
-    def chunks(self, size: int) -> Iterator[Chunk]:
+    def chunks(self, size: int) -> Iterator[TableChunk]:
         """The file's rows, at most `size` at a time.
 
         Raises:
@@ -76,7 +76,9 @@ class TableFile:
         read = _parquet_chunks if is_parquet(self.path) else _csv_chunks
         size = max(1, min(size, MAX_CELLS // (len(self.required) + len(self.carried))))
         for rows, places, carried in read(self, size):
-            yield Chunk(name, first, rows, places or list(range(first, first + len(rows))), carried)
+            yield TableChunk(
+                name, first, rows, places or list(range(first, first + len(rows))), carried
+            )
             first += len(rows)
 
 
@@ -374,7 +376,7 @@ def _with_missing(column: "pd.Series") -> Iterator[tuple[object, bool]]:
     return zip(column, column.isna(), strict=True)
 
 
-def _require_whole(chunk: Chunk) -> None:
+def _require_whole(chunk: TableChunk) -> None:
     for row, place in zip(chunk.rows, chunk.places, strict=True):
         if type(row) is not dict:
             raise UserError(

@@ -35,7 +35,7 @@ MINIMUM_PART = 20
 """Parts with fewer rows are pooled, and not judged if they are fewer even then."""
 
 
-class Verdict(StrEnum):
+class ComparisonVerdict(StrEnum):
     """The outcome of a comparison."""
 
     BETTER = "better"
@@ -89,7 +89,7 @@ class ChallengerComparison:
     without common rows. ``overall`` is None without held-out rows.
     """
 
-    verdict: Verdict
+    verdict: ComparisonVerdict
     summary: str
     overall: Paired | None
     parts: Mapping[str, Paired]
@@ -207,11 +207,11 @@ def _verdict(
     worse_for: tuple[str, ...],
     base: Paired | None,
     config: ComparisonConfig,
-) -> tuple[Verdict, str]:
+) -> tuple[ComparisonVerdict, str]:
     rows = overall.rows if overall else 0
     if overall is None or rows < config.minimum_rows:
         return (
-            Verdict.NOT_ENOUGH_DATA,
+            ComparisonVerdict.NOT_ENOUGH_DATA,
             f"{rows} labelled captures were put aside, {config.minimum_rows} are needed to compare "
             "two versions.",
         )
@@ -222,8 +222,8 @@ def _verdict(
         f"{overall.lower:+.3f} to {overall.upper:+.3f}, McNemar p = {overall.p_value:.2g})"
     )
     if objection:
-        return Verdict.NOT_BETTER, f"The challenger {objection}: {figures}."
-    return Verdict.BETTER, f"The challenger is better than the champion: {figures}."
+        return ComparisonVerdict.NOT_BETTER, f"The challenger {objection}: {figures}."
+    return ComparisonVerdict.BETTER, f"The challenger is better than the champion: {figures}."
 
 
 def _objection(

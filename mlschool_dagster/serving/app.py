@@ -58,10 +58,10 @@ log = logging.getLogger(__name__)
 
 def create_app(config: ServerConfig) -> ASGIApp:
     """The application that serves the deployments in ``config.home``."""
-    return SageMakerRoute(AuthMiddleware(Endpoint(config), config), config.name)
+    return SageMakerRoute(AuthMiddleware(EndpointApp(config), config), config.name)
 
 
-class Endpoint:
+class EndpointApp:
     """One worker's application.
 
     Requests to predict go straight to `Invocations`; everything else is routed by Starlette.

@@ -24,7 +24,7 @@ from mlschool_dagster.dataset.spec import (
     NumericColumn,
     probability_column,
 )
-from mlschool_dagster.dataset.tables import Chunk, TableFile, carried_schema, table_files
+from mlschool_dagster.dataset.tables import TableChunk, TableFile, carried_schema, table_files
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.modeling.compiled import Array, CompiledModel
 from mlschool_dagster.serving.column_rules import Rule, rules_of
@@ -211,7 +211,7 @@ class Outputs:
     head: list[dict[str, Any]]
     """The first `HEAD_ROWS` rows that were predicted."""
 
-    def predict(self, chunk: Chunk, valid: Sequence[int], probabilities: Array) -> list[str]:
+    def predict(self, chunk: TableChunk, valid: Sequence[int], probabilities: Array) -> list[str]:
         """Write the rows of `chunk` at the positions `valid`, with their `probabilities`.
 
         Returns:
@@ -250,7 +250,7 @@ class Outputs:
         self.predicted.write_table(table)
         return predictions
 
-    def reject(self, chunk: Chunk, reasons: Reasons) -> None:
+    def reject(self, chunk: TableChunk, reasons: Reasons) -> None:
         """Write the rows of `chunk` that have `reasons`."""
         import pyarrow as pa
 
@@ -294,14 +294,14 @@ def _place_fields() -> "list[tuple[str, pa.DataType]]":
     return [(SOURCE_FILE, pa.string()), (ROW_NUMBER, pa.int64())]
 
 
-def _place(chunk: Chunk, positions: Sequence[int]) -> dict[str, Any]:
+def _place(chunk: TableChunk, positions: Sequence[int]) -> dict[str, Any]:
     return {
         SOURCE_FILE: [chunk.file] * len(positions),
         ROW_NUMBER: [chunk.first_row + at for at in positions],
     }
 
 
-def _document(chunk: Chunk, at: int) -> str:
+def _document(chunk: TableChunk, at: int) -> str:
     row = chunk.rows[at]
     if isinstance(row, dict):
         row = {name: _plain(value) for name, value in row.items()} | {

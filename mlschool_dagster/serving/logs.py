@@ -22,7 +22,7 @@ MAX_WAITING_LINES = 10_000
 _STANDARD = vars(logging.makeLogRecord({})).keys() | {"message", "color_message"}
 
 
-class JsonLines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """A record as one line of JSON: ``at``, ``level``, ``message``, extras, and ``traceback``."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -39,13 +39,13 @@ class JsonLines(logging.Formatter):
 
 
 def configure_logging() -> None:
-    """Send every log record and warning of this process to standard error as `JsonLines`.
+    """Send every log record and warning of this process to standard error as `JsonFormatter`.
 
     None of them shows a secret, nor does a traceback that ends the process.
     """
     scrub_logs_and_tracebacks()
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonFormatter())
     logging.captureWarnings(True)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     # It warns of each request that is no HTTP.

@@ -10,7 +10,7 @@ from mlschool_dagster.capture.records import Capture, Label
 from mlschool_dagster.clock import utc_now
 from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.simulation.config import following
+from mlschool_dagster.simulation.traffic import following
 
 SOURCE = "simulated labeller"
 DEFAULT_QUALITY = 0.8

@@ -18,8 +18,8 @@ from mlschool_dagster.capture import importer
 from mlschool_dagster.capture.importer import Importer, ImportReport, has_unread
 from mlschool_dagster.capture.records import Capture, Role
 from mlschool_dagster.capture.sources import (
-    Chunk,
     Folder,
+    ObjectChunk,
     Position,
     Refusal,
     StoredObject,
@@ -340,6 +340,6 @@ def objects(place: Place) -> list[StoredObject]:
     return result
 
 
-def content(chunks: list[Chunk]) -> list[object]:
+def content(chunks: list[ObjectChunk]) -> list[object]:
     """The records and faults of some chunks."""
     return [each for chunk in chunks for each in (*chunk.records, *chunk.faults)]

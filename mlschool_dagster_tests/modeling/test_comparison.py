@@ -10,8 +10,8 @@ from scipy.stats import binomtest
 from mlschool_dagster.dataset.spec import PREDICTION, DataSpec
 from mlschool_dagster.modeling.comparison import (
     ComparisonConfig,
+    ComparisonVerdict,
     Mask,
-    Verdict,
     compare,
     compare_on_base,
     paired,
@@ -47,14 +47,14 @@ def test_a_pair_is_counted_and_tested_as_it_is(both: int, gained: int, lost: int
 
 def test_a_challenger_that_gains_is_better() -> None:
     result = compare(*outcomes(100, 30, 5, 10), WHOLE, None, CONFIG)
-    assert result.verdict is Verdict.BETTER
+    assert result.verdict is ComparisonVerdict.BETTER
     assert "accuracy 0.897 against 0.724 on 145 labelled captures" in result.summary
 
 
 def test_few_rows_are_not_enough_however_clear_they_are() -> None:
     for rows in (0, 49):
         result = compare(*outcomes(0, rows, 0, 0), WHOLE, None, CONFIG)
-        assert result.verdict is Verdict.NOT_ENOUGH_DATA
+        assert result.verdict is ComparisonVerdict.NOT_ENOUGH_DATA
         assert f"{rows} labelled captures were put aside, 50 are needed" in result.summary
 
 
@@ -69,7 +69,7 @@ def test_few_rows_are_not_enough_however_clear_they_are() -> None:
 )
 def test_what_is_not_enough_is_reported(rows: tuple[int, int, int, int], expected: str) -> None:
     result = compare(*outcomes(*rows), WHOLE, None, CONFIG)
-    assert result.verdict is Verdict.NOT_BETTER
+    assert result.verdict is ComparisonVerdict.NOT_BETTER
     assert expected in result.summary
 
 
@@ -78,7 +78,7 @@ def test_a_gain_at_the_cost_of_some_is_no_gain() -> None:
     victims = ~challenger & champion
     parts = {"sex=FEMALE": victims, "sex=MALE": ~victims}
     result = compare(champion, challenger, parts, None, CONFIG)
-    assert result.verdict is Verdict.NOT_BETTER
+    assert result.verdict is ComparisonVerdict.NOT_BETTER
     assert result.worse_for == ("sex=FEMALE",)
     assert result.worst_part == "sex=FEMALE"
 
@@ -89,7 +89,10 @@ def test_what_was_known_must_not_be_forgotten_unless_it_is_no_longer_true() -> N
     assert "may lose more than 0.1 on the base data" in (
         compare(*better, WHOLE, forgotten, CONFIG).summary
     )
-    assert compare(*better, WHOLE, forgotten, CONFIG, new_truth=True).verdict is Verdict.BETTER
+    assert (
+        compare(*better, WHOLE, forgotten, CONFIG, new_truth=True).verdict
+        is ComparisonVerdict.BETTER
+    )
 
 
 def test_an_equal_challenger_is_seldom_called_better() -> None:
@@ -97,7 +100,9 @@ def test_an_equal_challenger_is_seldom_called_better() -> None:
     wins = 0
     for _ in range(400):
         champion, challenger = rng.random((2, 150)) < 0.85
-        wins += compare(champion, challenger, WHOLE, None, CONFIG).verdict is Verdict.BETTER
+        wins += (
+            compare(champion, challenger, WHOLE, None, CONFIG).verdict is ComparisonVerdict.BETTER
+        )
     assert wins / 400 < 0.05
 
 

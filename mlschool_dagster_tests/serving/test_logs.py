@@ -21,7 +21,7 @@ from mlschool_dagster.serving.logs import (
     MAX_WAITING_LINES,
     REJECTIONS_PER_SECOND,
     Bounded,
-    JsonLines,
+    JsonFormatter,
     RequestLog,
 )
 from mlschool_dagster.serving.server_config import STORE_VARIABLE, TOKEN_VARIABLE
@@ -62,7 +62,7 @@ def output() -> Iterator[Output]:
     before, level = root.handlers, root.level
     output = Output()
     handler = logging.StreamHandler(output)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonFormatter())
     root.handlers = [handler]
     root.setLevel(logging.INFO)
     yield output
@@ -73,7 +73,7 @@ def output() -> Iterator[Output]:
 @given(st.text(), st.dictionaries(st.sampled_from(["event_id", "reason", "url"]), st.text()))
 def test_a_record_is_one_line_whatever_it_says(message: str, extra: dict[str, str]) -> None:
     record = logging.makeLogRecord({"msg": message, "levelno": logging.INFO, **extra})
-    line = JsonLines().format(record)
+    line = JsonFormatter().format(record)
     assert all(" " <= character <= "~" for character in line)
     logged = json.loads(line)
     assert logged["message"] == message

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.simulation.config import TrafficConfig
 from mlschool_dagster.simulation.ground_truth_log import GroundTruthLog, read_ground_truth
 from mlschool_dagster.simulation.labeller import Labeller, label_captures
-from mlschool_dagster.simulation.traffic import simulate
+from mlschool_dagster.simulation.traffic import TrafficConfig, simulate
 from mlschool_dagster.storage import LocalLocation
 from mlschool_dagster_tests.simulation.samples import FRAME, SPEC, Endpoint
 

@@ -12,9 +12,14 @@ from mlschool_dagster.dataset.spec import load_spec
 from mlschool_dagster.dataset.tables import read_data
 from mlschool_dagster.errors import UserError
 from mlschool_dagster.serving.validation import Validator
-from mlschool_dagster.simulation.config import Drift, TrafficConfig
-from mlschool_dagster.simulation.drift import NEW_CATEGORY, drifted
-from mlschool_dagster.simulation.traffic import TrafficSummary, simulate
+from mlschool_dagster.simulation.traffic import (
+    NEW_CATEGORY,
+    Drift,
+    TrafficConfig,
+    TrafficSummary,
+    drifted,
+    simulate,
+)
 from mlschool_dagster_tests.simulation.samples import FRAME, SPEC, Endpoint
 from mlschool_dagster_tests.worlds import WORLDS, World
 

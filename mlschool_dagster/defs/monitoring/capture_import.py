@@ -15,7 +15,7 @@ from mlschool_dagster.resources.endpoint import EndpointResource
 from mlschool_dagster.resources.history import History
 
 if TYPE_CHECKING:
-    from mlschool_dagster.capture.import_log import Fault
+    from mlschool_dagster.capture.import_log import ImportFault
     from mlschool_dagster.capture.importer import ImportReport
     from mlschool_dagster.capture.store import CaptureStore
 
@@ -132,7 +132,7 @@ def _objects(reports: "list[ImportReport]") -> list[dict[str, object]]:
     return rows[:SHOWN]
 
 
-def _fault(fault: "Fault") -> dict[str, str | int]:
+def _fault(fault: "ImportFault") -> dict[str, str | int]:
     return {"object": fault.object_name, "line": fault.line, "reason": fault.reason}
 
 

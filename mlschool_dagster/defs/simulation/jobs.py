@@ -9,8 +9,8 @@ from mlschool_dagster.defs.keys import LIVE_TRAFFIC
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.endpoint import EndpointResource
 from mlschool_dagster.resources.files import PlatformFiles
-from mlschool_dagster.simulation.config import Drift, TrafficConfig
 from mlschool_dagster.simulation.ground_truth_log import GroundTruthLog, read_ground_truth
+from mlschool_dagster.simulation.traffic import Drift, TrafficConfig
 
 _TRAFFIC = TrafficConfig()
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from mlschool_dagster.local.scenarios.scenario import DRIFTED, Alert, Expected, Hour, Scenario
 from mlschool_dagster.monitoring.metrics import MetricName
 from mlschool_dagster.promotion.rollout import Step
-from mlschool_dagster.simulation.config import Drift
 from mlschool_dagster.simulation.labeller import Labeller
+from mlschool_dagster.simulation.traffic import Drift
 
 _LABELLER, _LABORATORY = Labeller("labeller", quality=1.0), Labeller("laboratory", quality=1.0)
 _LIAR = Labeller("stranger", quality=1.0, lies=True)

@@ -19,7 +19,7 @@ from mlschool_dagster.local.scenarios.runner import Clock, ScenarioRunner, inbox
 from mlschool_dagster.local.scenarios.scenario import Scenario, Verdict, evaluate
 from mlschool_dagster.owned import make_owned, remove_owned
 from mlschool_dagster.settings import ALERTS, PREFIXES, Settings
-from mlschool_dagster.simulation.drift import affected_column
+from mlschool_dagster.simulation.traffic import affected_column
 
 LEAD = timedelta(days=1)
 """How long ago a scenario ends, since Dagster has no partitions in the future."""

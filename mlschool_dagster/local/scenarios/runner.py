@@ -38,10 +38,9 @@ from mlschool_dagster.monitoring.metrics_history import MetricsHistory
 from mlschool_dagster.promotion.ledger import open_ledger
 from mlschool_dagster.serving.probes import probe_key
 from mlschool_dagster.settings import Settings
-from mlschool_dagster.simulation.config import TrafficConfig
 from mlschool_dagster.simulation.ground_truth_log import GroundTruthLog, read_ground_truth
 from mlschool_dagster.simulation.labeller import label_captures
-from mlschool_dagster.simulation.traffic import simulate
+from mlschool_dagster.simulation.traffic import TrafficConfig, simulate
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from mlschool_dagster.monitoring.metrics import ALL, MetricName
 from mlschool_dagster.promotion.rollout import Step
-from mlschool_dagster.simulation.config import Drift
 from mlschool_dagster.simulation.labeller import Labeller
+from mlschool_dagster.simulation.traffic import Drift
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,7 @@ from mlschool_dagster.defs.common import ROLLOUT_TAG
 from mlschool_dagster.modeling.compiled import CompiledModel
 from mlschool_dagster.promotion.ledger import open_ledger
 from mlschool_dagster.promotion.rollout import Entry, Step
-from mlschool_dagster.simulation.config import Drift, TrafficConfig
-from mlschool_dagster.simulation.drift import drifted
+from mlschool_dagster.simulation.traffic import Drift, TrafficConfig, drifted
 from mlschool_dagster_tests.platform import (
     DATA,
     SPEC,

@@ -13,7 +13,7 @@ from mlschool_dagster.deployment.ledger import DeploymentEvent, open_ledger
 from mlschool_dagster.local.platform import local_endpoint
 from mlschool_dagster.promotion.decisions import RolloutAction
 from mlschool_dagster.promotion.rollout import Step
-from mlschool_dagster.simulation.config import Drift, TrafficConfig
+from mlschool_dagster.simulation.traffic import Drift, TrafficConfig
 from mlschool_dagster_tests.defs.monitoring.test_crashes import (
     kill_processes,
     start_daemon,
