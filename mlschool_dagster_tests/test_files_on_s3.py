@@ -12,8 +12,7 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from mlschool_dagster.capture.frames import as_columns
-from mlschool_dagster.capture.records import LABEL_COLUMNS
+from mlschool_dagster.capture.records import LABEL_COLUMNS, as_columns
 from mlschool_dagster.capture.windows import Window, begin_with, first_window
 from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.dataset.tables import content_digest, read_data

@@ -30,11 +30,11 @@ from datasets import DATA_SETS, DataSet
 from worlds import DRIFTS, POPULATION, World, quiet, reference
 
 from mlschool_dagster.dataset.spec import PREDICTION
-from mlschool_dagster.monitoring.config import DriftConfig
 from mlschool_dagster.monitoring.drift import DriftReport, DriftVerdict, drift_from
 from mlschool_dagster.monitoring.e_values import HORIZON, CompositeNull, evidence
 from mlschool_dagster.monitoring.reference_profile import ReferenceProfile
 from mlschool_dagster.monitoring.statistics import wilson_interval
+from mlschool_dagster.monitoring.thresholds import DriftConfig
 from mlschool_dagster_tests.monitoring.samples import SPEC
 
 ROOT = Path(__file__).parents[2]

@@ -19,9 +19,9 @@ import pandas as pd
 
 from mlschool_dagster.dataset.spec import load_spec
 from mlschool_dagster.dataset.tables import read_data
-from mlschool_dagster.modeling.config import TrainingConfig
 from mlschool_dagster.modeling.features import input_frame
 from mlschool_dagster.modeling.training import TrainingResult, train
+from mlschool_dagster.modeling.training_config import TrainingConfig
 
 DATA = Path(__file__).parents[2] / "data"
 SPEC = load_spec(DATA / "penguins.yaml")

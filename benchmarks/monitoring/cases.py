@@ -68,10 +68,10 @@ class Run:
         """What the three reports count and test, without the pages that they draw of it."""
         from mlschool_dagster.modeling.calibration import load_calibration
         from mlschool_dagster.monitoring import confusion, performance, quality
-        from mlschool_dagster.monitoring.config import DriftConfig
         from mlschool_dagster.monitoring.drift import drift_from
         from mlschool_dagster.monitoring.e_values import CompositeNull
         from mlschool_dagster.monitoring.reference_profile import ReferenceProfile
+        from mlschool_dagster.monitoring.thresholds import DriftConfig
 
         resources = self.definitions.resources
         files = resources["files"]

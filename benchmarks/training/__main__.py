@@ -52,8 +52,8 @@ def load() -> Inputs:
 
     from mlschool_dagster.dataset.spec import load_spec
     from mlschool_dagster.dataset.tables import read_data
-    from mlschool_dagster.modeling.config import TrainingConfig
     from mlschool_dagster.modeling.training import import_keras
+    from mlschool_dagster.modeling.training_config import TrainingConfig
 
     import_keras()
     spec = load_spec(ROOT / "data" / "penguins.yaml")

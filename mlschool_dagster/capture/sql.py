@@ -11,23 +11,21 @@ from datetime import datetime
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
-from mlschool_dagster.capture.frames import (
-    Columns,
-    as_columns,
-    captures_frame,
-    columns_frame,
-    labels_frame,
-)
 from mlschool_dagster.capture.import_log import ImportLog, Row
 from mlschool_dagster.capture.records import (
     CAPTURE_FIELDS,
     LABEL_COLUMNS,
     WINDOW_MICROSECONDS,
     Capture,
+    Columns,
     Label,
+    as_columns,
     capture_of,
+    captures_frame,
+    columns_frame,
     instant_of,
     label_row,
+    labels_frame,
     number_of,
     window_of,
 )

@@ -13,8 +13,8 @@ from mlschool_dagster.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mlschool_dagster.capture.frames import Columns
     from mlschool_dagster.capture.import_log import ImportBatch, Imported, ImportFault, Unread
+    from mlschool_dagster.capture.records import Columns
     from mlschool_dagster.capture.sources import StoredObject
 
 

@@ -15,8 +15,8 @@ from mlschool_dagster.dataset.spec import DataSpec
 from mlschool_dagster.errors import UserError, listed
 from mlschool_dagster.garbage import no_garbage_collection
 from mlschool_dagster.modeling.compiled import compile_model
-from mlschool_dagster.modeling.config import TrainingConfig
 from mlschool_dagster.modeling.features import input_frame, new_transformer
+from mlschool_dagster.modeling.training_config import TrainingConfig
 
 if TYPE_CHECKING:
     import keras

@@ -21,7 +21,6 @@ from mlschool_dagster.dataset.spec import (
     DataSpec,
     NumericColumn,
 )
-from mlschool_dagster.monitoring.config import DriftConfig
 from mlschool_dagster.monitoring.metrics import ALL
 from mlschool_dagster.monitoring.multivariate import joint_test, shifts_given_others
 from mlschool_dagster.monitoring.profiles import (
@@ -37,6 +36,7 @@ from mlschool_dagster.monitoring.statistics import (
     homogeneity,
     welch,
 )
+from mlschool_dagster.monitoring.thresholds import DriftConfig
 
 if TYPE_CHECKING:
     import pandas as pd

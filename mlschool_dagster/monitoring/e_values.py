@@ -23,10 +23,10 @@ from statistics import NormalDist
 import numpy as np
 
 from mlschool_dagster.dataset.spec import CONFIDENCE, TOGETHER
-from mlschool_dagster.monitoring.config import DriftConfig
 from mlschool_dagster.monitoring.metrics import ALL
 from mlschool_dagster.monitoring.reference_profile import ReferenceProfile, WindowSummary
 from mlschool_dagster.monitoring.statistics import Counts, Floats
+from mlschool_dagster.monitoring.thresholds import DriftConfig
 
 HORIZON = 1_000
 """Windows over which evidence is gathered, and the chance of any false alarm is bounded."""

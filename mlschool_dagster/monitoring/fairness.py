@@ -11,9 +11,9 @@ from enum import StrEnum
 from itertools import combinations
 from typing import Any
 
-from mlschool_dagster.monitoring.config import TOLERATED_DIFFERENCE
 from mlschool_dagster.monitoring.segments import MISSING, SMALL, Group
 from mlschool_dagster.monitoring.statistics import corrected_z, difference_interval, wilson_interval
+from mlschool_dagster.monitoring.thresholds import TOLERATED_DIFFERENCE
 
 
 class FairnessVerdict(StrEnum):

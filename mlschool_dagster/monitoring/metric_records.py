@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.dataset.spec import DataSpec, NumericColumn
-from mlschool_dagster.monitoring.config import MAXIMUM_REFUSED_SHARE
 from mlschool_dagster.monitoring.drift import DriftReport, DriftTest, DriftVerdict
 from mlschool_dagster.monitoring.e_values import HORIZON, Evidence
 from mlschool_dagster.monitoring.metrics import ALL, Metric, MetricName
@@ -14,6 +13,7 @@ from mlschool_dagster.monitoring.performance import Accuracy, PerformanceReport
 from mlschool_dagster.monitoring.quality import ColumnQuality, QualityReport
 from mlschool_dagster.monitoring.segments import SMALL
 from mlschool_dagster.monitoring.statistics import wilson_interval
+from mlschool_dagster.monitoring.thresholds import MAXIMUM_REFUSED_SHARE
 
 
 def check_metrics(window: Window, outcomes: Mapping[str, bool | None]) -> Iterator[Metric]:

@@ -14,12 +14,12 @@ from mlschool_dagster.dataset.spec import MODEL_VERSION, DataSpec
 from mlschool_dagster.modeling.calibration import IDENTITY_CALIBRATION, ConfidenceCalibration
 from mlschool_dagster.modeling.evaluation import ClassScores, class_scores
 from mlschool_dagster.monitoring.cbpe import Estimate, ExpectedCorrect, expected_correct, summed
-from mlschool_dagster.monitoring.config import DEFAULT_ACCURACY_THRESHOLD, TOLERATED_DIFFERENCE
 from mlschool_dagster.monitoring.confusion import ConfusionCounts, LabelSource
 from mlschool_dagster.monitoring.fairness import FairnessReport, fairness
 from mlschool_dagster.monitoring.quality import LONGEST_VALUE
 from mlschool_dagster.monitoring.segments import Group, Worst, worst_segment
 from mlschool_dagster.monitoring.statistics import wilson_interval
+from mlschool_dagster.monitoring.thresholds import DEFAULT_ACCURACY_THRESHOLD, TOLERATED_DIFFERENCE
 
 if TYPE_CHECKING:
     import pandas as pd

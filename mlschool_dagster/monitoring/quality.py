@@ -21,9 +21,9 @@ from mlschool_dagster.dataset.spec import (
     DataSpec,
     NumericColumn,
 )
-from mlschool_dagster.monitoring.config import MAXIMUM_REFUSED_SHARE
 from mlschool_dagster.monitoring.snapshot import event_hashes
 from mlschool_dagster.monitoring.statistics import wilson_interval
+from mlschool_dagster.monitoring.thresholds import MAXIMUM_REFUSED_SHARE
 
 if TYPE_CHECKING:
     import pandas as pd

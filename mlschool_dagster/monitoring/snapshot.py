@@ -15,8 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlschool_dagster.atomic import replacing
-from mlschool_dagster.capture.frames import Columns, as_columns, parse_objects
-from mlschool_dagster.capture.records import CAPTURE_FIELDS, LABEL_COLUMNS
+from mlschool_dagster.capture.records import (
+    CAPTURE_FIELDS,
+    LABEL_COLUMNS,
+    Columns,
+    as_columns,
+    parse_objects,
+)
 from mlschool_dagster.dataset.spec import (
     CONFIDENCE,
     MODEL_VERSION,

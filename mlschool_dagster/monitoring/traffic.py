@@ -16,12 +16,12 @@ from statistics import NormalDist, median
 from typing import TYPE_CHECKING
 
 from mlschool_dagster.capture.windows import LENGTH, Window
-from mlschool_dagster.monitoring.config import VolumeConfig
 from mlschool_dagster.monitoring.metrics import Metric, MetricName
 from mlschool_dagster.monitoring.metrics_history import MetricsHistory
+from mlschool_dagster.monitoring.thresholds import VolumeConfig
 
 if TYPE_CHECKING:
-    from mlschool_dagster.capture.frames import Columns
+    from mlschool_dagster.capture.records import Columns
     from mlschool_dagster.capture.store import CaptureStore
 
 FIELDS = "captured_at, sampling_share"

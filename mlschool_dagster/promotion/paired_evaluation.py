@@ -102,7 +102,7 @@ def replay(
     answered as the canary. Labels that are none of `classes` do not count. Memory holds one chunk
     of captures and a few numbers for each label of a window.
     """
-    from mlschool_dagster.capture.frames import labels_frame
+    from mlschool_dagster.capture.records import labels_frame
     from mlschool_dagster.monitoring.confusion import LabelSource
 
     total: Counter[str] = Counter()

@@ -29,11 +29,10 @@ from mlschool_dagster.serving.auth import AuthMiddleware
 from mlschool_dagster.serving.batching import Batcher
 from mlschool_dagster.serving.buffered_store import BufferedStore, open_buffered_store
 from mlschool_dagster.serving.docs_page import docs_routes
-from mlschool_dagster.serving.invocations import Invocations
+from mlschool_dagster.serving.invocations import Invocations, RejectionCounts
 from mlschool_dagster.serving.logs import RequestLog
 from mlschool_dagster.serving.metrics import Metrics
 from mlschool_dagster.serving.model_router import ModelRouter, Routing, Version
-from mlschool_dagster.serving.rejections import RejectionCounts
 from mlschool_dagster.serving.responses import (
     COUNT_ANSWER,
     LIVENESS_PATH,

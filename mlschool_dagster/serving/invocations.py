@@ -8,6 +8,7 @@ import asyncio
 import logging
 import re
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +18,21 @@ from starlette.types import Receive, Scope, Send
 
 from mlschool_dagster.capture.idempotency import row_ids
 from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX, Role
+from mlschool_dagster.capture.store import StoreUnavailableError
+from mlschool_dagster.capture.windows import Window
+from mlschool_dagster.clock import utc_now
 from mlschool_dagster.serving.batching import (
     Batcher,
     CaptureFailedError,
     ConflictError,
     predict,
 )
+from mlschool_dagster.serving.buffered_store import BufferedStore
 from mlschool_dagster.serving.logs import RequestLog
 from mlschool_dagster.serving.metrics import Metrics
 from mlschool_dagster.serving.model_router import ModelRouter, NoVersionError, Routing, Version
 from mlschool_dagster.serving.prediction_request import PredictionRequest, new_event_ids
 from mlschool_dagster.serving.probes import PROBE_HEADER, is_probe_key
-from mlschool_dagster.serving.rejections import RejectionCounts
 from mlschool_dagster.serving.request_body import (
     FEW_ROWS,
     LARGE_BODY,
@@ -63,6 +67,32 @@ UNAVAILABLE: Mapping[type[Exception], str] = {
     TooBusyError: "The server is busy with other large requests.",
     CaptureFailedError: "The request could not be captured, so it is not answered.",
 }
+
+
+class RejectionCounts:
+    """Counts of refused requests by reason and hour, kept in memory until a flush to the store.
+
+    A server that is killed loses the counts of the last second.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._counts: defaultdict[Window, Counter[str]] = defaultdict(Counter)
+
+    def count(self, reason: str) -> None:
+        """Count one refused request under its first reason, so that counts add up to requests."""
+        self._counts[Window.of(utc_now())][reason] += 1
+        self._metrics.rejected(reason)
+
+    async def flush(self, store: BufferedStore) -> None:
+        """Add the counts so far to the store's; while it is unavailable they stay here."""
+        for window in list(self._counts):
+            counts = self._counts.pop(window)
+            try:
+                await asyncio.to_thread(store.count_refusals, window, counts)
+            except StoreUnavailableError as error:
+                self._counts[window].update(counts)
+                log.warning("refusals wait for the store", extra={"reason": str(error)})
 
 
 @dataclass(slots=True, eq=False)

@@ -13,14 +13,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlschool_dagster.capture import sql
-from mlschool_dagster.capture.frames import captures_frame
 from mlschool_dagster.capture.idempotency import (
     NO_DUPLICATES,
     next_row_id,
     row_ids,
     with_distinct_ids,
 )
-from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX, Capture, Label, Role
+from mlschool_dagster.capture.records import SMOKE_TEST_PREFIX, Capture, Label, Role, captures_frame
 from mlschool_dagster.capture.store import Appended, CaptureStore, open_store
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster_tests.capture.samples import (

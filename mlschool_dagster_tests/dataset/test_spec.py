@@ -11,8 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlschool_dagster.capture.frames import as_columns
-from mlschool_dagster.capture.records import CAPTURE_FIELDS, Label
+from mlschool_dagster.capture.records import CAPTURE_FIELDS, Label, as_columns
 from mlschool_dagster.dataset.spec import RESERVED, DataSpec, load_spec
 from mlschool_dagster.defs.data.raw_data import build_raw_data
 from mlschool_dagster.errors import UserError

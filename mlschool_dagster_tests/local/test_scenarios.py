@@ -28,9 +28,9 @@ from mlschool_dagster.local.scenarios.scenario import (
     Verdict,
     evaluate,
 )
-from mlschool_dagster.monitoring.config import VolumeConfig
 from mlschool_dagster.monitoring.metrics import MetricName
 from mlschool_dagster.monitoring.metrics_history import MetricsHistory
+from mlschool_dagster.monitoring.thresholds import VolumeConfig
 from mlschool_dagster.monitoring.traffic import check_traffic
 from mlschool_dagster.promotion.rollout import Step
 from mlschool_dagster_tests.alerting.samples import notification

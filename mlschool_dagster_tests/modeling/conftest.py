@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 
 from mlschool_dagster.dataset.spec import DataSpec
-from mlschool_dagster.modeling.config import TrainingConfig
 from mlschool_dagster.modeling.evaluation import evaluate
 from mlschool_dagster.modeling.packaging import log_model, log_training
 from mlschool_dagster.modeling.training import TrainingResult, train
+from mlschool_dagster.modeling.training_config import TrainingConfig
 from mlschool_dagster_tests.modeling.logged import Logged
 from mlschool_dagster_tests.worlds import DATA
 

@@ -9,10 +9,10 @@ import pytest
 
 from mlschool_dagster.dataset.spec import DataSpec, load_spec
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.modeling.config import TrainingConfig
 from mlschool_dagster.modeling.evaluation import evaluate
 from mlschool_dagster.modeling.features import input_frame
 from mlschool_dagster.modeling.training import TrainingResult, train
+from mlschool_dagster.modeling.training_config import TrainingConfig
 from mlschool_dagster_tests.worlds import DATA
 
 QUICK = TrainingConfig(epochs=2, folds=2)

@@ -21,7 +21,6 @@ from mlschool_dagster.dataset.spec import (
     probability_column,
 )
 from mlschool_dagster.monitoring import plots
-from mlschool_dagster.monitoring.config import DriftConfig
 from mlschool_dagster.monitoring.drift import (
     DriftReport,
     DriftVerdict,
@@ -44,6 +43,7 @@ from mlschool_dagster.monitoring.report_pages import (
     write_performance_page,
     write_quality_page,
 )
+from mlschool_dagster.monitoring.thresholds import DriftConfig
 from mlschool_dagster_tests.monitoring.samples import START, as_window
 
 Generator = np.random.Generator

@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 from plotly.graph_objects import Figure
 
 from mlschool_dagster.capture.windows import LENGTH, Window
-from mlschool_dagster.monitoring.dashboard.data import DashboardData, Event, ServingPeriod
+from mlschool_dagster.monitoring.dashboard.data import (
+    DashboardData,
+    Event,
+    ServingPeriod,
+    worst_first,
+)
 from mlschool_dagster.monitoring.dashboard.figures import EVIDENCE_LINES, FEW_WINDOWS, ROWS_DRAWN
 from mlschool_dagster.monitoring.dashboard.health import (
     RULES,
@@ -23,7 +28,6 @@ from mlschool_dagster.monitoring.dashboard.health import (
     health_summary,
 )
 from mlschool_dagster.monitoring.dashboard.page import EVENTS_LISTED, FIGURES, dashboard_page
-from mlschool_dagster.monitoring.dashboard.segments import worst_first
 from mlschool_dagster.monitoring.metrics import Metric, MetricName
 from mlschool_dagster_tests.monitoring import traffic_month
 from mlschool_dagster_tests.monitoring.samples import START

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.monitoring.config import DriftConfig
 from mlschool_dagster.monitoring.drift import (
     DriftReport,
     DriftVerdict,
@@ -20,6 +19,7 @@ from mlschool_dagster.monitoring.drift import (
 )
 from mlschool_dagster.monitoring.e_values import CompositeNull
 from mlschool_dagster.monitoring.reference_profile import ReferenceProfile
+from mlschool_dagster.monitoring.thresholds import DriftConfig
 from mlschool_dagster_tests.monitoring.samples import (
     SPEC,
     population,

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlschool_dagster.capture.windows import LENGTH, Window
-from mlschool_dagster.monitoring.config import DriftConfig
 from mlschool_dagster.monitoring.drift import drift_from
 from mlschool_dagster.monitoring.e_values import HORIZON, CompositeNull, evidence
 from mlschool_dagster.monitoring.metric_records import drift_metrics, earlier_e_values
 from mlschool_dagster.monitoring.metrics import Metric, MetricName
 from mlschool_dagster.monitoring.metrics_history import MetricsHistory
 from mlschool_dagster.monitoring.reference_profile import ReferenceProfile
+from mlschool_dagster.monitoring.thresholds import DriftConfig
 from mlschool_dagster_tests.monitoring.samples import (
     SPEC,
     START,

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from mlschool_dagster.capture.frames import labels_frame
+from mlschool_dagster.capture.records import labels_frame
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.monitoring.metric_records import performance_metrics
 from mlschool_dagster.monitoring.metrics import MetricName

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlschool_dagster.capture.frames import labels_frame
+from mlschool_dagster.capture.records import labels_frame
 from mlschool_dagster.dataset.spec import CategoricalColumn
 from mlschool_dagster.monitoring import plots
 from mlschool_dagster.monitoring.drift import drift

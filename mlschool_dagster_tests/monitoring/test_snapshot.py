@@ -11,8 +11,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mlschool_dagster.capture.frames import Columns, as_columns
-from mlschool_dagster.capture.records import CAPTURE_FIELDS, Capture, capture_row
+from mlschool_dagster.capture.records import (
+    CAPTURE_FIELDS,
+    Capture,
+    Columns,
+    as_columns,
+    capture_row,
+)
 from mlschool_dagster.capture.sqlite import SqliteStore
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.dataset.spec import InputValue, probability_column

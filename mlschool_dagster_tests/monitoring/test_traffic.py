@@ -11,13 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlschool_dagster.capture.frames import Columns, as_columns
-from mlschool_dagster.capture.records import Capture
+from mlschool_dagster.capture.records import Capture, Columns, as_columns
 from mlschool_dagster.capture.store import CaptureStore, open_store
 from mlschool_dagster.capture.windows import LENGTH, Window
-from mlschool_dagster.monitoring.config import VolumeConfig
 from mlschool_dagster.monitoring.metrics import Metric, MetricName
 from mlschool_dagster.monitoring.metrics_history import MetricsHistory
+from mlschool_dagster.monitoring.thresholds import VolumeConfig
 from mlschool_dagster.monitoring.traffic import (
     FIELDS,
     REPORT,

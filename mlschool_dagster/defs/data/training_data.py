@@ -20,7 +20,7 @@ from mlschool_dagster.resources.files import PlatformFiles
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mlschool_dagster.capture.frames import Columns
+    from mlschool_dagster.capture.records import Columns
     from mlschool_dagster.modeling.training_data import TrainingData
 
 GROUP = "training"
@@ -169,8 +169,7 @@ def _labelled_captures(
     """The labelled captures of the newest windows that have some, and what was read of each."""
     import pandas as pd
 
-    from mlschool_dagster.capture.frames import as_columns, labels_frame
-    from mlschool_dagster.capture.records import CAPTURE_FIELDS
+    from mlschool_dagster.capture.records import CAPTURE_FIELDS, as_columns, labels_frame
 
     frames: list[pd.DataFrame] = []
     windows: list[LabelledWindow] = []

@@ -23,7 +23,7 @@ from mlschool_dagster.defs.monitoring.windows import (
     monitored_window,
     windowed_asset,
 )
-from mlschool_dagster.monitoring.config import MAXIMUM_REFUSED_SHARE
+from mlschool_dagster.monitoring.thresholds import MAXIMUM_REFUSED_SHARE
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.history import History

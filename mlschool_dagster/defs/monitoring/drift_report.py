@@ -24,7 +24,7 @@ from mlschool_dagster.defs.monitoring.windows import (
     monitored_window,
     windowed_asset,
 )
-from mlschool_dagster.monitoring.config import DriftConfig
+from mlschool_dagster.monitoring.thresholds import DriftConfig
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.history import History

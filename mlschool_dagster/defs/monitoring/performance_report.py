@@ -31,7 +31,7 @@ from mlschool_dagster.defs.monitoring.windows import (
     window_snapshot,
     windowed_asset,
 )
-from mlschool_dagster.monitoring.config import DEFAULT_ACCURACY_THRESHOLD, TOLERATED_DIFFERENCE
+from mlschool_dagster.monitoring.thresholds import DEFAULT_ACCURACY_THRESHOLD, TOLERATED_DIFFERENCE
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.history import History

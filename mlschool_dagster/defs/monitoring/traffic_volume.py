@@ -18,7 +18,7 @@ from mlschool_dagster.defs.common import (
 )
 from mlschool_dagster.defs.keys import LIVE_TRAFFIC, TRAFFIC_VOLUME
 from mlschool_dagster.defs.monitoring.windows import GROUP
-from mlschool_dagster.monitoring.config import VolumeConfig
+from mlschool_dagster.monitoring.thresholds import VolumeConfig
 from mlschool_dagster.resources.captures import Captures
 from mlschool_dagster.resources.history import History
 

@@ -28,7 +28,7 @@ from mlschool_dagster.defs.keys import (
     TRAINING_DATA,
 )
 from mlschool_dagster.errors import UserError
-from mlschool_dagster.modeling.config import TrainingConfig
+from mlschool_dagster.modeling.training_config import TrainingConfig
 from mlschool_dagster.resources.files import PlatformFiles
 from mlschool_dagster.resources.tracking import MlflowTracking
 

@@ -18,9 +18,8 @@ import plotly.graph_objects as go  # noqa: TID253 - nothing imports this module 
 from mlschool_dagster.capture.windows import LENGTH, Window
 from mlschool_dagster.dataset.spec import TOGETHER
 from mlschool_dagster.modeling.figures import COLOURS
-from mlschool_dagster.monitoring.dashboard.data import DashboardData
+from mlschool_dagster.monitoring.dashboard.data import DashboardData, overall, worst_first
 from mlschool_dagster.monitoring.dashboard.health import minute, percent
-from mlschool_dagster.monitoring.dashboard.segments import overall, worst_first
 from mlschool_dagster.monitoring.metrics import ALL, Metric, MetricName
 
 BLUE, RED, PURPLE, GREY = COLOURS[0], COLOURS[1], COLOURS[5], COLOURS[6]

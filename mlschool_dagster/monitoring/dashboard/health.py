@@ -12,8 +12,12 @@ from enum import StrEnum
 
 from mlschool_dagster.capture.windows import Window
 from mlschool_dagster.dataset.spec import TOGETHER
-from mlschool_dagster.monitoring.dashboard.data import DashboardData
-from mlschool_dagster.monitoring.dashboard.segments import MINIMUM_ROWS, overall, worst_first
+from mlschool_dagster.monitoring.dashboard.data import (
+    MINIMUM_ROWS,
+    DashboardData,
+    overall,
+    worst_first,
+)
 from mlschool_dagster.monitoring.metrics import ALL, Metric, MetricName
 
 NAMED = 3

@@ -5,8 +5,12 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from mlschool_dagster.monitoring.dashboard import figures, health, segments
-from mlschool_dagster.monitoring.dashboard.data import DashboardData
+from mlschool_dagster.monitoring.dashboard import figures, health
+from mlschool_dagster.monitoring.dashboard.data import (
+    MINIMUM_ROWS,
+    POOLED_WINDOWS,
+    DashboardData,
+)
 from mlschool_dagster.monitoring.pages import render, script_json, write_page
 
 FIGURES = (
@@ -37,8 +41,8 @@ def dashboard_page(data: DashboardData, plotly: str) -> str:
         ranges=_ranges(data),
         rows_drawn=figures.ROWS_DRAWN,
         evidence_lines=figures.EVIDENCE_LINES,
-        pooled_windows=segments.POOLED_WINDOWS,
-        minimum_rows=segments.MINIMUM_ROWS,
+        pooled_windows=POOLED_WINDOWS,
+        minimum_rows=MINIMUM_ROWS,
         counted=health.counted,
         minute=health.minute,
         plotly=Markup(plotly),  # noqa: S704 - a program, not data
