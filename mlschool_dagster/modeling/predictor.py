@@ -179,7 +179,7 @@ class Predictor:
             self._codes.append(_Codes(names, str(fill)))
             sources += [self._count + i] * len(names)
             codes += range(len(names))
-        # Which column each one-hot feature looks at, and which code sets it.
+        # Which column each one-hot feature reads, and which code sets it.
         self._sources = np.array(sources, dtype=np.intp)
         self._code = np.array(codes, dtype=np.float64)[:, None]
         self._layers = [

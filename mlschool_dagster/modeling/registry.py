@@ -270,7 +270,7 @@ class Registry:
     def _aliases(self) -> dict[str, str]:
         if not self._is_registered():
             return {}
-        # A search does not tell the aliases.
+        # A search does not return the aliases.
         model = self._client.get_registered_model(self.model_name)
         return {alias: str(number) for alias, number in model.aliases.items()}
 

@@ -16,7 +16,7 @@ the served model is trusted.
 
 Where trusted sources contradict the base data more often than mistakes and noise explain (which is
 how often its rows with equal inputs differ in their truth), either the
-truth has changed or the labels are poisoned. One source alone cannot tell these apart; a second one
+truth has changed or the labels are poisoned. One source alone cannot separate the two; a second one
 that saw the same can. Where the truth has changed, neither the base data nor the windows before the
 change are trained on.
 """

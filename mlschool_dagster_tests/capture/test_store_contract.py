@@ -240,7 +240,7 @@ def test_a_revision_changes_exactly_when_its_window_does(store: CaptureStore) ->
     assert third.captures_token == second.captures_token
 
 
-def test_a_cursor_tells_only_what_landed_after_it(store: CaptureStore) -> None:
+def test_a_cursor_covers_only_what_landed_after_it(store: CaptureStore) -> None:
     store.append([capture("a")])
     store.append_labels([label("a")])
     captures, labels = store.captures_since(None), store.labels_since(None)

@@ -116,7 +116,7 @@ CELLS = st.one_of(st.none(), st.floats(allow_nan=False, width=32))
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=st.lists(CELLS, min_size=1, max_size=20), other=CELLS, at=st.integers(0, 19))
-def test_the_digest_tells_content_and_nothing_else(
+def test_the_digest_depends_on_content_and_nothing_else(
     values: list[float | None], other: float | None, at: int
 ) -> None:
     names = [None if value is None else str(value) for value in values]

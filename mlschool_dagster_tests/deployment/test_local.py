@@ -1,4 +1,4 @@
-"""An endpoint as a process: found again, started anew, and never mistaken for another."""
+"""An endpoint as a process: recognised, restarted, and never mistaken for another."""
 
 import json
 import os
@@ -183,7 +183,7 @@ def test_an_address_of_another_machine_is_reported(tmp_path: Path) -> None:
         deploy(endpoint, tmp_path, "1")
 
 
-def test_a_server_that_cannot_start_tells_its_last_words(tmp_path: Path) -> None:
+def test_a_server_that_cannot_start_reports_its_last_words(tmp_path: Path) -> None:
     endpoint = endpoint_of(tmp_path, free_port(), store_uri="redis://somewhere")
     with pytest.raises(UserError, match=r"ended by itself.*No capture store is known"):
         deploy(endpoint, tmp_path, "1")

@@ -164,7 +164,7 @@ def test_a_server_of_others_that_does_not_follow_is_reported(
         deploy(endpoint, tmp_path, "1")
 
 
-def test_it_presents_its_token_and_tells_it_to_nobody(tmp_path: Path) -> None:
+def test_it_presents_its_token_and_shows_it_to_nobody(tmp_path: Path) -> None:
     endpoint = endpoint_of(tmp_path, free_port(), token="open-sesame-0123456789-abcdefghij")  # noqa: S106
     try:
         pid = deploy(endpoint, tmp_path, "1")

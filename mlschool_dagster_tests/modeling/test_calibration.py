@@ -46,7 +46,7 @@ def test_every_confidence_has_a_bin_near_it(confidence: float) -> None:
 
 
 @pytest.mark.parametrize(("intercept", "slope"), [(0.0, 1.0), (-0.7, 0.6), (0.5, 1.5)])
-def test_the_curve_of_a_large_world_is_found(intercept: float, slope: float) -> None:
+def test_the_curve_of_a_large_world_is_recovered(intercept: float, slope: float) -> None:
     result = fit_calibration(*world(50_000, intercept, slope))
     within = (BIN_LOGITS > -0.4) & (BIN_LOGITS < 4.5)
     expected = logistic(intercept + slope * BIN_LOGITS[within])

@@ -132,7 +132,7 @@ def test_mlflow_takes_and_refuses_what_the_endpoint_does_and_answers_the_same_bi
     np.testing.assert_array_equal(answers[columns], alone)
 
 
-def test_the_run_tells_how_the_model_came_about(
+def test_the_run_records_how_the_model_came_about(
     logged: Logged, penguins: pd.DataFrame, trained: TrainingResult
 ) -> None:
     client = MlflowClient(logged.tracking_uri)

@@ -257,7 +257,7 @@ def test_a_verdict_is_the_same_in_any_unit(
             assert other.effect == pytest.approx(one.effect, rel=1e-6, abs=1e-9)
 
 
-def test_a_shift_is_found_however_wide_the_plausible_range() -> None:
+def test_a_shift_is_detected_however_wide_the_plausible_range() -> None:
     for width in (10.0, 2e6, 1e300, np.inf):
         spec = DataSpec(
             "wide",

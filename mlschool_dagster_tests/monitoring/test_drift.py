@@ -40,7 +40,7 @@ def test_a_window_like_the_reference_shows_no_drift() -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_the_default_simulated_drift_is_found_in_the_right_column(seed: int) -> None:
+def test_the_default_simulated_drift_is_detected_in_the_right_column(seed: int) -> None:
     report = judged(shifted(window(200, seed), "body_mass_g", seed))
     assert "body_mass_g" in report.drifted_columns
     assert len(report.drifted_columns) <= 2
@@ -57,7 +57,7 @@ def test_the_default_simulated_drift_is_found_in_the_right_column(seed: int) -> 
         ({"confidence": 0.6}, "confidence"),
     ],
 )
-def test_each_kind_of_change_is_found_in_its_column(change: dict[str, Any], column: str) -> None:
+def test_each_kind_of_change_is_detected_in_its_column(change: dict[str, Any], column: str) -> None:
     assert judged(window(200).assign(**change)).drifted_columns == [column]
 
 
@@ -149,7 +149,7 @@ def test_a_shift_far_below_a_column_s_spread_is_named_given_the_other_columns() 
         assert len(result.drifted_columns) <= 2
 
 
-def test_what_no_column_shows_by_itself_is_found_in_all_together() -> None:
+def test_what_no_column_shows_by_itself_is_detected_in_all_together() -> None:
     current = window(200)
     shuffled = current["body_mass_g"].sample(frac=1, random_state=3).to_numpy()
     report = judged(current.assign(body_mass_g=shuffled))
@@ -158,7 +158,7 @@ def test_what_no_column_shows_by_itself_is_found_in_all_together() -> None:
     assert "all columns together" in report.summary
 
 
-def test_a_wider_spread_is_found_where_the_mean_stays() -> None:
+def test_a_wider_spread_is_detected_where_the_mean_stays() -> None:
     current = window(200)
     mean = REFERENCE["body_mass_g"].mean()
     report = judged(current.assign(body_mass_g=mean + 1.5 * (current["body_mass_g"] - mean)))

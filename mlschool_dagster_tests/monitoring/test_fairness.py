@@ -25,7 +25,7 @@ def judged(rows: int, errors: dict[str, float], spec: DataSpec = SPEC) -> Fairne
     return result
 
 
-def test_unequal_errors_are_found_and_told_by_group() -> None:
+def test_unequal_errors_are_detected_by_group() -> None:
     result = judged(1000, {"FEMALE": 0.25, "MALE": 0.05})
     assert result.verdict is FairnessVerdict.UNEQUAL
     assert result.disparity is not None

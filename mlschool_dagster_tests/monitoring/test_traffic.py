@@ -114,7 +114,7 @@ def test_sampling_makes_no_less_traffic(store: CaptureStore, history: MetricsHis
     assert not newest[MetricName.ROWS].finding
 
 
-def test_a_flood_and_a_trickle_are_found(store: CaptureStore, history: MetricsHistory) -> None:
+def test_a_flood_and_a_trickle_are_detected(store: CaptureStore, history: MetricsHistory) -> None:
     for hour in range(3, 40):
         comes(store, back(hour), 40)
     comes(store, back(2), 400)

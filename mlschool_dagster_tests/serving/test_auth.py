@@ -72,7 +72,7 @@ def test_who_presents_the_token_is_answered(scheme: str) -> None:
         ["Bearer wrong", f"Bearer {TOKEN}"],
     ],
 )
-def test_anybody_else_is_refused_and_told_nothing(authorizations: list[str]) -> None:
+def test_anybody_else_is_refused_without_details(authorizations: list[str]) -> None:
     refused = get("/health", *authorizations)
     assert refused.status_code == 401
     assert refused.headers["www-authenticate"] == "Bearer"

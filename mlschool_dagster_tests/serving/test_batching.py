@@ -243,7 +243,7 @@ def test_one_request_that_no_store_takes_fails_alone(
     assert [c.event_id for c in kept(tmp_path)] == ["a", "b"]
 
 
-def test_a_worker_that_cannot_go_on_tells_who_waits_and_ends(
+def test_a_worker_that_cannot_go_on_notifies_who_waits_and_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: list[asyncio.Task[None]] = []

@@ -36,7 +36,7 @@ ODD: st.SearchStrategy[object] = (
 
 @pytest.mark.parametrize(("column", "rule"), zip(COLUMNS, RULES, strict=True))
 @given(data=st.data())
-def test_a_column_fits_if_nothing_is_found_in_its_values(
+def test_a_column_fits_if_no_issue_is_in_its_values(
     column: NumericColumn | CategoricalColumn, rule: Rule, data: st.DataObject
 ) -> None:
     values: list[object] = data.draw(st.lists(VALID[column.name], max_size=8))
@@ -45,7 +45,7 @@ def test_a_column_fits_if_nothing_is_found_in_its_values(
     assert rule.fits(values) == all(rule.issue(value) is None for value in values)
 
 
-def test_not_a_number_is_found_wherever_it_stands() -> None:
+def test_not_a_number_is_detected_wherever_it_stands() -> None:
     for position in range(3):
         values = [1.0, 2.0, 3.0]
         values[position] = math.nan

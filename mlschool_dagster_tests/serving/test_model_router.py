@@ -230,7 +230,7 @@ def test_what_serves_no_more_is_let_go(tmp_path: Path) -> None:
     run(test)
 
 
-def test_it_follows_and_tells_while_it_lives(tmp_path: Path) -> None:
+def test_it_follows_and_reports_while_it_lives(tmp_path: Path) -> None:
     async def until(condition: Callable[[], bool]) -> None:
         while not condition():
             await asyncio.sleep(0.02)

@@ -276,7 +276,7 @@ def test_it_describes_itself(server: Server) -> None:
     assert server.client.get("/docs").headers["content-type"].startswith("text/html")
 
 
-def test_it_tells_prometheus_what_happened(server: Server) -> None:
+def test_it_reports_to_prometheus_what_happened(server: Server) -> None:
     server.invoke([ROW])
     exposition = server.client.get("/metrics").text
     assert 'mlschool_requests_total{role="primary",status="200",version="1"}' in exposition
@@ -325,7 +325,7 @@ def test_what_is_not_there_is_reported_in_json(server: Server) -> None:
     assert (unknown.status_code, unknown.json()["error"]) == (404, "Not Found.")
 
 
-def test_it_tells_its_state(server: Server) -> None:
+def test_it_reports_its_state(server: Server) -> None:
     assert server.client.get("/ping").status_code == 200
     version = server.client.get("/version").json()
     assert (version["endpoint"], version["version"]) == ("penguins", "1")
@@ -435,7 +435,7 @@ def test_what_a_connection_may_cost_and_its_names_are_settings(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"])
-def test_another_method_is_told_which_one_to_use(server: Server, method: str) -> None:
+def test_another_method_is_refused_with_the_one_to_use(server: Server, method: str) -> None:
     refused = server.client.request(method, "/invocations")
     assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
     if method not in ("GET", "HEAD"):

@@ -298,7 +298,7 @@ def test_what_is_json_but_no_input_is_refused_with_a_reason(document: object) ->
         (b"\x00", "expecting value (line 1, column 1, at '\\x00')"),
     ],
 )
-def test_what_is_not_json_is_malformed_and_told_where(body: bytes, message: str) -> None:
+def test_what_is_not_json_is_malformed_and_reported_where(body: bytes, message: str) -> None:
     assert refusal_of(body).status == 400
     assert message in refusal_of(body).message
 

@@ -18,7 +18,7 @@ from mlschool_dagster.serving.worker_status import (
 )
 
 
-def test_what_a_worker_tells_is_read(tmp_path: Path) -> None:
+def test_what_a_worker_reports_is_read(tmp_path: Path) -> None:
     assert read_workers(tmp_path) == []
     file = WorkerFile(tmp_path)
     for status in (
@@ -36,7 +36,7 @@ def test_what_a_worker_tells_is_read(tmp_path: Path) -> None:
     assert read_workers(tmp_path) == []
 
 
-def test_a_worker_that_tells_nothing_any_more_is_dead(tmp_path: Path) -> None:
+def test_a_worker_that_reports_nothing_any_more_is_dead(tmp_path: Path) -> None:
     silent, talking = WorkerFile(tmp_path), WorkerFile(tmp_path)
     silent.write(WorkerStatus(pid=1))
     talking.write(WorkerStatus(pid=2))

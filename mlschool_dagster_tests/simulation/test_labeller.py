@@ -30,7 +30,7 @@ def labels_of(endpoint: Endpoint) -> dict[str, str]:
     return labels
 
 
-def test_a_perfect_expert_tells_the_truth(tmp_path: Path) -> None:
+def test_a_perfect_labeller_gives_the_truth(tmp_path: Path) -> None:
     endpoint, ground_truth = populated(tmp_path, 150)
     summary = label_captures(endpoint.store, ground_truth, SPEC, [Labeller(quality=1)])
     assert (summary.labelled, summary.from_log, summary.guessed) == (150, 150, 0)
@@ -68,7 +68,7 @@ def test_a_senseless_quality_is_refused(quality: float) -> None:
         Labeller(quality=quality)
 
 
-def test_each_expert_labels_under_a_name_and_a_liar_never_tells_the_truth(tmp_path: Path) -> None:
+def test_each_labeller_labels_under_a_name_and_a_liar_never_gives_the_truth(tmp_path: Path) -> None:
     endpoint, ground_truth = populated(tmp_path, 100)
     labellers = [Labeller("honest", quality=1), Labeller("liar", quality=1, lies=True)]
     label_captures(endpoint.store, ground_truth, SPEC, labellers)
