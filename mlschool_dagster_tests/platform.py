@@ -151,7 +151,7 @@ def trained_home(home: Path, mlflow_database: Path) -> Path:
 
 
 def failure(result: dg.ExecuteInProcessResult) -> SerializableErrorInfo:
-    """What the one step that failed told."""
+    """Error message of the one step that failed."""
     (event,) = result.filter_events(lambda event: event.is_step_failure)
     error = event.step_failure_data.error
     assert error is not None
@@ -159,7 +159,7 @@ def failure(result: dg.ExecuteInProcessResult) -> SerializableErrorInfo:
 
 
 def sentence(result: dg.ExecuteInProcessResult) -> str:
-    """What the one step that failed told, which is one line and nothing of the program's inside."""
+    """Error message of the one step that failed, which is one line without a traceback."""
     error = failure(result)
     assert error.stack == []
     assert error.cause is None
@@ -175,7 +175,7 @@ def checks(result: dg.ExecuteInProcessResult) -> dict[str, AssetCheckEvaluation]
 
 
 def undecided(result: dg.ExecuteInProcessResult) -> set[str]:
-    """The asset checks that could not tell."""
+    """The undecided asset checks."""
     return {name for name, found in checks(result).items() if UNDECIDED in found.metadata}
 
 
@@ -201,7 +201,7 @@ def metadata(result: dg.ExecuteInProcessResult, asset: str | dg.AssetKey) -> dic
 def traffic(
     reference: pd.DataFrame, rows: int, window: Window = WINDOW, version: str = "1", start: int = 0
 ) -> list[Capture]:
-    """`rows` captures of a `version` whose `reference` tells what it answers, one a second."""
+    """`rows` captures of a `version` whose `reference` says what it answers, one a second."""
     drawn = reference.sample(rows, replace=True, random_state=7 + start)
     return [
         Capture(

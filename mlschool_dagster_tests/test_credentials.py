@@ -143,8 +143,8 @@ def test_a_webhooks_address_is_a_secret_as_a_whole(monkeypatch: pytest.MonkeyPat
     ):
         for secret in ("abc", "A1BRTD4JD", "TIiajkdnlazkcOXrIdevi7FQ", "p@ssword"):
             assert secret not in scrub(text)
-    told = "smtp.example.org refused team@example.org and hooks.example.org"
-    assert scrub(told) == told
+    text = "smtp.example.org refused team@example.org and hooks.example.org"
+    assert scrub(text) == text
 
 
 def test_a_sentence_for_the_user_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,27 +87,27 @@ def test_a_row_that_is_there_already_is_a_fault_of_the_program(uri: str) -> None
     ["nonsense", "redis://somewhere", "sqlite://", "postgresql://me:sec/ret@h/d:x",
      "postgresql://me:se@cret@host/db", "postgresql://me:secret@host:port/db"],
 )  # fmt: skip
-def test_a_uri_that_cannot_be_used_is_told_but_not_shown(uri: str) -> None:
-    with pytest.raises(UserError, match="MLSCHOOL_HISTORY") as told:
+def test_a_uri_that_cannot_be_used_is_reported_but_not_shown(uri: str) -> None:
+    with pytest.raises(UserError, match="MLSCHOOL_HISTORY") as raised:
         Database(uri, TABLES)
-    assert "cret" not in str(told.value)
+    assert "cret" not in str(raised.value)
 
 
-def test_a_server_that_is_not_there_is_told_without_the_password() -> None:
-    with pytest.raises(UserError, match="check MLSCHOOL_HISTORY") as told:
+def test_a_server_that_is_not_there_is_reported_without_the_password() -> None:
+    with pytest.raises(UserError, match="check MLSCHOOL_HISTORY") as raised:
         Database("postgresql://me:secret@127.0.0.1:1/nowhere", TABLES)
-    assert "secret" not in str(told.value)
-    assert told.value.__cause__ is None
+    assert "secret" not in str(raised.value)
+    assert raised.value.__cause__ is None
 
 
-def test_a_wrong_password_is_told_but_no_password(postgres: PostgresServer) -> None:
-    with pytest.raises(UserError, match="authentication failed") as told:
+def test_a_wrong_password_is_reported_but_no_password(postgres: PostgresServer) -> None:
+    with pytest.raises(UserError, match="authentication failed") as raised:
         Database(postgres.uri().replace("owner:", "owner:wrong"), TABLES)
-    assert PASSWORD not in str(told.value)
-    assert "wrong" not in str(told.value)
+    assert PASSWORD not in str(raised.value)
+    assert "wrong" not in str(raised.value)
 
 
-def test_files_that_cannot_be_used_are_told(tmp_path: Path) -> None:
+def test_files_that_cannot_be_used_are_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"a diary, not a database" * 100)
     for path in ("file", "file/history.db"):
         with pytest.raises(UserError, match="MLSCHOOL_HISTORY"):

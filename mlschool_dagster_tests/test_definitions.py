@@ -152,11 +152,11 @@ def test_a_mistake_of_the_user_ends_the_command_line_in_one_sentence(
     }[mistake]
     done = dagster(tmp_path, "job", "execute", "-j", "training_job", **settings)
     assert done.returncode == 1
-    (told,) = done.stderr.splitlines()
-    assert sentence in told
+    (line,) = done.stderr.splitlines()
+    assert sentence in line
 
 
-def test_a_code_server_tells_what_is_wrong_with_the_spec(tmp_path: Path) -> None:
+def test_a_code_server_reports_what_is_wrong_with_the_spec(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text("name: 1", encoding="utf-8")
     settings = {"MLSCHOOL_SPEC": str(tmp_path / "spec.yaml")}
     done = dagster(tmp_path, "definitions", "validate", **settings)

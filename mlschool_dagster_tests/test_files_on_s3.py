@@ -107,11 +107,11 @@ def test_retention_removes_old_windows_and_nobody_elses(files: PlatformFiles) ->
     foreign = files.windows / Window.of(NOW - timedelta(hours=3)).folder
     (foreign / "thesis.txt").write(b"")
     assert not foreign.make_owned()
-    told = delete_files(files.windows, WINDOW.start, dry_run=True)
-    assert (told.windows, told.items, told.kept) == (2, 2, 1)
-    told = delete_files(files.windows, WINDOW.start, dry_run=False)
-    assert (told.windows, told.items, told.kept) == (2, 2, 1)
-    assert f"{foreign.uri} was not made by the platform" in told.remark
+    deletion = delete_files(files.windows, WINDOW.start, dry_run=True)
+    assert (deletion.windows, deletion.items, deletion.kept) == (2, 2, 1)
+    deletion = delete_files(files.windows, WINDOW.start, dry_run=False)
+    assert (deletion.windows, deletion.items, deletion.kept) == (2, 2, 1)
+    assert f"{foreign.uri} was not made by the platform" in deletion.remark
     names = {child.name: [f.name for f in child.children()] for child in files.windows.children()}
     assert names == {foreign.name: ["thesis.txt"], WINDOW.folder: [MARKER, "drift_report.html"]}
 

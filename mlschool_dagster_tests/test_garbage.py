@@ -9,7 +9,7 @@ import mlschool_dagster.garbage
 
 
 def test_a_process_that_ends_looks_for_no_garbage() -> None:
-    told = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", LOOKED_THROUGH], check=True, capture_output=True, text=True
     )
-    assert int(told.stdout) < 100
+    assert int(process.stdout) < 100

@@ -87,7 +87,7 @@ def test_links_are_removed_and_not_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind root")
-def test_what_cannot_be_removed_is_told_and_can_be_tried_again(tmp_path: Path) -> None:
+def test_what_cannot_be_removed_is_reported_and_can_be_tried_again(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     make_owned(folder)
     locked = folder / "locked"

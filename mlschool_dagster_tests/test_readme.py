@@ -257,8 +257,8 @@ def test_every_command_runs_as_printed(checkout: Checkout) -> None:
 def succeeds(checkout: Checkout, block: Sequence[str]) -> None:
     done = checkout.run(*block)
     output = done.stdout + done.stderr
-    told = [text for job, text in SENTENCES.items() if job in block[-1]]
-    if done.returncode and any(text in output for text in told):
+    explanations = [text for job, text in SENTENCES.items() if job in block[-1]]
+    if done.returncode and any(text in output for text in explanations):
         assert "Traceback" not in output
         return
     assert done.returncode == 0, f"{block}\n{output[-4000:]}"

@@ -148,7 +148,7 @@ def test_a_missing_package_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch
         location("abfs://container@account.dfs.core.windows.net/files", cache)
 
 
-def test_a_bucket_that_is_not_there_is_told_in_a_sentence(s3: str, cache: Path) -> None:
+def test_a_bucket_that_is_not_there_is_reported_in_a_sentence(s3: str, cache: Path) -> None:
     with pytest.raises(UserError, match="cannot be used") as raised:
         (location("s3://nobody-has-this/prefix", cache) / "file").write(b"")
     assert "\n" not in str(raised.value)

@@ -46,7 +46,7 @@ class World:
         }
 
     def frame(self) -> pd.DataFrame:
-        """Rows whose columns tell the class, more or less."""
+        """Rows whose columns predict the class, more or less."""
         rng = np.random.default_rng(7)
         codes = np.arange(self.rows) % len(self.classes)
         columns: dict[str, Any] = {}

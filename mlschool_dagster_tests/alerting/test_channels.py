@@ -115,7 +115,7 @@ def test_channels_are_named_by_their_service_and_numbered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "message"),
     [
         (f"nothing://{SECRET}", "no service of Apprise has such a URL"),
         (f"slack://{SECRET}", "no service of Apprise has such a URL"),
@@ -123,8 +123,8 @@ def test_channels_are_named_by_their_service_and_numbered() -> None:
         (f"json://user:{SECRET}@example.org", "begin it with jsons:// instead of json://"),
     ],
 )
-def test_a_url_that_cannot_be_used_is_named_by_its_place(url: str, told: str) -> None:
-    with pytest.raises(UserError, match=f"^URL 2 of MLSCHOOL_ALERTS .*{told}") as error:
+def test_a_url_that_cannot_be_used_is_named_by_its_place(url: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"^URL 2 of MLSCHOOL_ALERTS .*{message}") as error:
         apprise_channels(["json://127.0.0.1/a", url])
     assert SECRET not in str(error.value)
 

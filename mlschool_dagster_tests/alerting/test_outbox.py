@@ -206,7 +206,7 @@ def test_the_log_has_a_level_by_severity(tmp_path: Path, caplog: pytest.LogCaptu
 
 
 def test_incidents_of_one_cause_are_notified_once_and_resolved_once(uri: str) -> None:
-    """Twenty-five windows fail alike, in two looks; they are mended one after another."""
+    """Twenty-five windows fail alike, in two evaluations; they are resolved one after another."""
     team = Team()
     failing = [
         replace(firing(number, f"run of window {number}"), cause="the disk is full")

@@ -92,7 +92,7 @@ def files(home: Path) -> dict[Path, bytes]:
 
 
 def tick(platform: Platform, cursor: str | None) -> str | None:
-    """Let the failure sensor tell what has happened."""
+    """Let the failure sensor report what has happened."""
     repository = platform.definitions.get_repository_def()
     resources = dict(platform.definitions.resources or {})
     with dg.build_sensor_context(

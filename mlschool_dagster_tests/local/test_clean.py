@@ -1,4 +1,4 @@
-"""`make clean` removes the state that the platform made, and nothing else, whatever it is told."""
+"""`make clean` removes the state that the platform made and nothing else, in any settings."""
 
 import shutil
 import subprocess

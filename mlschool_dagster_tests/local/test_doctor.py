@@ -21,7 +21,7 @@ def found(environment: dict[str, str], **env_file: str | None) -> list[Finding]:
     return list(examine(environment, env_file))
 
 
-def told(level: Level, environment: dict[str, str], **env_file: str | None) -> str:
+def texts(level: Level, environment: dict[str, str], **env_file: str | None) -> str:
     """What is found at that level, a line each."""
     findings = found(environment, **env_file)
     assert all(re.fullmatch(r"[^\n]+[.)]", finding.text) for finding in findings)
@@ -36,7 +36,7 @@ def home(tmp_path: Path) -> dict[str, str]:
 def test_nothing_is_wrong_with_a_fresh_checkout_and_nothing_is_made(
     home: dict[str, str], tmp_path: Path
 ) -> None:
-    assert told(Level.WRONG, home) == ""
+    assert texts(Level.WRONG, home) == ""
     assert list(tmp_path.iterdir()) == []
 
 
@@ -55,13 +55,13 @@ def test_nothing_is_wrong_with_a_fresh_checkout_and_nothing_is_made(
 def test_a_variable_that_leads_nowhere_is_named(
     home: dict[str, str], variable: str, value: str, sentence: str
 ) -> None:
-    wrong = told(Level.WRONG, {**home, variable: value})
+    wrong = texts(Level.WRONG, {**home, variable: value})
     assert sentence in wrong
     assert "pass" not in wrong
 
 
 def test_entries_of_the_env_file_are_named_as_such(home: dict[str, str]) -> None:
-    wrong = told(Level.WRONG, home, MLSCHOOL_HOEM="x", MLSCHOOL_FILES=None, PATH="/bin")
+    wrong = texts(Level.WRONG, home, MLSCHOOL_HOEM="x", MLSCHOOL_FILES=None, PATH="/bin")
     assert ".env sets MLSCHOOL_HOEM" in wrong
     assert ".env names MLSCHOOL_FILES without a value; write MLSCHOOL_FILES=value." in wrong
     assert "PATH" not in wrong
@@ -72,7 +72,7 @@ def test_a_port_that_is_taken_is_odd_and_its_holder_named(home: dict[str, str]) 
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        odd = told(Level.ODD, {**home, "MLSCHOOL_ENDPOINT_PORT": str(port)})
+        odd = texts(Level.ODD, {**home, "MLSCHOOL_ENDPOINT_PORT": str(port)})
     assert f"Port {port}, which endpoint would use, is taken by" in odd
     assert f"(process {os.getpid()})" in odd
 
@@ -84,12 +84,12 @@ def test_a_platform_is_found_while_it_runs_and_when_it_was_killed(home: dict[str
         here = Identity.of(os.getpid())
         gone = Identity(here.pid, here.created - 1000)
         Registered(here, [], platform).save(record)
-        assert "A platform runs on this state folder: http://dagster." in told(Level.FINE, home)
+        assert "A platform runs on this state folder: http://dagster." in texts(Level.FINE, home)
         Registered(gone, [Identity.of(child.pid)], platform).save(record)
-        assert f"left processes running ({child.pid}); run make stop." in told(Level.WRONG, home)
+        assert f"left processes running ({child.pid}); run make stop." in texts(Level.WRONG, home)
         child.kill()
     record.write_text("{")
-    assert "cannot be read; run make stop" in told(Level.WRONG, home)
+    assert "cannot be read; run make stop" in texts(Level.WRONG, home)
 
 
 def test_the_example_explains_every_setting() -> None:

@@ -59,10 +59,10 @@ def test_a_platform_that_runs_is_used_and_left_running(
 ) -> None:
     owner = Identity.of(os.getpid())
     Registered(owner, [Identity.of(child.pid)], RUNNING).save(record(settings))
-    told: list[str] = []
-    with running_platform(settings, told.append) as platform:
+    lines: list[str] = []
+    with running_platform(settings, lines.append) as platform:
         assert platform == RUNNING
-    assert told == ["using the platform that already runs: http://dagster"]
+    assert lines == ["using the platform that already runs: http://dagster"]
     assert child.poll() is None
     assert record(settings).exists()
 

@@ -65,7 +65,7 @@ def test_a_port_that_is_promised_is_avoided() -> None:
     assert free_port(first, avoid=[first]) > first
 
 
-def test_ports_running_out_is_told_in_one_sentence() -> None:
+def test_ports_running_out_is_reported_in_one_sentence() -> None:
     with pytest.raises(UserError, match=r"No port from 20000 to 20099 is free; stop what uses"):
         free_port(20000, avoid=range(20000, 20100))
 
@@ -133,7 +133,7 @@ def test_stopping_what_has_ended_does_nothing(tmp_path: Path) -> None:
     stop_tree(service.identity)
 
 
-def test_a_service_that_ends_while_it_starts_is_told_with_its_log(tmp_path: Path) -> None:
+def test_a_service_that_ends_while_it_starts_is_reported_with_its_log(tmp_path: Path) -> None:
     log = tmp_path / "log"
     service = Service.start("brief", [sys.executable, "-c", "print('sorry')"], os.environ, log)
     with pytest.raises(UserError, match=f"brief ended while it started; see {log}."):
@@ -141,7 +141,7 @@ def test_a_service_that_ends_while_it_starts_is_told_with_its_log(tmp_path: Path
     assert log.read_text() == "sorry\n"
 
 
-def test_a_service_that_never_answers_is_told_with_its_log(
+def test_a_service_that_never_answers_is_reported_with_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processes, "READY_SECONDS", 0.5)

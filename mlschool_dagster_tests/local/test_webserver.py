@@ -156,7 +156,7 @@ def test_the_page_works_in_a_browser_and_another_site_does_not(server: str) -> N
         page.goto(f"{server}/runs/{launched['data']['launchRun']['run']['runId']}")
         page.get_by_text("Run queued").first.wait_for(timeout=TIMEOUT * 1000)
         assert complaints == []
-        # The run's page is told of the run's events as they happen.
+        # The run's page is notified of the run's events as they happen.
         assert [socket.url for socket in sockets] != []
         other = browser.new_page()
         other.route(

@@ -384,7 +384,7 @@ def test_a_step_that_somebody_else_took_meanwhile_is_not_taken_twice() -> None:
         context = FakeContext(runs={RolloutAction.TRAINING: [RunStatus.SUCCEEDED]})
 
         def slow(rollout: Rollout) -> FakeContext:
-            # The run tells of its comparison just after the ledger was read.
+            # The run records its comparison just after the ledger was read.
             if len(ledger.entries()) == 1:
                 ledger.append(entry(Step.COMPARED, better=True))
             return context

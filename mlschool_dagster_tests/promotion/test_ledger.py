@@ -94,7 +94,7 @@ def test_of_many_writers_at_once_one_is_heard(ledger: PromotionLedger, uri: str)
     steps=st.lists(st.tuples(st.sampled_from(Step), st.sampled_from("abc")), max_size=25),
     number=st.integers(0, 10**9),
 )
-def test_whatever_is_tried_the_ledger_tells_possible_stories(
+def test_whatever_is_tried_the_ledger_holds_possible_rollouts(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[Step, str]], number: int
 ) -> None:
     ledger = open_ledger(f"sqlite:///{tmp_path_factory.mktemp('ledger')}/{number}.db")
@@ -108,12 +108,12 @@ def test_whatever_is_tried_the_ledger_tells_possible_stories(
     assert [e.number for e in entries] == list(range(1, len(entries) + 1))
     for length in range(len(entries)):
         assert sum(rollout.is_open for rollout in rollouts(entries[: length + 1])) <= 1
-    for story in rollouts(entries):
-        told = [e.step for e in story.entries]
-        assert told[0] is Step.REQUESTED
-        assert not ENDS & set(told[:-1])
-        assert Step.PROMOTED not in told or told.index(Step.CANARY_PASSED) < told.index(
+    for each in rollouts(entries):
+        recorded = [e.step for e in each.entries]
+        assert recorded[0] is Step.REQUESTED
+        assert not ENDS & set(recorded[:-1])
+        assert Step.PROMOTED not in recorded or recorded.index(Step.CANARY_PASSED) < recorded.index(
             Step.PROMOTED
         )
-        actions = [step for step in told if step not in (Step.APPROVAL_AWAITED, Step.APPROVED)]
+        actions = [step for step in recorded if step not in (Step.APPROVAL_AWAITED, Step.APPROVED)]
         assert len(actions) == len(set(actions))

@@ -59,9 +59,9 @@ def trained(champion: str, challenger: str, drifted: Sequence[str], rollout: str
 
 
 def decision(
-    metrics: Sequence[Metric], told: Sequence[Rollout] = (), config: PromotionConfig = CONFIG
+    metrics: Sequence[Metric], past: Sequence[Rollout] = (), config: PromotionConfig = CONFIG
 ) -> RetrainingDecision:
-    return decide_retraining(metrics, CHAMPION, told, NOW, config)
+    return decide_retraining(metrics, CHAMPION, past, NOW, config)
 
 
 @pytest.mark.parametrize("signal", SIGNALS)
@@ -79,12 +79,12 @@ def test_a_signal_in_two_windows_retrains(signal: MetricName) -> None:
 @pytest.mark.parametrize("signal", SIGNALS)
 def test_a_signal_in_one_window_does_not(signal: MetricName) -> None:
     found = decision([*LABELLED, *sign(signal, 3), metric(signal, 2, finding=False)])
-    told = f"{signal.replace('_', ' ')} in {Window.of(NOW - timedelta(hours=3)).key}"
-    reason = f"No degradation is confirmed yet ({told}): it takes 2 windows."
+    label = f"{signal.replace('_', ' ')} in {Window.of(NOW - timedelta(hours=3)).key}"
+    reason = f"No degradation is confirmed yet ({label}): it takes 2 windows."
     assert (found.retrain, found.reason) == (False, reason)
 
 
-def test_where_nothing_was_found_nothing_is_told() -> None:
+def test_where_nothing_was_found_nothing_is_reported() -> None:
     assert decision(LABELLED).reason == "No degradation is confirmed."
 
 
@@ -103,21 +103,21 @@ def test_evidence_of_drift_that_only_remains_from_before_does_not_retrain() -> N
 def test_drift_that_the_champion_was_trained_for_does_not_retrain_again() -> None:
     drifted = [found for hours in (3, 2) for found in drift(hours, column="a")]
     chain = [trained("8", "9", ["a"], "x"), trained("9", CHAMPION, ["b"], "y")]
-    for told in (chain, [trained("9", CHAMPION, ["a"], "x")]):
-        found = decision([*LABELLED, *drifted], told)
+    for past in (chain, [trained("9", CHAMPION, ["a"], "x")]):
+        found = decision([*LABELLED, *drifted], past)
         assert not found.retrain
         assert "does not count: the champion was trained for it" in found.reason
     assert decision([*LABELLED, *drifted], [trained("8", "9", ["a"], "x")]).retrain
 
 
 def test_other_drift_than_the_champion_was_trained_for_and_lost_accuracy_retrain() -> None:
-    told = [trained("9", CHAMPION, ["a"], "x")]
+    past = [trained("9", CHAMPION, ["a"], "x")]
     both = [found for hours in (3, 2) for column in "ab" for found in drift(hours, column=column)]
-    found = decision([*LABELLED, *both], told)
+    found = decision([*LABELLED, *both], past)
     assert found.retrain
     assert found.details["drifted"] == ["", "a", "b"]
     worse = [metric(MetricName.ESTIMATED_ACCURACY, hours) for hours in (3, 2)]
-    assert decision([*LABELLED, *drift(3), *drift(2), *worse], told).retrain
+    assert decision([*LABELLED, *drift(3), *drift(2), *worse], past).retrain
 
 
 def test_one_column_or_segment_or_another_version_does_not_retrain() -> None:
@@ -129,7 +129,7 @@ def test_one_column_or_segment_or_another_version_does_not_retrain() -> None:
     assert not decision([*LABELLED, *column]).retrain
 
 
-def test_a_breach_of_quality_is_told_and_hides_what_else_was_found() -> None:
+def test_a_breach_of_quality_is_reported_and_hides_what_else_was_found() -> None:
     drifted = [found for hours in (4, 3, 2) for found in drift(hours)]
     breach = [metric(MetricName.QUALITY_FINDINGS, hours) for hours in (3, 2)]
     found = decision([*LABELLED, *drifted, *breach])
@@ -155,28 +155,28 @@ def test_it_cools_down_after_a_rollout() -> None:
 
 
 def test_the_budget_is_held() -> None:
-    told = [ended(name, hours) for name, hours in (("a", 100), ("b", 60), ("c", 30))]
-    assert "budget of 3 rollouts in 7 days" in decision(DEGRADED, told).reason
-    assert decision(DEGRADED, told[1:]).retrain
+    past = [ended(name, hours) for name, hours in (("a", 100), ("b", 60), ("c", 30))]
+    assert "budget of 3 rollouts in 7 days" in decision(DEGRADED, past).reason
+    assert decision(DEGRADED, past[1:]).retrain
 
 
 @given(pauses=st.lists(st.floats(0, 60), max_size=60), budget=st.integers(1, 4))
 def test_no_week_has_more_rollouts_than_the_budget(pauses: list[float], budget: int) -> None:
     config = PromotionConfig(budget=budget, cooldown_hours=2)
-    told: list[Rollout] = []
+    past: list[Rollout] = []
     hours = 0.0
     for pause in pauses:
         hours += pause
         now = BEGINNING + timedelta(hours=hours)
-        if decide_retraining(DEGRADED, CHAMPION, told, now, config).retrain:
-            name = str(len(told))
+        if decide_retraining(DEGRADED, CHAMPION, past, now, config).retrain:
+            name = str(len(past))
             steps = (entry(Step.REQUESTED, name, hours), entry(Step.FAILED, name, hours + 1))
-            told.append(Rollout(steps))
+            past.append(Rollout(steps))
             hours += 1
-    begun = [rollout.entries[0].at for rollout in told]
+    begun = [rollout.entries[0].at for rollout in past]
     for first, late in zip(begun, begun[budget:], strict=False):
         assert late - first >= BUDGET_PERIOD
-    for before, after in pairwise(told):
+    for before, after in pairwise(past):
         assert after.entries[0].at - before.last.at >= config.cooldown
 
 
@@ -210,7 +210,7 @@ def test_each_field_of_the_policy_can_be_set_in_dagster_with_the_same_default() 
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("patience=1", "sets 'patience'; it can set: alpha, budget,"),
         ("approvals=canary", "sets 'approvals'; it can set: alpha, budget,"),
@@ -220,6 +220,6 @@ def test_each_field_of_the_policy_can_be_set_in_dagster_with_the_same_default() 
         ("horizon=1", "asks for 2 confirmations within 1 windows"),
     ],
 )
-def test_a_policy_that_cannot_be_is_named(text: str, told: str) -> None:
-    with pytest.raises(UserError, match=re.escape(told)):
+def test_a_policy_that_cannot_be_is_named(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
         policy(text)

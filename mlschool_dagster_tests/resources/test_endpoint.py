@@ -18,16 +18,16 @@ class Listener:
     """A server that answers anything, and what it was shown as authorization."""
 
     url: str
-    told: list[str | None]
+    authorizations: list[str | None]
 
 
 @pytest.fixture
 def listener() -> Iterator[Listener]:
-    told: list[str | None] = []
+    authorizations: list[str | None] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            told.append(self.headers["Authorization"])
+            authorizations.append(self.headers["Authorization"])
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b"up 1\n")
@@ -38,7 +38,7 @@ def listener() -> Iterator[Listener]:
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = Thread(target=server.serve_forever)
         thread.start()
-        yield Listener(f"http://127.0.0.1:{server.server_port}", told)
+        yield Listener(f"http://127.0.0.1:{server.server_port}", authorizations)
         server.shutdown()
         thread.join()
 
@@ -59,7 +59,7 @@ def test_an_endpoint_that_something_else_keeps_is_shown_the_token(
     tmp_path: Path, listener: Listener
 ) -> None:
     endpoint(tmp_path, listener.url).connect().status()
-    assert set(listener.told) == {"Bearer a-token"}
+    assert set(listener.authorizations) == {"Bearer a-token"}
 
 
 def test_an_endpoint_that_is_not_there_is_absent(tmp_path: Path) -> None:

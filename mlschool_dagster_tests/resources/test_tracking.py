@@ -188,20 +188,20 @@ def silent_server() -> Iterator[str]:
     threading.Thread(target=server.shutdown, daemon=True).start()
 
 
-def test_a_server_that_is_down_is_told_in_one_sentence() -> None:
+def test_a_server_that_is_down_is_reported_in_one_sentence() -> None:
     with pytest.raises(UserError, match=r"does not answer.*start it"):
         tracking("http://127.0.0.1:9").prepare()
 
 
-def test_a_server_that_hangs_is_told_within_seconds_and_without_its_password(
+def test_a_server_that_hangs_is_reported_within_seconds_and_without_its_password(
     silent_server: str,
 ) -> None:
     began = time.monotonic()
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as raised:
         tracking(silent_server).prepare()
     assert time.monotonic() - began < 10
-    assert "secret" not in str(told.value)
-    assert "127.0.0.1" in str(told.value)
+    assert "secret" not in str(raised.value)
+    assert "127.0.0.1" in str(raised.value)
 
 
 class Api(BaseHTTPRequestHandler):
@@ -268,7 +268,7 @@ def test_a_certificate_of_ones_own_is_trusted_as_mlflow_does(
 
 
 @pytest.mark.parametrize("path", ["/elsewhere", "/page"])
-def test_what_is_no_mlflow_server_is_told_with_what_to_do(path: str) -> None:
+def test_what_is_no_mlflow_server_is_reported_with_what_to_do(path: str) -> None:
     with (
         served() as address,
         pytest.raises(UserError, match=r"does not answer as MLflow does .*prefix included"),

@@ -1,4 +1,4 @@
-"""The failure sensor: whatever goes wrong is told, once, and so is its end."""
+"""The failure sensor: whatever goes wrong is reported, once, and so is its end."""
 
 from datetime import timedelta
 
@@ -39,11 +39,11 @@ class Mood(dg.Config):
 @dg.asset(check_specs=[dg.AssetCheckSpec("plausible", asset="measured")])
 def measured(config: Mood) -> dg.MaterializeResult:  # type: ignore[type-arg]
     passed = not config.fails
-    told = "As ever." if passed else "Too warm."
+    description = "As ever." if passed else "Too warm."
     check = dg.AssetCheckResult(
         check_name="plausible",
         passed=passed,
-        description=told,
+        description=description,
         metadata=undecided(config.unsure),
     )
     return dg.MaterializeResult(check_results=[check])
@@ -64,13 +64,13 @@ def broken(config: Mood) -> None:
 
 
 @dg.asset(partitions_def=WINDOWS)
-def frozen(config: Mood) -> None:
+def snapshots(config: Mood) -> None:
     if config.fails:
         raise ValueError("the disk is full")
 
 
-@dg.asset(partitions_def=WINDOWS, deps=[frozen])
-def told() -> None: ...
+@dg.asset(partitions_def=WINDOWS, deps=[snapshots])
+def reported() -> None: ...
 
 
 class Ticks:
@@ -80,9 +80,9 @@ class Ticks:
         self.platform = platform
         self.resources = dict(platform.definitions.resources or {})
         self.cursor: str | None = None
-        assert self.news() == NOTHING
+        assert self.notified() == NOTHING
 
-    def news(self) -> str:
+    def notified(self) -> str:
         """What one tick tells."""
         definitions = self.platform.definitions
         with dg.build_sensor_context(
@@ -114,14 +114,14 @@ class Ticks:
         ).run_id
 
     def run_some(self, *assets: str, fails: bool, window: str = WINDOW.key) -> str:
-        """Run the job of `frozen` and `told`, or only `assets` of it; the run's id."""
-        job = dg.define_asset_job("windows_job", [frozen, told])
-        definitions = dg.Definitions([frozen, told], jobs=[job])
-        moods = {"ops": {"frozen": {"config": {"fails": fails}}}}
+        """Run the job of `snapshots` and `reported`, or only `assets` of it; the run's id."""
+        job = dg.define_asset_job("windows_job", [snapshots, reported])
+        definitions = dg.Definitions([snapshots, reported], jobs=[job])
+        moods = {"ops": {"snapshots": {"config": {"fails": fails}}}}
         return (
             definitions.resolve_job_def("windows_job")
             .execute_in_process(
-                run_config=moods if "frozen" in assets or not assets else {},
+                run_config=moods if "snapshots" in assets or not assets else {},
                 instance=self.platform.instance,
                 partition_key=window,
                 asset_selection=[dg.AssetKey(name) for name in assets] or None,
@@ -143,97 +143,99 @@ def ticks(platform: Platform) -> Ticks:
     return Ticks(platform)
 
 
-def test_a_failed_run_is_told_once_and_so_is_the_next_that_succeeds(ticks: Ticks) -> None:
+def test_a_failed_run_is_reported_once_and_so_is_the_next_that_succeeds(ticks: Ticks) -> None:
     before = ticks.cursor
     first = ticks.run(broken, fails=True)
-    assert ticks.news() == f"Run of {JOB} failed in run {first}: ValueError: the sky fell"
-    assert ticks.news() == NOTHING
+    assert ticks.notified() == f"Run of {JOB} failed in run {first}: ValueError: the sky fell"
+    assert ticks.notified() == NOTHING
     last = ticks.run(broken, fails=False)
-    assert ticks.news() == f"Run of {JOB} succeeds again, in run {last}."
+    assert ticks.notified() == f"Run of {JOB} succeeds again, in run {last}."
     # A daemon that died before it kept the sensor's position sees the same again.
     ticks.cursor = before
-    assert ticks.news() == NOTHING
+    assert ticks.notified() == NOTHING
 
 
-def test_a_run_that_something_else_declared_failed_is_told_once(ticks: Ticks) -> None:
+def test_a_run_that_something_else_declared_failed_is_reported_once(ticks: Ticks) -> None:
     first = ticks.declare_failed("Its machine is gone.")
-    assert ticks.news() == f"Run of health_job failed in run {first}: Its machine is gone."
+    assert ticks.notified() == f"Run of health_job failed in run {first}: Its machine is gone."
     ticks.declare_failed("Its machine is gone.")
-    assert ticks.news() == NOTHING
+    assert ticks.notified() == NOTHING
 
 
-def test_a_failed_check_of_a_run_that_succeeded_is_told_with_its_end(ticks: Ticks) -> None:
+def test_a_failed_check_of_a_run_that_succeeded_is_reported_with_its_end(ticks: Ticks) -> None:
     first = ticks.run(measured, fails=True)
-    assert ticks.news() == (f"Check plausible on measured did not pass in run {first}: Too warm.")
-    assert ticks.news() == NOTHING
+    assert ticks.notified() == (
+        f"Check plausible on measured did not pass in run {first}: Too warm."
+    )
+    assert ticks.notified() == NOTHING
     last = ticks.run(measured, fails=False)
-    assert ticks.news() == f"Check plausible on measured passes again in run {last}: As ever."
+    assert ticks.notified() == f"Check plausible on measured passes again in run {last}: As ever."
 
 
 @pytest.mark.parametrize("passes", [False, True], ids=["as failed", "as passed"])
-def test_a_check_that_cannot_tell_is_no_news_however_it_shows(ticks: Ticks, passes: bool) -> None:
+def test_an_undecided_check_is_neither_notified_nor_resolved(ticks: Ticks, passes: bool) -> None:
     ticks.run(measured, fails=not passes, unsure=True)
-    assert ticks.news() == NOTHING
+    assert ticks.notified() == NOTHING
     ticks.run(measured, fails=True)
-    assert "Check plausible on measured did not pass" in ticks.news()
+    assert "Check plausible on measured did not pass" in ticks.notified()
     ticks.run(measured, fails=not passes, unsure=True)
-    assert ticks.news() == NOTHING
+    assert ticks.notified() == NOTHING
     ticks.run(measured, fails=False)
-    assert "Check plausible on measured passes again" in ticks.news()
+    assert "Check plausible on measured passes again" in ticks.notified()
 
 
 def test_a_run_of_some_assets_does_not_make_up_for_the_others(ticks: Ticks) -> None:
     key = f"Run of windows_job of {WINDOW.key}"
     first = ticks.run_some(fails=True)
-    assert ticks.news() == f"{key} failed in run {first}: ValueError: the disk is full"
-    ticks.run_some("told", fails=False)
-    assert ticks.news() == NOTHING
-    last = ticks.run_some("frozen", fails=False)
-    assert ticks.news() == f"{key} succeeds again, in run {last}."
+    assert ticks.notified() == f"{key} failed in run {first}: ValueError: the disk is full"
+    ticks.run_some("reported", fails=False)
+    assert ticks.notified() == NOTHING
+    last = ticks.run_some("snapshots", fails=False)
+    assert ticks.notified() == f"{key} succeeds again, in run {last}."
 
 
 def test_a_run_of_all_assets_makes_up_for_one_of_some(ticks: Ticks) -> None:
-    ticks.run_some("frozen", fails=True)
-    ticks.news()
+    ticks.run_some("snapshots", fails=True)
+    ticks.notified()
     ticks.run_some(fails=False, window=LATER.key)
-    assert ticks.news() == NOTHING
+    assert ticks.notified() == NOTHING
     last = ticks.run_some(fails=False)
-    assert ticks.news() == f"Run of windows_job of {WINDOW.key} succeeds again, in run {last}."
+    assert ticks.notified() == f"Run of windows_job of {WINDOW.key} succeeds again, in run {last}."
 
 
 def test_a_check_is_well_again_when_its_newest_window_in_trouble_or_a_later_one_passes(
     ticks: Ticks,
 ) -> None:
     ticks.run(judged, fails=True, window=LATER.key)
-    assert f"Check fair on judged of {LATER.key} did not pass" in ticks.news()
+    assert f"Check fair on judged of {LATER.key} did not pass" in ticks.notified()
     ticks.run(judged, fails=True, window=WINDOW.key)
     ticks.run(judged, fails=False, window=WINDOW.key)
-    assert ticks.news() == NOTHING
+    assert ticks.notified() == NOTHING
     ticks.run(judged, fails=False, window=LATER.key)
-    assert f"Check fair on judged of {LATER.key} passes again" in ticks.news()
+    assert f"Check fair on judged of {LATER.key} passes again" in ticks.notified()
 
 
 def test_what_ended_before_the_first_tick_is_history(platform: Platform) -> None:
     Ticks(platform).declare_failed("Its machine is gone.")
-    assert Ticks(platform).news() == NOTHING
+    assert Ticks(platform).notified() == NOTHING
 
 
-def test_a_user_error_is_told_by_its_sentence(ticks: Ticks) -> None:
+def test_a_user_error_is_reported_by_its_sentence(ticks: Ticks) -> None:
     ticks.platform.run("training_job", {"raw_penguins": {"uri": "nowhere.csv"}})
-    news = ticks.news()
-    assert "There is no data at nowhere.csv" in news
-    assert "Check contract on raw_penguins did not pass" in news
+    text = ticks.notified()
+    assert "There is no data at nowhere.csv" in text
+    assert "Check contract on raw_penguins did not pass" in text
 
 
-def test_a_channel_that_does_not_answer_is_told_without_its_address(ticks: Ticks) -> None:
+def test_a_channel_that_does_not_answer_is_reported_without_its_address(ticks: Ticks) -> None:
     history = ticks.platform.settings.history
     ticks.resources["alerts"] = Alerts(uri=history, services=f"json://127.0.0.1:1/{SECRET}")
     run = ticks.declare_failed("Its machine is gone.")
-    news = ticks.news()
-    assert f"failed in run {run}" in news
-    assert "Not yet delivered to JSON: 1 (A Connection error occurred sending JSON" in news
-    assert SECRET not in news
-    assert "Not yet delivered to JSON: 1" in ticks.news()
+    text = ticks.notified()
+    assert f"failed in run {run}" in text
+    assert "Not yet delivered to JSON: 1 (A Connection error occurred sending JSON" in text
+    assert SECRET not in text
+    assert "Not yet delivered to JSON: 1" in ticks.notified()
 
 
 class Watched:
@@ -269,42 +271,42 @@ class Watched:
         self.instance.update_instigator_state(self.state.with_status(InstigatorStatus.STOPPED))
 
 
-def test_a_sensor_that_fails_is_told_once_until_it_works_again(ticks: Ticks) -> None:
+def test_a_sensor_that_fails_is_reported_once_until_it_works_again(ticks: Ticks) -> None:
     sensor = Watched(ticks.platform.instance, "new_captures_sensor")
     sensor.tick(TickStatus.FAILURE, "The store is unavailable.\n")
-    assert ticks.news() == "Sensor new_captures_sensor fails: The store is unavailable."
+    assert ticks.notified() == "Sensor new_captures_sensor fails: The store is unavailable."
     sensor.tick(TickStatus.FAILURE, "The store is unavailable.\n")
     sensor.tick(TickStatus.STARTED)
-    assert ticks.news() == NOTHING
+    assert ticks.notified() == NOTHING
     sensor.tick(TickStatus.SKIPPED)
-    assert ticks.news() == "Sensor new_captures_sensor works again."
+    assert ticks.notified() == "Sensor new_captures_sensor works again."
 
 
 def test_the_failures_of_one_backfill_are_one_alert_with_the_cause(ticks: Ticks) -> None:
     windows = [Window(WINDOW.start - timedelta(hours=hours)).key for hours in range(5)]
     for window in windows:
         ticks.run_some(fails=True, window=window)
-    news = ticks.news()
-    assert news.startswith(f"Run of windows_job of {windows[0]} failed in run ")
-    assert news.endswith("ValueError: the disk is full (4 more alike).")
+    text = ticks.notified()
+    assert text.startswith(f"Run of windows_job of {windows[0]} failed in run ")
+    assert text.endswith("ValueError: the disk is full (4 more alike).")
     for window in windows[1:]:
         ticks.run_some(fails=False, window=window)
-    assert ticks.news() == NOTHING
+    assert ticks.notified() == NOTHING
     last = ticks.run_some(fails=False, window=windows[0])
     assert (
-        ticks.news()
+        ticks.notified()
         == f"Run of windows_job of {windows[0]} succeeds again, in run {last} (4 more alike)."
     )
 
 
-def test_what_kept_a_run_from_beginning_is_told(ticks: Ticks) -> None:
+def test_what_kept_a_run_from_beginning_is_reported(ticks: Ticks) -> None:
     """As Dagster ends a run whose code location it does not know."""
     instance = ticks.platform.instance
     run = instance.create_run_for_job(ticks.platform.definitions.resolve_job_def("health_job"))
     error = SerializableErrorInfo("Location elsewhere does not exist in workspace\n", [], "E")
     instance.report_engine_event("Dropped.", run, EngineEventData.engine_error(error))
     instance.report_run_failed(run)
-    assert ticks.news() == (
+    assert ticks.notified() == (
         f"Run of health_job failed in run {run.run_id}: Location elsewhere does not exist in "
         "workspace"
     )
@@ -313,9 +315,9 @@ def test_what_kept_a_run_from_beginning_is_told(ticks: Ticks) -> None:
 def test_a_sensor_that_is_turned_off_fails_no_more(ticks: Ticks) -> None:
     sensor = Watched(ticks.platform.instance, "new_captures_sensor")
     sensor.tick(TickStatus.FAILURE, "The store is unavailable.")
-    ticks.news()
+    ticks.notified()
     sensor.turn_off()
-    assert ticks.news() == "Sensor new_captures_sensor was turned off."
+    assert ticks.notified() == "Sensor new_captures_sensor was turned off."
 
 
 def test_a_sensor_that_is_loaded_from_elsewhere_since_is_the_one_that_counts(ticks: Ticks) -> None:
@@ -323,27 +325,27 @@ def test_a_sensor_that_is_loaded_from_elsewhere_since_is_the_one_that_counts(tic
     newer.tick(TickStatus.SKIPPED, time=2000.0)
     older = Watched(ticks.platform.instance, "new_captures_sensor", "elsewhere")
     older.tick(TickStatus.FAILURE, "The store is unavailable.")
-    assert ticks.news() == NOTHING
+    assert ticks.notified() == NOTHING
 
 
 def test_a_sensor_that_is_no_more_is_none_of_our_business(ticks: Ticks) -> None:
     Watched(ticks.platform.instance, "old_sensor").tick(TickStatus.FAILURE, "Gone.")
-    assert ticks.news() == NOTHING
+    assert ticks.notified() == NOTHING
 
 
-def test_promotions_that_fail_or_wait_for_a_human_are_told(ticks: Ticks) -> None:
+def test_promotions_that_fail_or_wait_for_a_human_are_reported(ticks: Ticks) -> None:
     ledger = open_ledger(ticks.platform.settings.history)
 
     def step(step: Step, reason: str) -> None:
         ledger.append(Entry("e1", utc_now(), step, "7", "somebody", reason, {"champion": "1"}))
 
     step(Step.REQUESTED, "Drift is confirmed.")
-    assert ticks.news() == NOTHING
+    assert ticks.notified() == NOTHING
     step(Step.APPROVAL_AWAITED, "training needs approval.")
-    assert "version 7 (rollout e1): approval awaited, training needs approval" in ticks.news()
+    assert "version 7 (rollout e1): approval awaited, training needs approval" in ticks.notified()
     step(Step.APPROVED, "looks good.")
-    assert "approved, looks good" in ticks.news()
+    assert "approved, looks good" in ticks.notified()
     step(Step.FAILED, "no label.")
-    assert "failed, no label" in ticks.news()
-    assert ticks.news() == NOTHING
+    assert "failed, no label" in ticks.notified()
+    assert ticks.notified() == NOTHING
     ledger.close()

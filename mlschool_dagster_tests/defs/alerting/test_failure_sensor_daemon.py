@@ -1,4 +1,4 @@
-"""Alerts as they are told in earnest: by Dagster's daemon, to a webhook whose address is secret."""
+"""Alerts end to end: from Dagster's daemon to a webhook whose address is secret."""
 
 import re
 
@@ -13,7 +13,7 @@ WELL = re.compile(r"^Sensor new_(captures|labels)_sensor works again")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-def test_the_daemon_tells_that_a_sensor_fails_and_that_it_works_again(platform: Platform) -> None:
+def test_the_daemon_reports_that_a_sensor_fails_and_that_it_works_again(platform: Platform) -> None:
     store = platform.home / "captures.db"
     store.write_text("This is no database, and is longer than the head of one: " + "x" * 100)
     with webhook() as server:
@@ -22,13 +22,13 @@ def test_the_daemon_tells_that_a_sensor_fails_and_that_it_works_again(platform: 
             "MLSCHOOL_DAGSTER_URL": "http://127.0.0.1:3000",
         }
         with daemon(platform, "mlschool_dagster.definitions", settings):
-            told = "Sensor new_captures_sensor fails: "
-            wait_until(lambda: any(told in text for text in server.texts()))
+            subject = "Sensor new_captures_sensor fails: "
+            wait_until(lambda: any(subject in text for text in server.texts()))
             store.unlink()
             # Sensors that fail alike are one alert, and whichever works again last ends it.
             wait_until(lambda: any(WELL.search(text) for text in server.texts()))
-    (failure,) = [text for text in server.texts() if told in text]
-    assert f"{told}The capture store {store} cannot be opened: it is another kind" in failure
+    (failure,) = [text for text in server.texts() if subject in text]
+    assert f"{subject}The capture store {store} cannot be opened: it is another kind" in failure
     assert failure.endswith("\nhttp://127.0.0.1:3000/automation")
     kept = [path for path in platform.home.rglob("*") if path.is_file()]
     assert kept

@@ -39,16 +39,16 @@ BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_file_that_cannot_be_read_is_told_in_one_sentence(
+def test_a_file_that_cannot_be_read_is_reported_in_one_sentence(
     platform: Platform, tmp_path: Path, case: str
 ) -> None:
-    content, told = BROKEN[case]
+    content, message = BROKEN[case]
     path = tmp_path / "data.csv"
     path.write_bytes(content())
-    refused(platform, path, told)
+    refused(platform, path, message)
 
 
-def test_a_missing_file_is_told_in_one_sentence(platform: Platform, tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_in_one_sentence(platform: Platform, tmp_path: Path) -> None:
     refused(platform, tmp_path / "nowhere.csv", r"There is no data at .*nowhere\.csv; give")
 
 
@@ -59,17 +59,17 @@ def test_broken_contract_names_columns_and_rows(platform: Platform, tmp_path: Pa
     result = refused(platform, path, "breaks the data contract")
     contract = checks(result)["contract"]
     assert contract.description is not None
-    for told in (sentence(result), contract.description):
-        assert "Column body_mass_g has values outside 1000 to 10000 g" in told
-        assert "such as -3750.0, in row data.csv:2" in told
-        assert "Column island has values other than Biscoe, Dream, Torgersen" in told
+    for message in (sentence(result), contract.description):
+        assert "Column body_mass_g has values outside 1000 to 10000 g" in message
+        assert "such as -3750.0, in row data.csv:2" in message
+        assert "Column island has values other than Biscoe, Dream, Torgersen" in message
 
 
-def refused(platform: Platform, path: Path, told: str) -> dg.ExecuteInProcessResult:
+def refused(platform: Platform, path: Path, message: str) -> dg.ExecuteInProcessResult:
     """Train on `path`: one sentence, a failed check, and no trace anywhere else."""
     result = platform.run("training_job", {"raw_penguins": {"uri": str(path)}})
     assert not result.success
-    assert re.search(told, sentence(result))
+    assert re.search(message, sentence(result))
     assert not checks(result)["contract"].passed
     assert materialized(result) == set()
     assert not (platform.files / "data").exists()

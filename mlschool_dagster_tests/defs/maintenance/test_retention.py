@@ -1,4 +1,4 @@
-"""Retention deletes what is old and known, tells what it would delete, and keeps what is needed."""
+"""Retention deletes what is old and known, reports what it would delete, keeps what is needed."""
 
 import os
 from collections.abc import Iterator
@@ -56,10 +56,10 @@ def retain(platform: Platform, **config: Any) -> dict[str, dict[str, Any]]:
     assert result.success
     (output,) = result.filter_events(lambda event: event.is_successful_output)
     metadata = output.step_output_data.metadata
-    told = metadata["to delete" if metadata["dry_run"].value else "deleted"]
-    if not isinstance(told, dg.TableMetadataValue):
+    rows = metadata["to delete" if metadata["dry_run"].value else "deleted"]
+    if not isinstance(rows, dg.TableMetadataValue):
         return {}
-    return {str(record.data["kind"]): dict(record.data) for record in told.records}
+    return {str(record.data["kind"]): dict(record.data) for record in rows.records}
 
 
 def test_by_default_nothing_is_even_looked_for(platform: Platform, later: datetime) -> None:
@@ -68,19 +68,19 @@ def test_by_default_nothing_is_even_looked_for(platform: Platform, later: dateti
     assert retain(platform) == {}
 
 
-def test_a_dry_run_tells_what_it_leaves(platform: Platform, later: datetime) -> None:
+def test_a_dry_run_reports_what_it_leaves(platform: Platform, later: datetime) -> None:
     land(platform)
     report(platform)
     frozen = platform.run("monitoring_job", window=WINDOW, assets=["captured_traffic"])
-    told = retain(platform, **EVERYTHING)
-    assert (told["captures"]["windows"], told["captures"]["items"]) == (1, 2)
-    assert (told["files"]["windows"], told["files"]["items"]) == (1, 1)
+    deletions = retain(platform, **EVERYTHING)
+    assert (deletions["captures"]["windows"], deletions["captures"]["items"]) == (1, 2)
+    assert (deletions["files"]["windows"], deletions["files"]["items"]) == (1, 1)
     assert platform.instance.has_run(frozen.run_id)
     with platform.store() as store:
         assert store.count(WINDOW) == 2
     again = retain(platform, **EVERYTHING, dry_run=False)
     for kind in ("captures", "files", "metrics"):
-        assert again[kind] == told[kind]
+        assert again[kind] == deletions[kind]
 
 
 def test_what_no_report_covers_is_kept_however_old(platform: Platform, later: datetime) -> None:
@@ -89,9 +89,9 @@ def test_what_no_report_covers_is_kept_however_old(platform: Platform, later: da
         report(platform, window)
     with platform.store() as store:
         store.append_labels([label(f"{LATER.key}-1")])
-    told = retain(platform, capture_days=30, dry_run=False)["captures"]
-    assert (told["windows"], told["items"], told["kept"]) == (1, 2, 1)
-    assert "every report" in told["remark"]
+    deletions = retain(platform, capture_days=30, dry_run=False)["captures"]
+    assert (deletions["windows"], deletions["items"], deletions["kept"]) == (1, 2, 1)
+    assert "every report" in deletions["remark"]
     with platform.store() as store:
         assert store.newest_windows() == [LATER]
         assert len(store.read_labels(LATER)) == 2
@@ -101,8 +101,8 @@ def test_what_is_young_is_kept(platform: Platform) -> None:
     land(platform)
     report(platform)
     platform.run("monitoring_job", window=WINDOW, assets=["captured_traffic"])
-    told = retain(platform, **EVERYTHING, dry_run=False)
-    assert {row["items"] for row in told.values()} == {0}
+    deletions = retain(platform, **EVERYTHING, dry_run=False)
+    assert {row["items"] for row in deletions.values()} == {0}
 
 
 def test_metrics_and_files_of_old_windows_go(platform: Platform, later: datetime) -> None:
@@ -114,8 +114,8 @@ def test_metrics_and_files_of_old_windows_go(platform: Platform, later: datetime
     for name in (WINDOW.folder, young.folder, "notes"):
         make_owned(windows / name)
         (windows / name / "drift_report.html").touch()
-    told = retain(platform, report_days=30, metric_days=30, dry_run=False)
-    assert (told["files"]["items"], told["metrics"]["items"]) == (1, 1)
+    deletions = retain(platform, report_days=30, metric_days=30, dry_run=False)
+    assert (deletions["files"]["items"], deletions["metrics"]["items"]) == (1, 1)
     assert [metric.window for metric in history.read()] == [young]
     assert sorted(path.name for path in windows.iterdir()) == sorted([young.folder, "notes"])
     history.close()
@@ -141,10 +141,10 @@ def test_files_of_old_runs_and_data_sets_that_nothing_rests_on_go(platform: Plat
     (young / "predictions.parquet").touch()
     notes = old(platform.files / "data" / "raw_penguins" / "notes.parquet")
     for dry_run in (True, False):
-        told = retain(platform, report_days=30, dry_run=dry_run)
+        deletions = retain(platform, report_days=30, dry_run=dry_run)
         assert superseded.exists() == ours.exists() == dry_run
-        assert told["run files"]["items"] == 1
-        assert (told["data sets"]["items"], told["data sets"]["kept"]) == (1, 1)
+        assert deletions["run files"]["items"] == 1
+        assert (deletions["data sets"]["items"], deletions["data sets"]["kept"]) == (1, 1)
     assert all(path.exists() for path in (newest, notes, young, foreign))
 
 
@@ -164,12 +164,12 @@ def test_only_folders_that_the_platform_made_go(platform: Platform, later: datet
     make_owned(ours)
     (ours / "anything").touch()
     (ours / "link").symlink_to(outside)
-    told = retain(platform, report_days=30, dry_run=True)["files"]
-    assert (told["windows"], told["items"], told["kept"]) == (1, 1, 4)
+    deletions = retain(platform, report_days=30, dry_run=True)["files"]
+    assert (deletions["windows"], deletions["items"], deletions["kept"]) == (1, 1, 4)
     assert ours.exists()
-    told = retain(platform, report_days=30, dry_run=False)["files"]
-    assert (told["windows"], told["items"], told["kept"]) == (1, 1, 4)
-    assert f"{link} was not made by the platform" in told["remark"]
+    deletions = retain(platform, report_days=30, dry_run=False)["files"]
+    assert (deletions["windows"], deletions["items"], deletions["kept"]) == (1, 1, 4)
+    assert f"{link} was not made by the platform" in deletions["remark"]
     assert sorted(windows.iterdir()) == [link, file, foreign, empty]
     assert (outside / "drift_report.html").exists()
 
@@ -189,10 +189,10 @@ def test_one_folder_that_cannot_be_removed_stops_no_other(
         unlink(path, missing_ok)
 
     monkeypatch.setattr(Path, "unlink", unlink_all_but_one)
-    told = sentence(
+    message = sentence(
         platform.run("retention_job", {"retention": {"report_days": 30, "dry_run": False}})
     )
-    assert f"{folders[0]}/file (Operation not permitted)" in told
+    assert f"{folders[0]}/file (Operation not permitted)" in message
     assert [folder.exists() for folder in folders] == [True, False]
 
 
@@ -214,7 +214,7 @@ def test_runs_go_but_for_those_that_made_the_newest_state(
     gone = platform.run("monitoring_job", window=LATER, assets=["captured_traffic"]).run_id
     idle = platform.run("labeling_job").run_id
     newest = platform.run("monitoring_job", window=WINDOW, assets=["captured_traffic"]).run_id
-    told = retain(platform, run_days=30, dry_run=False)["runs"]
+    deletions = retain(platform, run_days=30, dry_run=False)["runs"]
     kept = {
         run_id
         for run_id in (first, second, gone, idle, newest)
@@ -222,7 +222,7 @@ def test_runs_go_but_for_those_that_made_the_newest_state(
     }
     # The second made the newest labels; the window of `gone` has no captures.
     assert kept == {second, newest, idle}
-    assert (told["items"], told["kept"]) == (2, 3)
+    assert (deletions["items"], deletions["kept"]) == (2, 3)
     files = {path.stem for path in Path(platform.environment["DAGSTER_HOME"]).rglob("*.db")}
     assert not {first, gone} & files
     with platform.store() as store:
@@ -230,6 +230,6 @@ def test_runs_go_but_for_those_that_made_the_newest_state(
     assert covered_token(platform.instance, WINDOW, [CAPTURED_TRAFFIC], CAPTURES_TOKEN) == token
 
 
-def test_a_negative_number_of_days_is_told(platform: Platform) -> None:
-    told = sentence(platform.run("retention_job", {"retention": {"run_days": -1}}))
-    assert told.startswith("-1 days cannot be kept")
+def test_a_negative_number_of_days_is_reported(platform: Platform) -> None:
+    message = sentence(platform.run("retention_job", {"retention": {"run_days": -1}}))
+    assert message.startswith("-1 days cannot be kept")

@@ -35,9 +35,9 @@ def test_a_window_leaves_its_numbers_and_monitored_again_the_same(
     report = metadata(result, "performance_report")
     assert report["uncalibrated_versions"] == "none"
     assert report["estimated_low"] <= report["estimated_accuracy"] <= report["estimated_high"]
-    told = checks(result)
-    assert not told["accuracy"].passed
-    assert told["estimated_accuracy"].passed
+    results = checks(result)
+    assert not results["accuracy"].passed
+    assert results["estimated_accuracy"].passed
     assert "accuracy" not in undecided(result)
     compared = platform.run("dashboard_job", assets=["accuracy_estimates"])
     (check,) = checks(compared).values()

@@ -189,7 +189,7 @@ def test_a_request_that_never_became_a_run_is_repeated(ticks: Ticks) -> None:
     assert [request.run_key for request in ticks.tick()] == [r.run_key for r in requested]
 
 
-def test_a_cursor_that_is_none_is_told_in_one_sentence(ticks: Ticks) -> None:
+def test_a_cursor_that_is_none_is_reported_in_one_sentence(ticks: Ticks) -> None:
     ticks.cursor = "17"
     with pytest.raises(Exception, match="reset the cursor in the UI"):
         ticks.tick()

@@ -55,10 +55,10 @@ def test_a_backfill_reports_on_each_window_once(trained_platform: Platform) -> N
     assert Counter(run.tags["dagster/partition"] for run in runs) == {w.key: 1 for w in WINDOWS}
     assert all("dagster/backfill" in run.tags for run in runs)
     history = MetricsHistory(platform.settings.history)
-    told = history.read()
+    recorded = history.read()
     history.close()
-    said = Counter((m.window, m.name, m.column, m.segment, m.version) for m in told)
+    said = Counter((m.window, m.name, m.column, m.segment, m.version) for m in recorded)
     assert set(said.values()) == {1}
-    assert {metric.window for metric in told} == set(WINDOWS)
+    assert {metric.window for metric in recorded} == set(WINDOWS)
     for report in REPORTS:
         assert len(list((platform.files / "windows").glob(f"*/{report}.html"))) == 6

@@ -126,5 +126,5 @@ def test_without_a_source_nothing_is_asked_for(platform: Platform) -> None:
 def test_a_scheme_that_nothing_knows_is_refused(untouched: Path, tmp_path: Path) -> None:
     home = shutil.copytree(untouched, tmp_path / "home")
     with platform_at(home, MLSCHOOL_CAPTURE_SOURCE="gopher://host/place") as platform:
-        told = sentence(platform.run("capture_import_job"))
-    assert "MLSCHOOL_CAPTURE_SOURCE has the scheme 'gopher'" in told
+        message = sentence(platform.run("capture_import_job"))
+    assert "MLSCHOOL_CAPTURE_SOURCE has the scheme 'gopher'" in message

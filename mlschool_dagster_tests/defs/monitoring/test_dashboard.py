@@ -59,8 +59,8 @@ def test_the_page_shows_metrics_deployments_and_promotions(platform: Platform) -
     sections = [row.data["section"] for row in shown["sections"].records]
     assert sections[:3] == ["accuracy", "drift", "traffic"]
     text = page(platform)
-    for told in ("version 7", "&lt;the best&gt;", "deadbeef", "somebody", "drift &amp; decay"):
-        assert told in text
+    for expected in ("version 7", "&lt;the best&gt;", "deadbeef", "somebody", "drift &amp; decay"):
+        assert expected in text
     assert "deadbeefcafe" not in text
     assert len(figures(platform)) == 8
 

@@ -36,9 +36,9 @@ def test_drift_is_judged_by_the_window_and_confirmed_over_windows(
     first = platform.run("monitoring_job", window=WINDOW, assets=ASSETS)
     second = platform.run("monitoring_job", window=LATER, assets=ASSETS)
     assert checks(first)["no_confirmed_drift"].passed
-    told = checks(second)["no_confirmed_drift"]
-    assert not told.passed
-    assert "body_mass_g: the evidence of 2 windows" in str(told.description)
+    check = checks(second)["no_confirmed_drift"]
+    assert not check.passed
+    assert "body_mass_g: the evidence of 2 windows" in str(check.description)
     found = metadata(second, "drift_report")
     assert found["evidence"] >= 40
     confirmed = {

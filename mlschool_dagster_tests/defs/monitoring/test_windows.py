@@ -105,10 +105,10 @@ def test_nothing_that_clients_send_fails_a_report_or_counts_as_a_mistake(
     result = serving.run("monitoring_job", window=WINDOW)
     assert result.success
     for report in REPORTS:
-        told = metadata(result, report)
-        assert "not_drawn" not in told
-        assert Path(told["report"]).exists()
-        assert not [value for value in told.values() if "could not be drawn" in str(value)]
+        shown = metadata(result, report)
+        assert "not_drawn" not in shown
+        assert Path(shown["report"]).exists()
+        assert not [value for value in shown.values() if "could not be drawn" in str(value)]
     found = checks(result)
     assert found["accuracy"].passed
     assert UNDECIDED in found["accuracy"].metadata
@@ -152,7 +152,9 @@ def test_a_window_again_takes_the_place_of_what_was_known_before(serving: Platfo
     assert frozen(serving, "captured_traffic")["event_id"].is_unique
 
 
-def test_drift_and_degradation_are_told_by_checks_that_name_the_columns(serving: Platform) -> None:
+def test_drift_and_degradation_are_reported_by_checks_that_name_the_columns(
+    serving: Platform,
+) -> None:
     captures = [
         replace(capture, inputs={**capture.inputs, "body_mass_g": 9000.0})
         for capture in traffic(serving.registry().reference("1"), 60)
@@ -162,16 +164,16 @@ def test_drift_and_degradation_are_told_by_checks_that_name_the_columns(serving:
         store.append_labels(truth(captures, right=False))
     result = serving.run("monitoring_job", window=WINDOW)
     assert result.success
-    told = checks(result)
+    results = checks(result)
     for name, column in {"no_drift": "body_mass_g", "data_quality": "body_mass_g"}.items():
-        assert not told[name].passed
-        assert column in str(told[name].description)
-    assert told["no_drift"].severity is dg.AssetCheckSeverity.WARN
-    assert not told["accuracy"].passed
+        assert not results[name].passed
+        assert column in str(results[name].description)
+    assert results["no_drift"].severity is dg.AssetCheckSeverity.WARN
+    assert not results["accuracy"].passed
     assert "body_mass_g" in metadata(result, "drift_report")["drifted_columns"]
 
 
-def test_what_was_refused_is_told_by_reason_beside_what_was_captured(serving: Platform) -> None:
+def test_what_was_refused_is_reported_by_reason_beside_what_was_captured(serving: Platform) -> None:
     land(serving, 40)
     with serving.store() as store:
         store.count_refusals(WINDOW, {"malformed": 4, "sex: is no string": 16})
@@ -242,9 +244,9 @@ def test_captures_that_may_still_be_on_their_way_into_reports_are_no_trouble(
     for minutes, is_undecided in ((5, True), (15, False)):
         moment = WINDOW.end + timedelta(minutes=minutes)
         clock_offset.write_text(str((moment - datetime.now(UTC)).total_seconds()))
-        told = coverage(serving)
-        assert told.passed == is_undecided
-        assert (UNDECIDED in told.metadata) == is_undecided
+        check = coverage(serving)
+        assert check.passed == is_undecided
+        assert (UNDECIDED in check.metadata) == is_undecided
 
 
 def test_captures_whose_run_is_under_way_are_no_trouble(platform: Platform) -> None:
@@ -255,20 +257,20 @@ def test_captures_whose_run_is_under_way_are_no_trouble(platform: Platform) -> N
     run = platform.instance.create_run_for_job(
         job, tags={"dagster/partition": WINDOW.key}, status=dg.DagsterRunStatus.STARTED
     )
-    told = coverage(platform)
-    assert told.passed
-    assert UNDECIDED in told.metadata
-    assert WINDOW.key in str(told.description)
+    check = coverage(platform)
+    assert check.passed
+    assert UNDECIDED in check.metadata
+    assert WINDOW.key in str(check.description)
     platform.instance.report_run_failed(run)
     assert not coverage(platform).passed
 
 
 def uncovered(platform: Platform) -> set[str]:
     """The windows that the check ``coverage`` names."""
-    told = coverage(platform)
-    description = str(told.description)
+    check = coverage(platform)
+    description = str(check.description)
     windows = {window.key for window in (WINDOW, LATER) if window.key in description}
-    assert told.passed == (not windows)
+    assert check.passed == (not windows)
     return windows
 
 
@@ -280,5 +282,5 @@ def coverage(platform: Platform) -> dg.AssetCheckEvaluation:
         asset_check_selection={dg.AssetCheckKey(dg.AssetKey("captured_traffic"), "coverage")},
     )
     result = selected.execute_in_process(instance=platform.instance)
-    (told,) = result.get_asset_check_evaluations()
-    return told
+    (check,) = result.get_asset_check_evaluations()
+    return check

@@ -1,6 +1,6 @@
-"""A code location to be killed by: the closed loop, whose daemon dies as soon as it told a step.
+"""Code location of the closed loop whose daemon dies as soon as it has recorded a step.
 
-The step is durable then, and nothing has been done about it yet. Each life tells one step more.
+The step is durable then, and nothing has been done about it yet. Each life records one step more.
 """
 
 import os

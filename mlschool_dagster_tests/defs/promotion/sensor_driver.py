@@ -24,7 +24,7 @@ class Sensor:
     platform: Platform
     name: str
     cursor: str | None = None
-    told: str = ""
+    skip_reason: str = ""
     keys: set[str] = field(default_factory=set)
 
     def tick(self) -> Sequence[dg.RunRequest]:
@@ -38,8 +38,8 @@ class Sensor:
         )
         data = sensor.evaluate_tick(context)
         self.cursor = data.cursor
-        self.told = data.skip_message or ""
-        assert bool(self.told) == (not data.run_requests)
+        self.skip_reason = data.skip_message or ""
+        assert bool(self.skip_reason) == (not data.run_requests)
         return [r for r in data.run_requests or () if r.run_key not in self.keys]
 
     def lose(self) -> Sequence[dg.RunRequest]:

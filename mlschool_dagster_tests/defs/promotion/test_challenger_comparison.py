@@ -162,8 +162,8 @@ def test_a_poisoned_source_is_named_and_nothing_is_learnt_from_it(champion: Plat
     live_through(champion, TrafficConfig(samples=300), ("labeller", "laboratory", "stranger"))
     poison = {name: SPEC.target.classes[n - 1] for n, name in enumerate(SPEC.target.classes)}
     with champion.store() as store:
-        told = store.read_labels(WINDOW)
-        strange = told[told["source"] == "stranger"]
+        labelled = store.read_labels(WINDOW)
+        strange = labelled[labelled["source"] == "stranger"]
         store.append_labels(
             Label(event_id, poison[label], utc_now(), "stranger")
             for event_id, label in zip(strange["event_id"], strange["label"], strict=True)

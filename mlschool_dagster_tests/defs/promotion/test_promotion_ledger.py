@@ -1,4 +1,4 @@
-"""The closed loop, seen: what the assets tell of evidence and steps."""
+"""The closed loop's assets: their metadata of evidence and steps."""
 
 from datetime import timedelta
 
@@ -42,5 +42,5 @@ def test_steps_are_shown_newest_first_with_who_and_why(trained_platform: Platfor
 
 
 def test_without_a_canary_there_is_no_evidence(platform: Platform) -> None:
-    told = sentence(platform.run("canary_evidence_job"))
-    assert told.startswith("No open rollout has a canary")
+    message = sentence(platform.run("canary_evidence_job"))
+    assert message.startswith("No open rollout has a canary")

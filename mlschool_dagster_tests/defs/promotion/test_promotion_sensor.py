@@ -102,7 +102,7 @@ def deployed(sensor: Sensor, primary: str, canary: str = "") -> None:
     serves(sensor.platform, primary, canary, by=run.run_id)
 
 
-def told(sensor: Sensor, step: Step) -> None:
+def assert_recorded(sensor: Sensor, step: Step) -> None:
     """Have the rollout come to `step`, by whomever."""
     append(sensor.platform, Entry(ROLLOUT, utc_now(), step, "2", "somebody", "A reason."))
 
@@ -110,7 +110,7 @@ def told(sensor: Sensor, step: Step) -> None:
 def test_without_a_rollout_there_is_nothing_to_do(platform: Platform) -> None:
     sensor = Sensor(platform, "promotion_sensor")
     assert sensor.tick() == []
-    assert sensor.told == "No rollout is open."
+    assert sensor.skip_reason == "No rollout is open."
 
 
 def test_a_challenger_that_is_not_better_is_rejected(platform: Platform) -> None:
@@ -126,14 +126,14 @@ def test_a_training_is_not_its_to_request(platform: Platform) -> None:
     append(platform, entry)
     sensor = Sensor(platform, "promotion_sensor")
     assert moves(sensor) == []
-    assert sensor.tick() or sensor.told == "The training is not requested by this sensor."
+    assert sensor.tick() or sensor.skip_reason == "The training is not requested by this sensor."
 
 
 def test_a_canary_that_fails_is_withdrawn(sensor: Sensor) -> None:
     deployed(sensor, "1", canary="2")
     (look,) = moves(sensor)
     assert look.job_name == "canary_evidence_job"
-    told(sensor, Step.CANARY_FAILED)
+    assert_recorded(sensor, Step.CANARY_FAILED)
     deployed(sensor, "1")
     assert moves(sensor) == []
     assert last(sensor.platform).step is Step.ROLLED_BACK
@@ -142,11 +142,11 @@ def test_a_canary_that_fails_is_withdrawn(sensor: Sensor) -> None:
 def test_a_primary_that_fails_its_soak_is_rolled_back(sensor: Sensor) -> None:
     deployed(sensor, "1", canary="2")
     moves(sensor)
-    told(sensor, Step.CANARY_PASSED)
+    assert_recorded(sensor, Step.CANARY_PASSED)
     deployed(sensor, "2")
     assert moves(sensor) == []
     assert last(sensor.platform).step is Step.PROMOTED
-    told(sensor, Step.SOAK_FAILED)
+    assert_recorded(sensor, Step.SOAK_FAILED)
     (request,) = moves(sensor)
     assert request.job_name == "rollback_job"
     deployed(sensor, "1")
@@ -154,7 +154,7 @@ def test_a_primary_that_fails_its_soak_is_rolled_back(sensor: Sensor) -> None:
     assert last(sensor.platform).step is Step.ROLLED_BACK
 
 
-def test_a_deployment_that_was_done_but_not_told_is_not_done_again(sensor: Sensor) -> None:
+def test_a_deployment_that_was_done_but_not_recorded_is_not_done_again(sensor: Sensor) -> None:
     deployed(sensor, "1", canary="2")
     sensor.cursor = None
     assert [request.job_name for request in moves(sensor)] == ["canary_evidence_job"]
@@ -192,7 +192,7 @@ def test_the_ledger_is_shown_once_after_each_change(sensor: Sensor) -> None:
 
     (first,) = shown()
     assert shown() == []
-    told(sensor, Step.FAILED)
+    assert_recorded(sensor, Step.FAILED)
     (second,) = shown()
     assert first.run_key != second.run_key
 
@@ -242,7 +242,7 @@ def test_a_better_challenger_is_promoted_and_found_healthy(
     for hours in range(3):
         measured(platform, challenger, hours, 0.95)
     assert sensor.tick() == []
-    assert "0 of 3 windows since the promotion have a verdict" in sensor.told
+    assert "0 of 3 windows since the promotion have a verdict" in sensor.skip_reason
     move_clock(monkeypatch, tmp_path, timedelta(hours=3))
     (shown,) = sensor.tick()
     assert last(platform).step is Step.HEALTHY

@@ -50,12 +50,12 @@ def degrade(platform: Platform, version: str = "1", hours: Sequence[int] = (3, 2
 def test_where_nothing_serves_nothing_gets_worse(platform: Platform) -> None:
     sensor = Sensor(platform, "retraining_sensor")
     assert sensor.tick() == []
-    assert sensor.told == "Nothing serves, so that nothing can degrade."
+    assert sensor.skip_reason == "Nothing serves, so that nothing can degrade."
 
 
 def test_a_champion_that_does_well_is_left_alone(sensor: Sensor) -> None:
     assert sensor.tick() == []
-    assert sensor.told == "No degradation is confirmed."
+    assert sensor.skip_reason == "No degradation is confirmed."
 
 
 def test_a_degradation_has_a_challenger_trained(sensor: Sensor) -> None:
@@ -68,14 +68,14 @@ def test_a_degradation_has_a_challenger_trained(sensor: Sensor) -> None:
     assert request.tags["mlschool/rollout"] == asked.rollout
     assert sensor.created(request, dg.DagsterRunStatus.STARTED)
     assert sensor.tick() == []
-    assert sensor.told == "The training is under way."
+    assert sensor.skip_reason == "The training is under way."
 
 
 def test_what_an_earlier_version_did_does_not_count(sensor: Sensor) -> None:
     degrade(sensor.platform)
     serves(sensor.platform, "2")
     assert sensor.tick() == []
-    assert sensor.told == "No degradation is confirmed."
+    assert sensor.skip_reason == "No degradation is confirmed."
 
 
 def test_a_request_that_was_lost_is_made_again_by_the_same_key(sensor: Sensor) -> None:
@@ -96,18 +96,18 @@ def test_a_training_that_fails_is_tried_again_and_given_up_in_the_end(sensor: Se
     assert sensor.tick() == []
     assert steps(sensor.platform) == [Step.REQUESTED, Step.FAILED]
     assert sensor.tick() == []
-    assert "its cool-down lasts until" in sensor.told
+    assert "its cool-down lasts until" in sensor.skip_reason
 
 
 def test_a_training_waits_for_a_human_if_it_must(cautious: Sensor) -> None:
     degrade(cautious.platform)
     assert cautious.tick() == []
-    assert "The retraining waits for approval. Run approval_job for rollout" in cautious.told
+    assert "The retraining waits for approval. Run approval_job for rollout" in cautious.skip_reason
     answer = {"approval": {"decision": "APPROVE", **APPROVAL}}
     assert cautious.platform.run("approval_job", answer).success
-    told = last(cautious.platform)
-    assert (told.step, told.by, told.reason) == (Step.APPROVED, "Ada", "the figures hold")
-    assert told.details["gate"] == "retraining"
+    entry = last(cautious.platform)
+    assert (entry.step, entry.by, entry.reason) == (Step.APPROVED, "Ada", "the figures hold")
+    assert entry.details["gate"] == "retraining"
     (request,) = cautious.tick()
     assert request.job_name == "retraining_job"
 
@@ -120,7 +120,7 @@ def test_while_a_challenger_is_led_on_no_other_is_trained(sensor: Sensor) -> Non
     compared = replace(asked, step=Step.COMPARED, version="2", by="run", details=found)
     append(sensor.platform, compared)
     assert sensor.tick() == []
-    assert sensor.told == f"Rollout {asked.rollout} is under way: compared."
+    assert sensor.skip_reason == f"Rollout {asked.rollout} is under way: compared."
 
 
 def test_who_declines_ends_the_rollout(cautious: Sensor) -> None:
@@ -129,7 +129,7 @@ def test_who_declines_ends_the_rollout(cautious: Sensor) -> None:
     answer = {"approval": {"decision": "DECLINE", **APPROVAL}}
     assert cautious.platform.run("approval_job", answer).success
     assert cautious.tick() == []
-    assert "its cool-down lasts until" in cautious.told
+    assert "its cool-down lasts until" in cautious.skip_reason
 
 
 def test_an_answer_that_nothing_waits_for_is_refused(platform: Platform) -> None:

@@ -48,7 +48,7 @@ def test_without_configuration_the_platform_s_data_is_predicted_on(
     assert path.is_relative_to(trained_platform.files)
 
 
-def test_a_file_that_is_not_there_is_told_in_one_sentence(
+def test_a_file_that_is_not_there_is_reported_in_one_sentence(
     trained_platform: Platform, tmp_path: Path
 ) -> None:
     trained_platform.registry().promote("1")

@@ -130,7 +130,7 @@ def test_a_version_whose_files_are_damaged_leaves_all_as_it_was(
     assert trained_platform.registry().aliases("1") == ["champion"]
 
 
-def test_an_unknown_version_is_told_with_those_that_exist(trained_platform: Platform) -> None:
+def test_an_unknown_version_is_reported_with_those_that_exist(trained_platform: Platform) -> None:
     result = trained_platform.run("deployment_job", {"endpoint": {"version": "7"}})
     assert sentence(result) == (
         "Model penguins has no version '7'; choose among 1, challenger (version 1)."
@@ -164,8 +164,8 @@ def test_a_teardown_stops_the_endpoint_and_leaves_the_captures(
         assert sum(store.windows().values()) == 1
     result = trained_platform.run("deployment_job")
     assert result.success
-    told = [row.data for row in metadata(result, "deployment_ledger")["changes"].records]
-    assert [(change["action"], change["why"]) for change in told] == [
+    changes = [row.data for row in metadata(result, "deployment_ledger")["changes"].records]
+    assert [(change["action"], change["why"]) for change in changes] == [
         ("deployed", ""),
         ("withdrawn", "too dear"),
         ("deployed", ""),
@@ -191,7 +191,7 @@ def test_a_run_that_deploys_past_the_platform_is_noticed(
     assert shown["versions_served"] == 2.0
 
 
-def test_what_a_deployment_would_fail_on_is_told_before_one(platform: Platform) -> None:
+def test_what_a_deployment_would_fail_on_is_reported_before_one(platform: Platform) -> None:
     assert platform.run("preflight_job").success
     with socket.create_server(("127.0.0.1", platform.settings.endpoint_port)):
         result = platform.run("preflight_job")

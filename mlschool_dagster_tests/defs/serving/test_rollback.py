@@ -1,4 +1,4 @@
-"""Roll-back and ledger: the version before serves again by one command, and all of it is told."""
+"""Roll-back and ledger: one command makes the previous version serve again, and is recorded."""
 
 import subprocess
 import sys
@@ -13,16 +13,16 @@ from mlschool_dagster_tests.platform import Platform, materialized, metadata, se
 from mlschool_dagster_tests.serving.tiny_model import ROW
 
 
-def told(result: Any) -> list[dict[str, Any]]:
+def changes(result: Any) -> list[dict[str, Any]]:
     return [row.data for row in metadata(result, "deployment_ledger")["changes"].records]
 
 
-def test_the_ledger_tells_who_deployed_what_when_and_why(
+def test_the_ledger_records_who_deployed_what_when_and_why(
     trained_platform: Platform, target: LocalEndpoint
 ) -> None:
     config = {"endpoint": {"version": "1", "reason": "the first"}}
     result = trained_platform.run("deployment_job", config)
-    (deployed,) = told(result)
+    (deployed,) = changes(result)
     assert (deployed["action"], deployed["from"], deployed["to"]) == ("deployed", "", "1")
     assert (deployed["who"], deployed["why"]) == (result.run_id[:8], "the first")
     shown = metadata(result, "deployment_ledger")
@@ -47,7 +47,7 @@ def test_a_roll_back_restores_the_primary_before_and_drops_the_canary(
     assert shown["sampling_share"] == 0.5
     assert target.invoke([ROW])[0].model_version == "1"
     assert trained_platform.registry().aliases("1") == ["champion"]
-    newest = next(change for change in told(result) if change["role"] == "primary")
+    newest = next(change for change in changes(result) if change["role"] == "primary")
     assert (newest["action"], newest["from"], newest["to"]) == ("rolled back", version, "1")
     assert newest["why"] == "roll back"
     assert metadata(result, "deployment_ledger")["rolled_back"] == 1.0

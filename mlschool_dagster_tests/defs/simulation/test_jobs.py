@@ -65,7 +65,7 @@ def test_refused_rows_are_counted_with_their_reasons(platform: Platform, server:
     assert len(server.captures()) == seen["accepted"]
 
 
-def test_a_drift_that_cannot_be_made_is_told_in_one_sentence(
+def test_a_drift_that_cannot_be_made_is_reported_in_one_sentence(
     platform: Platform, server: Server
 ) -> None:
     result = platform.run("traffic_job", clients(server, column="island"))
@@ -106,7 +106,7 @@ def test_what_is_labelled_is_not_labelled_again(
     platform: Platform, captures: list[Capture]
 ) -> None:
     first = observed(platform.run("labeling_job"))
-    told = labels(platform)
+    before = labels(platform)
     second = observed(platform.run("labeling_job", {"label_traffic": {"quality": 0.0}}))
     assert (first["labelled"], second["labelled"]) == (len(captures), 0)
-    assert labels(platform) == told
+    assert labels(platform) == before

@@ -110,7 +110,7 @@ def training_loss(platform: Platform, seed: int) -> float:
     return float(metadata(result, "trained_model")["training_loss"])
 
 
-def test_a_setting_that_cannot_be_trained_with_is_told_before_any_work(
+def test_a_setting_that_cannot_be_trained_with_is_reported_before_any_work(
     trained_platform: Platform,
 ) -> None:
     result = trained_platform.run("training_job", {"training": {"optimizer": "magic"}})
