@@ -61,4 +61,6 @@ def test_a_backfill_reports_on_each_window_once(trained_platform: Platform) -> N
     assert set(said.values()) == {1}
     assert {metric.window for metric in recorded} == set(WINDOWS)
     for report in REPORTS:
-        assert len(list((platform.files / "windows").glob(f"*/{report}.html"))) == 6
+        assert (
+            len(list((platform.files / "windows").glob(f"*/{report.to_user_string()}.html"))) == 6
+        )
