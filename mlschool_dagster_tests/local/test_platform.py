@@ -169,7 +169,7 @@ def test_the_demonstration_runs_on_other_data(
     command.environment.update(world)
     output = command.run("demo")
     assert "version      1, alias champion" in output
-    assert "on 200 labelled rows" in output
+    assert "on 200 labels" in output
 
 
 @pytest.mark.slow
