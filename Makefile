@@ -42,10 +42,10 @@ lint: $(VENV)/.installed-dev ## check style and types
 	@$(BIN)/mypy
 
 bench: $(VENV)/.installed-dev ## measure training against its peers, side by side
-	@$(BIN)/python benchmarks/training
+	@PYTHONPATH="$(CURDIR)" $(BIN)/python benchmarks/training
 
 bench-serving: $(VENV)/.installed-dev ## measure the endpoint against its peers, side by side (needs wrk)
-	@$(BIN)/python benchmarks/serving
+	@PYTHONPATH="$(CURDIR)" $(BIN)/python benchmarks/serving
 
 bench-drift: $(VENV)/.installed-dev ## measure false alarms and power of drift detection, beside its peers
 	@PYTHONPATH="$(CURDIR)" $(BIN)/python benchmarks/drift

@@ -15,7 +15,7 @@ that whatever else the machine does disturbs them alike:
 Load comes from wrk, which must be installed. Reported are medians over the rounds; ratios are what
 counts.
 
-    python benchmarks/serving
+    make bench-serving
 """
 
 import json

@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 import time
-import venv
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -15,12 +14,11 @@ import httpx
 import psutil
 from load import Load, apply_load, body_of, cpu_seconds
 
+from benchmarks.environments import python_with
+
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 PEERS = HERE / "peers"
-ENVIRONMENTS = Path(
-    os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mlschool_dagster", "benchmarks"
-)
 PATIENCE_SECONDS = 120.0
 
 
@@ -134,7 +132,7 @@ def bentoml(folder: Path, home: Path) -> AbstractContextManager[Served]:
 def _in_environment(name: str, packages: list[str], folder: Path, home: Path) -> Iterator[Served]:
     """A peer that answers by the arithmetic of the version registered in `home`.
 
-    Its packages are in an environment of its own below `ENVIRONMENTS`, which is made once.
+    Its packages are in an environment of its own, with the versions that it asks for.
     """
     from mlschool_dagster.modeling.registry import Registry
     from mlschool_dagster.modeling.version_folder import CODE, copy_modules
@@ -143,20 +141,16 @@ def _in_environment(name: str, packages: list[str], folder: Path, home: Path) ->
         "challenger", folder / "versions"
     )
     copy_modules(CODE, version / "code_of_version")
-    environment = ENVIRONMENTS / name
-    if not (environment / "complete").exists():
-        venv.create(environment, clear=True, with_pip=True)
-        install = [str(environment / "bin/python"), "-m", "pip", "install", "--quiet"]
-        _run([*install, "numpy", "orjson", "pydantic", "pyyaml", *packages], home)
-        (environment / "complete").touch()
+    needed = ("numpy", "orjson", "pydantic", "pyyaml")
+    python = python_with(name, *needed, *packages, constrained=False)
     port = _free_port()
     command = (
         [
-            *(str(environment / "bin/bentoml"), "serve", "bentoml_server:Penguins"),
+            *(str(python.with_name("bentoml")), "serve", "bentoml_server:Penguins"),
             *("--working-dir", str(PEERS), "--port", str(port), "--host", "127.0.0.1"),
         ]
         if name == "bentoml"
-        else [str(environment / "bin/python"), str(PEERS / f"{name}_server.py"), str(port)]
+        else [str(python), str(PEERS / f"{name}_server.py"), str(port)]
     )
     more = {"PEER_MODEL": str(version), "BENTOML_DO_NOT_TRACK": "True"}
     with _served(command, port, folder / f"{name}.log", home, more) as served:

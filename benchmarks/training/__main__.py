@@ -9,7 +9,7 @@ in an environment of its own. Job and flow take turns, and of each the least cou
 CPU seconds (user and system, children included), because wall time says more about what else the
 machine is doing.
 
-    python benchmarks/training
+    make bench
 """
 
 import json
@@ -23,8 +23,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.environments import python_with
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
 RESULTS = ROOT / "benchmarks" / "results" / "training.json"
 JOB = "-m mlschool_dagster.definitions -j training_job"
 
@@ -131,8 +132,6 @@ def training_job(home: Path) -> dict[str, Any]:
 
 def metaflow_flow(folder: Path) -> dict[str, Any]:
     """The peer's flow as a whole process with its children; all that it keeps is in `folder`."""
-    from benchmarks.environments import python_with
-
     pinned = ("keras", "jax", "scikit-learn", "pandas", "mlflow")
     python = python_with("metaflow", "metaflow", *pinned)
     folder.mkdir(exist_ok=True)
