@@ -9,8 +9,7 @@ that whatever else the machine does disturbs them alike:
 - peer: the ordinary pyfunc of the same network under ``mlflow models serve``: scikit-learn's
   transform, ``keras.predict``, and one row appended to SQLite by pandas for each request.
 - fastapi, litserve, bentoml: the endpoint's own arithmetic behind FastAPI, LitServe, BentoML, rows
-  checked by pydantic, nothing captured; each in an environment of its own, made once in the user's
-  cache folder.
+  checked by pydantic, nothing captured; each in an environment of its own, made once.
 
 Load comes from wrk, which must be installed. Reported are medians over the rounds; ratios are what
 counts.
