@@ -56,6 +56,8 @@ class Demonstration:
             self._run("labeling_job")
             self.say("labels landed; the daemon's sensor takes over")
             self._await_coverage(NEW_LABELS, store, instance, labelled)
+            # The automation sensor would make the page within a minute, when this platform is gone.
+            run_job("dashboard_job", self.settings, self.say)
             for line in summary(instance, self.settings, self.platform, window, landed):
                 self.say(line)
 
